@@ -1,0 +1,352 @@
+"""One connection per exchange: it wraps the server's `receive` and `send` and tracks the disconnect.
+
+This is the hot path. While the application reads the request body by itself, and as long as the client is there, a
+message costs one coroutine frame and a look at whether it starts or ends something; the rest is in `_reader`.
+"""
+
+from __future__ import annotations
+
+import abc
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from . import _messages, _runtime
+from ._errors import ClientDisconnected, tells_of_departure
+from ._messages import Message, Owed, after_http, after_websocket, field
+from ._reader import Reader
+from ._state import TRANSITIONS, Cause, State
+
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[Any]]
+
+_LOGGER = logging.getLogger("disconnect_mw")
+
+_OPEN, _COMPLETE, _DISCONNECTED = State.OPEN, State.COMPLETE, State.DISCONNECTED
+_AFTER_LAST_MESSAGE = TRANSITIONS[_OPEN, Cause.LAST_MESSAGE]  # a look into the table costs more than the send itself
+
+# What stands for a loop where none runs (a coroutine driven by hand), for the task there, and for a shut gate.
+_NO_LOOP, _BY_HAND, _SHUT = object(), object(), object()
+
+# How long the orderly end may take. gunicorn's `asgi` worker waits up to 5 s in a close, Hypercorn's HTTP/2 for ever.
+_SECONDS_TO_END = 1.0
+
+
+class _Nowhere(Exception):
+    """Where messages go once the client has gone."""
+
+
+async def _nowhere(message: Message) -> None:
+    raise _Nowhere
+
+
+class Connection(abc.ABC):
+    """One exchange: what the application and the server have said, and whether the client is still there."""
+
+    __slots__ = (
+        "_gate",
+        "_is_raising",
+        "_last",
+        "_loop",
+        "_owed",
+        "_owed_before",
+        "_reader",
+        "_route",
+        "_server_send",
+        "disconnect",
+        "disconnected_at",
+        "messages_muted",
+        "phase",
+        "server_receive",
+        "state",
+        "uploading",
+    )
+
+    protocol: ClassVar[str]
+    _OWED_AT_FIRST: ClassVar[Owed]
+    _CODES_MATTER: ClassVar[bool]  # does the server's own disconnect say more than that there was one?
+
+    state: State
+    uploading: bool
+    disconnect: Message | None  # what every receive answers, once it is known
+    _last: Message  # the last message, while it is on its way
+    _gate: Any  # None: the next receive may go straight to the server; else who is there, or that it is shut
+    _loop: Any
+    _reader: Reader | None
+    _owed: Owed
+    _owed_before: Owed  # the message on its way
+
+    # Set when the client has left:
+    disconnected_at: float  # on the clock of time.monotonic()
+    phase: str  # how far the exchange had come
+    messages_muted: int
+
+    def open(self, receive: Receive, send: Send, is_raising: bool) -> None:
+        """Stand between the application and the server.
+
+        A plain method that sets only what every request needs, because a constructor costs as much as all of this.
+        """
+        self.server_receive = receive
+        self._server_send = self._route = send
+        self._is_raising = is_raising
+        self.state = _OPEN
+        self._owed = self._OWED_AT_FIRST
+        self.disconnect = self._gate = self._loop = self._reader = self._last = None
+        self.uploading = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.state.value}>"
+
+    _after: ClassVar[Callable[[Owed, Mapping[str, Any]], Owed]]  # what the exchange owes after a message
+
+    @abc.abstractmethod
+    def took(self, message: Message) -> Message:
+        """Note what the server delivered, and give it back."""
+
+    @abc.abstractmethod
+    def _due(self, message: Message) -> list[Message]:
+        """What goes out of a message that is muted: as much of the skeleton as it would have provided."""
+
+    @abc.abstractmethod
+    def _new_disconnect(self) -> Message:
+        """The disconnect that no server delivered."""
+
+    @abc.abstractmethod
+    def _phase_now(self) -> str:
+        """How far the exchange has come."""
+
+    # Receiving
+
+    async def receive(self) -> Message:
+        """The server's next message; once the disconnect is known, that: without suspending, as often as asked."""
+        if self._gate is not None:
+            return await self.reader().receive()
+        if self._loop is None:
+            self._loop = _runtime.running_loop() or _NO_LOOP
+        self._gate = _BY_HAND if self._loop is _NO_LOOP else _runtime.current_task(self._loop)
+        try:
+            message = await self.server_receive()
+        except BaseException as exception:
+            if self._is_interrupted(exception):
+                return self.disconnect_again()
+            self.reader().prefers_task = True  # who cancels one read (a peek, a time-out) will cancel the next
+            raise
+        if self._reader is not None:
+            self._is_interrupted(None)
+            return self.took(message) if self.disconnect is None else self.disconnect_again()
+        self._gate = None
+        try:
+            if message.get("more_body"):
+                self.uploading = True
+                return message
+        except (AttributeError, TypeError):  # no mapping: that is for the application to complain of
+            return message
+        return self.took(message)
+
+    def _is_interrupted(self, exception: BaseException | None) -> bool:
+        """The application's task is back from the server. Only because the client turned out to have gone?"""
+        task, self._gate = self._gate, _SHUT
+        reader = self.reader()
+        reader.tell()
+        return reader.interrupted and _runtime.absorb(task, exception)
+
+    def reader(self) -> Reader:
+        """Who reads when it is not simply the application that does."""
+        if self._reader is None:
+            # A gate that is shut without a reader: only the disconnect can still come.
+            self._reader = Reader(self, prefers_task=self._gate is _SHUT)
+            if self._gate is None:
+                self._gate = _SHUT
+        return self._reader
+
+    def is_being_read(self) -> bool:
+        """Is a task of the application's at the server?"""
+        return self._gate is not None and self._gate is not _SHUT
+
+    def read_directly(self) -> Awaitable[Message]:
+        self._gate = None
+        return self.receive()
+
+    def disconnect_again(self) -> Message:
+        return {**self.disconnect}  # type: ignore[dict-item]  # asked for once it is known
+
+    # Sending
+
+    async def send(self, message: Message) -> Any:
+        """Pass `message` on to the server, or keep it from there once the client is known to have gone."""
+        try:
+            if not message.get("more_body"):  # a chunk neither starts nor ends anything
+                self._note(message)
+        except (AttributeError, KeyError, TypeError):  # no ASGI message: that is for the server to complain of
+            pass
+        try:
+            return await self._route(message)
+        except BaseException as exception:
+            if not await self._reports_departure(exception, message):
+                raise
+            cause = exception
+        return await self._send_late(message, cause)
+
+    def _note(self, message: Mapping[str, Any]) -> None:
+        """Follow what the application says, before the server has it."""
+        if self.state is _OPEN:
+            owed = self._owed_before = self._owed
+            owed = self._owed = self._after(owed, message)
+            if not owed:
+                self._last = message
+                self.state = _AFTER_LAST_MESSAGE
+
+    async def _reports_departure(self, exception: BaseException, message: Message) -> bool:
+        """Has the client gone, or is it something else that `send` raised?"""
+        if isinstance(exception, _Nowhere):
+            return True
+        if message is self._last:
+            self._last = None
+            self.state = TRANSITIONS[self.state, Cause.LAST_MESSAGE_REFUSED]
+        if self.state is _COMPLETE or self.has_raised(exception):
+            return False
+        handed_over = self._owed
+        if not field(message, "more_body"):
+            self._owed = self._owed_before
+        if not isinstance(exception, Exception):
+            return False
+        says_so = tells_of_departure(exception, field(message, "type"))
+        if self.disconnect is None and (self._CODES_MATTER or not says_so):
+            await self.reader().ask()
+        if self.disconnect is None and not says_so:
+            return False
+        self.learn(Cause.SEND_FAILED, self.disconnect or self._new_disconnect())
+        self._owed = handed_over
+        if self.is_being_read() and self._gate is not _BY_HAND:
+            self.reader().interrupt(self._gate)
+        return True
+
+    async def _send_late(self, message: Message, cause: BaseException) -> None:
+        """What becomes of a message once the client has gone."""
+        self.messages_muted += 1
+        if self._is_raising and field(message, "type") != "websocket.close":
+            await _runtime.checkpoint()
+            raise ClientDisconnected(self.disconnect) from (None if isinstance(cause, _Nowhere) else cause)
+        if due := self._due(message):
+            await self._pass_on(due)
+        await _runtime.checkpoint()
+
+    async def _pass_on(self, messages: list[Message]) -> None:
+        """Send what others between here and the server may count on: whatever comes of it, and not for long."""
+
+        async def send() -> None:
+            try:
+                for message in messages:
+                    await self._server_send(message)
+            except Exception:
+                _LOGGER.debug("the orderly end was not taken", exc_info=True)
+
+        await _runtime.run_for(_SECONDS_TO_END, send())
+
+    # The end
+
+    def learn(self, cause: Cause, message: Message) -> None:
+        before, self.state = self.state, TRANSITIONS[self.state, cause]
+        if self.state is _DISCONNECTED and before is not _DISCONNECTED:
+            self.disconnected_at = time.monotonic()
+            self.phase = self._phase_now()
+            self.messages_muted = 0
+            self._route = _nowhere  # not a look at the state for each message, nor a cycle with a method of our own
+        if self.disconnect is None:
+            self.disconnect = {**message}  # the one delivered is the application's, to change as it likes
+            if not self.is_being_read():
+                self._gate = _SHUT
+            if self._reader is not None:
+                self._reader.tell()
+
+    async def end_orderly(self) -> None:
+        """Send what the exchange still owes, now that the application has ended and its client has gone (P11)."""
+        owed, self._owed = self._owed, ()
+        if owed and owed is not _messages.WEBSOCKET_ACCEPTED:
+            await self._pass_on(_messages.fresh(owed))
+
+    @property
+    def is_shared(self) -> bool:
+        """Has somebody other than the application been reading?"""
+        return self._reader is not None
+
+    def leave(self) -> None:
+        """Leave nothing behind."""
+        if self._reader is not None and self._reader.leave():
+            self._reader = None
+
+    def has_raised(self, exception: BaseException) -> bool:
+        return isinstance(exception, ClientDisconnected) and exception.message is self.disconnect
+
+
+class HTTPConnection(Connection):
+    __slots__ = ()
+
+    protocol = "http"
+    _OWED_AT_FIRST = _messages.HTTP_OWES_ALL
+    _CODES_MATTER = False
+
+    _after = staticmethod(after_http)
+
+    def took(self, message: Message) -> Message:
+        kind = field(message, "type")
+        if kind == "http.request":
+            self.uploading = bool(message.get("more_body"))
+            if not self.uploading:
+                self._gate = _SHUT  # only the disconnect can still come
+            if self._reader is not None:
+                self._reader.prefers_task = not self.uploading
+        elif kind == "http.disconnect":
+            self.learn(Cause.DISCONNECT_RECEIVED, message)
+        return message
+
+    def _due(self, message: Message) -> list[Message]:
+        owed = self._owed
+        if not owed or not hasattr(message, "get"):
+            return []
+        self._owed = self._after(owed, message)
+        due = _messages.fresh(owed[: len(owed) - len(self._owed)])
+        if due and message.get("type") == "http.response.start":
+            due[0] = message
+        return due
+
+    def _new_disconnect(self) -> Message:
+        return {"type": "http.disconnect"}
+
+    def _phase_now(self) -> str:
+        if self._owed is not _messages.HTTP_OWES_ALL:
+            return "during the response"
+        return "during the upload" if self.uploading else "before the response"
+
+
+class WebSocketConnection(Connection):
+    __slots__ = ()
+
+    protocol = "websocket"
+    _OWED_AT_FIRST = _messages.WEBSOCKET_OWES_HANDSHAKE
+    _CODES_MATTER = True
+
+    _after = staticmethod(after_websocket)
+
+    def took(self, message: Message) -> Message:
+        if field(message, "type") == "websocket.disconnect":
+            message = _messages.with_code(message)
+            self.learn(Cause.DISCONNECT_RECEIVED, message)
+        elif self._reader is not None:
+            self._reader.prefers_task = False
+        return message
+
+    def _due(self, message: Message) -> list[Message]:
+        # An accept that is muted leaves the handshake unanswered: the close is still owed.
+        if field(message, "type") != "websocket.close" or self._owed is _messages.WEBSOCKET_ACCEPTED:
+            return []
+        due, self._owed = _messages.fresh(self._owed), ()
+        return due
+
+    def _new_disconnect(self) -> Message:
+        # No close frame came: 1006 (RFC 6455, 7.4.1).
+        return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+
+    def _phase_now(self) -> str:
+        return "before the handshake" if self._owed is _messages.WEBSOCKET_OWES_HANDSHAKE else "while open"

@@ -1,0 +1,85 @@
+"""The words of the ASGI specification: what a message means for its exchange.
+
+HTTP & WebSocket ASGI Message Format 2.5, and the extensions trailers, pathsend, zerocopysend and
+websocket.http.response. Nothing here keeps state: what an exchange still owes travels as a tuple of messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Message = Any
+"""A message as it came. Neither side promises a dict, and whatever came is passed on as it is."""
+
+Owed = tuple[Mapping[str, Any], ...]
+"""What an exchange lacks to be whole: the least messages that would end it. Nothing, once the app's last word is said."""
+
+# 499 is nginx's "client closed request": no client ever sees it, but whatever stands between the server and this
+# middleware does, and may log or count it.
+_START: Mapping[str, Any] = {"type": "http.response.start", "status": 499, "headers": []}
+_BODY: Mapping[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
+_TRAILERS: Mapping[str, Any] = {"type": "http.response.trailers", "headers": [], "more_trailers": False}
+_DENIAL_BODY: Mapping[str, Any] = {"type": "websocket.http.response.body", "body": b"", "more_body": False}
+_CLOSE: Mapping[str, Any] = {"type": "websocket.close"}
+
+HTTP_OWES_ALL: Owed = (_START, _BODY)
+_HTTP_OWES_BODY: Owed = (_BODY,)
+_HTTP_OWES_BODY_AND_TRAILERS: Owed = (_BODY, _TRAILERS)
+_HTTP_OWES_TRAILERS: Owed = (_TRAILERS,)
+WEBSOCKET_OWES_HANDSHAKE: Owed = (_CLOSE,)
+WEBSOCKET_ACCEPTED: Owed = (_CLOSE,)
+_WEBSOCKET_OWES_DENIAL: Owed = (_DENIAL_BODY,)
+
+_BODIES = ("http.response.body", "http.response.pathsend", "http.response.zerocopysend")
+
+_NO_STATUS_RECEIVED = 1005
+"""What the specification has a `websocket.disconnect` without `code` mean (RFC 6455, 7.4.1)."""
+
+
+def field(message: Message, name: str) -> Any:
+    """The value under `name`; None where there is none, or where `message` is no mapping at all."""
+    try:
+        return message.get(name)
+    except (AttributeError, TypeError):
+        return None
+
+
+def after_http(owed: Owed, message: Mapping[str, Any]) -> Owed:
+    """What an HTTP exchange owes after `message`."""
+    kind = message["type"]
+    if kind == "http.response.start":
+        trailers = "trailers" in message and message["trailers"]
+        return _HTTP_OWES_BODY_AND_TRAILERS if trailers else _HTTP_OWES_BODY
+    if kind in _BODIES and not message.get("more_body"):
+        return _HTTP_OWES_TRAILERS if owed is _HTTP_OWES_BODY_AND_TRAILERS else ()
+    if kind == "http.response.trailers" and owed is _HTTP_OWES_TRAILERS and not message.get("more_trailers"):
+        return ()
+    return owed
+
+
+def after_websocket(owed: Owed, message: Mapping[str, Any]) -> Owed:
+    """What a WebSocket exchange owes after `message`."""
+    kind = message["type"]
+    if kind == "websocket.send":
+        return owed
+    if kind == "websocket.accept":
+        return WEBSOCKET_ACCEPTED
+    if kind == "websocket.http.response.start":
+        return _WEBSOCKET_OWES_DENIAL
+    if kind == "websocket.close" or (kind == "websocket.http.response.body" and not message.get("more_body")):
+        return ()
+    return owed
+
+
+def fresh(owed: Owed) -> list[Message]:
+    """The messages of `owed`, for others to keep and to change: middleware adds headers in place."""
+    return [{**message, **({"headers": []} if "headers" in message else {})} for message in owed]
+
+
+def with_code(message: Message) -> Message:
+    """A `websocket.disconnect` with the code that the specification has it mean if it brings none.
+
+    uvicorn 0.13.4 with wsproto brings none; Starlette then raises `KeyError`.
+    """
+    return {**message, "code": _NO_STATUS_RECEIVED} if message.get("code") is None else message

@@ -1,0 +1,119 @@
+"""The middleware: scope in, connection made, app called, edge guarded."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+from . import _policy
+from ._connection import Connection, HTTPConnection, WebSocketConnection
+from ._errors import without_disconnect
+from ._log import tell
+from ._policy import Policy
+from ._state import State
+
+# As loose as they are on purpose: an app annotated with asgiref.typing and one annotated with Starlette's types fit,
+# which no stricter type lets both do.
+ASGIApp = Callable[[Any, Any, Any], Awaitable[Any]]
+
+_DISCONNECTED = State.DISCONNECTED
+_RAISE: Policy = "raise"
+
+_LOGGER = logging.getLogger("disconnect_mw")
+
+
+class DisconnectMiddleware:
+    """Give `app` one behaviour when its client goes away, on every ASGI server.
+
+    `app` is an ASGI application, of either the single or the double callable. `policy` is for HTTP, `websocket_policy`
+    for WebSocket; each is
+
+    - `"ignore"`: what the app sends after its client has gone goes nowhere, and the app goes on to its end;
+    - `"raise"`: it raises `ClientDisconnected`, which ends quietly at the edge of this middleware if the app lets it
+      out.
+
+    Raises `TypeError` or `ValueError` at once for anything else.
+
+    While the client is there the app gets and sends the very same messages. An exception of the app's own always
+    passes, and so does a cancellation.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        policy: Policy = "ignore",
+        websocket_policy: Policy = "raise",
+        **unknown: NoReturn,
+    ) -> None:
+        if unknown:
+            raise TypeError(
+                f"DisconnectMiddleware takes policy and websocket_policy, not {', '.join(unknown)}: "
+                "look for a misspelt option, or for one of another version"
+            )
+        self._app = _single_callable(app)
+        self._http_policy = _policy.checked("policy", policy)
+        self._websocket_policy = _policy.checked("websocket_policy", websocket_policy)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+        kind = scope.get("type")
+        connection: Connection
+        if kind == "http":
+            connection, policy = HTTPConnection(), self._http_policy
+        elif kind == "websocket":
+            connection, policy = WebSocketConnection(), self._websocket_policy
+        else:
+            return await self._app(scope, receive, send)
+        connection.open(receive, send, policy is _RAISE)
+        try:
+            is_truthful = scope["asgi"]["spec_version"] in _policy.TRUE_VERSIONS[policy]
+        except (KeyError, TypeError):
+            is_truthful = False
+        if not is_truthful:
+            _policy.make_truthful(scope, policy)
+        rest = None
+        try:
+            result = await self._app(scope, connection.receive, connection.send)
+        except BaseException as exception:  # P5, P6: _end gives back all that is not put down to the disconnect
+            rest = await _end(scope, connection, exception)
+            if rest is exception:
+                raise
+        else:
+            if connection.state is _DISCONNECTED or connection.is_shared:
+                await _end(scope, connection, None)
+            return result
+        if rest is not None:
+            raise rest
+        return None
+
+
+async def _end(scope: Any, connection: Connection, exception: BaseException | None) -> BaseException | None:
+    """The end of an exchange that is not the usual one. Returns what is to be raised."""
+    connection.leave()
+    if connection.state is not _DISCONNECTED:
+        return exception
+    rest = exception and without_disconnect(exception, connection.has_raised)
+    if rest is not exception:
+        _LOGGER.debug("put down to the disconnect of the client", exc_info=exception)
+    tell(scope, connection, rest)
+    if rest is None:
+        await connection.end_orderly()
+    return rest
+
+
+def _single_callable(app: Any) -> ASGIApp:
+    if not callable(app):
+        raise TypeError(f"app must be an ASGI application, not {app!r}: pass the object, not its import path")
+    # What asgiref takes for a double callable is everything that is not a coroutine function, plain functions that
+    # return an awaitable included; so only what cannot take the three arguments is asked about.
+    try:
+        inspect.signature(app).bind(None, None, None)
+    except TypeError:
+        from asgiref.compatibility import guarantee_single_callable
+
+        return guarantee_single_callable(app)
+    except ValueError:  # no signature to be had: of a builtin, say
+        pass
+    return app

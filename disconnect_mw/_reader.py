@@ -1,0 +1,137 @@
+"""The receiving side, once it is not simply the application that reads.
+
+One reader at a time reaches the server; the others wait for the event that it sets. Once only the disconnect can still
+come (the request body has been read), or after a read was cancelled (somebody peeks), the reader is a task of its own:
+it outlives whoever waits for it, so a cancelled waiter loses nothing, and the server's `receive` is not cancelled before
+the exchange ends. gunicorn's `asgi` worker takes such a cancellation for a departure.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from . import _runtime
+from ._messages import Message
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ._connection import Connection
+
+# How many turns of the loop the server has to say whether its client has gone, when its send raised something that may
+# also be a mistake of the application's. Servers know at once; the turns are for another task that brings the news.
+_TURNS_TO_ASK = 10
+
+# How many messages that wait before the disconnect are read, to be replayed, in search of it.
+_MESSAGES_TO_ASK = 64
+
+
+class Reader:
+    """Reads for everybody."""
+
+    __slots__ = ("_ahead", "_connection", "_failure", "_mark", "_news", "_task", "_waiting", "interrupted", "prefers_task")
+
+    def __init__(self, connection: Connection, prefers_task: bool) -> None:
+        self._connection = connection
+        self.prefers_task = prefers_task
+        self.interrupted = False  # the application's own read, because the client is known to have gone
+        self._mark: object = None  # the read of a task of our own
+        self._task: asyncio.Task[None] | None = None
+        self._ahead: deque[Message] = deque()  # read before anybody asked
+        self._failure: BaseException | None = None  # what the server's receive raised before anybody asked
+        self._news: _runtime.Event | None = None  # set when a read is over
+        self._waiting = 0
+
+    async def receive(self) -> Message:
+        connection = self._connection
+        while connection.disconnect is None:
+            if self._is_busy():
+                await self._wait()
+            elif self._ahead:
+                # A receive that had to wait for this message would not have got it in a cancelled scope. Nor must a
+                # peek get it now: Starlette's is_disconnected() drops whatever it finds.
+                await _runtime.checkpoint()
+                if self._ahead and connection.disconnect is None:
+                    return self._ahead.popleft()
+            elif self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+            elif self.prefers_task and self._start():
+                if self._ahead:
+                    return self._ahead.popleft()
+            else:
+                return await connection.read_directly()
+        return connection.disconnect_again()
+
+    def _is_busy(self) -> bool:
+        return self._mark is not None or self._connection.is_being_read()
+
+    async def _wait(self) -> None:
+        if self._news is None:
+            self._news = _runtime.new_event()
+        self._waiting += 1
+        try:
+            await self._news.wait()
+        finally:
+            self._waiting -= 1
+
+    def tell(self) -> None:
+        """Wake whoever waits: a read is over, or the disconnect known."""
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+    def _start(self) -> bool:
+        """Have a task of our own read one message; False where no loop runs that could run it."""
+        mark = self._mark = object()
+        task = _runtime.start(self._read(mark))
+        if task is None:
+            self._mark = None
+            return False
+        if self._mark is mark:  # it is not back yet
+            self._task = task
+        return True
+
+    async def _read(self, mark: object) -> None:
+        connection = self._connection
+        try:
+            message = connection.took(await connection.server_receive())
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exception:
+            # A cancellation that the server's receive raises belongs to the next receive, like all that it raises.
+            if self._mark is mark:
+                self._failure = exception
+        else:
+            if connection.disconnect is None:
+                self._ahead.append(message)
+        finally:
+            if self._mark is mark:
+                self._mark = self._task = None
+                self.tell()
+
+    async def ask(self) -> None:
+        """Give the server the occasion to say that its client has gone. What else it says is kept for `receive`."""
+        for _ in range(_TURNS_TO_ASK):
+            while self._connection.disconnect is None and self._failure is None and not self._is_busy():
+                if len(self._ahead) >= _MESSAGES_TO_ASK or not self._start():
+                    return
+            if self._connection.disconnect is not None or self._failure is not None:
+                return
+            await _runtime.checkpoint()
+
+    def interrupt(self, task: Any) -> None:
+        """Wake the application's own read at the server, which may never tell it that the client has gone."""
+        if not self.interrupted:
+            self.interrupted = True
+            _runtime.interrupt(task)
+
+    def leave(self) -> bool:
+        """End our own read. False if a task that the application left behind still waits for it."""
+        if self._waiting:
+            return False
+        if self._task is not None:
+            task, self._task, self._mark = self._task, None, None
+            task.cancel()
+        return True

@@ -1,0 +1,36 @@
+"""The state of an exchange, as one total table. Nothing is awaited here."""
+
+from __future__ import annotations
+
+import enum
+
+
+class State(enum.Enum):
+    OPEN = "open"
+    COMPLETE = "complete"  # the application has said its last word
+    DISCONNECTED = "disconnected"  # the client left before that
+
+
+class Cause(enum.Enum):
+    LAST_MESSAGE = "the application's last message is on its way"
+    LAST_MESSAGE_REFUSED = "the server did not take the last message"
+    DISCONNECT_RECEIVED = "the server delivered a disconnect"
+    SEND_FAILED = "the server's send reported the departure"
+
+
+# COMPLETE counts from the moment the last message is handed over, not from when the server's send returns: Hypercorn
+# delivers http.disconnect, as the normal end of the exchange, before that send is back.
+TRANSITIONS = {
+    (State.OPEN, Cause.LAST_MESSAGE): State.COMPLETE,
+    (State.OPEN, Cause.LAST_MESSAGE_REFUSED): State.OPEN,
+    (State.OPEN, Cause.DISCONNECT_RECEIVED): State.DISCONNECTED,
+    (State.OPEN, Cause.SEND_FAILED): State.DISCONNECTED,
+    (State.COMPLETE, Cause.LAST_MESSAGE): State.COMPLETE,
+    (State.COMPLETE, Cause.LAST_MESSAGE_REFUSED): State.OPEN,
+    (State.COMPLETE, Cause.DISCONNECT_RECEIVED): State.COMPLETE,
+    (State.COMPLETE, Cause.SEND_FAILED): State.COMPLETE,
+    (State.DISCONNECTED, Cause.LAST_MESSAGE): State.DISCONNECTED,
+    (State.DISCONNECTED, Cause.LAST_MESSAGE_REFUSED): State.DISCONNECTED,
+    (State.DISCONNECTED, Cause.DISCONNECT_RECEIVED): State.DISCONNECTED,
+    (State.DISCONNECTED, Cause.SEND_FAILED): State.DISCONNECTED,
+}
