@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _messages, _runtime
 from ._errors import ClientDisconnected, tells_of_departure
-from ._messages import Message, Owed, after_http, after_websocket, field
+from ._messages import HTTP_OWES_BODY, Message, Owed, after_http, after_websocket, field
 from ._reader import Reader
 from ._state import TRANSITIONS, Cause, State
 
@@ -59,6 +59,7 @@ class Connection(abc.ABC):
         "messages_muted",
         "phase",
         "server_receive",
+        "shared_reader",
         "state",
         "uploading",
     )
@@ -72,8 +73,9 @@ class Connection(abc.ABC):
     disconnect: Message | None  # what every receive answers, once it is known
     _last: Message  # the last message, while it is on its way
     _gate: Any  # None: the next receive may go straight to the server; else who is there, or that it is shut
-    _loop: Any
-    _reader: Reader | None
+    _loop: Any  # asyncio's, or _NO_LOOP: then _reader stands for the task that cannot be named
+    _reader: Any
+    shared_reader: Reader | None  # who reads when it is not simply the application that does
     _owed: Owed
     _owed_before: Owed  # the message on its way
 
@@ -92,13 +94,11 @@ class Connection(abc.ABC):
         self._is_raising = is_raising
         self.state = _OPEN
         self._owed = self._OWED_AT_FIRST
-        self.disconnect = self._gate = self._loop = self._reader = self._last = None
+        self.disconnect = self._gate = self._loop = self.shared_reader = self._last = None
         self.uploading = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state.value}>"
-
-    _after: ClassVar[Callable[[Owed, Mapping[str, Any]], Owed]]  # what the exchange owes after a message
 
     @abc.abstractmethod
     def took(self, message: Message) -> Message:
@@ -113,6 +113,10 @@ class Connection(abc.ABC):
         """The disconnect that no server delivered."""
 
     @abc.abstractmethod
+    def sent(self) -> str:
+        """What the server had taken by then, in words."""
+
+    @abc.abstractmethod
     def _phase_now(self) -> str:
         """How far the exchange has come."""
 
@@ -123,8 +127,8 @@ class Connection(abc.ABC):
         if self._gate is not None:
             return await self.reader().receive()
         if self._loop is None:
-            self._loop = _runtime.running_loop() or _NO_LOOP
-        self._gate = _BY_HAND if self._loop is _NO_LOOP else _runtime.current_task(self._loop)
+            self._loop = _runtime.running_loop() or self._without_asyncio()
+        self._gate = self._reader if self._loop is _NO_LOOP else _runtime.current_task(self._loop) or _BY_HAND
         try:
             message = await self.server_receive()
         except BaseException as exception:
@@ -132,10 +136,12 @@ class Connection(abc.ABC):
                 return self.disconnect_again()
             self.reader().prefers_task = True  # who cancels one read (a peek, a time-out) will cancel the next
             raise
-        if self._reader is not None:
+        if self.shared_reader is None:
+            self._gate = None
+        else:
             self._is_interrupted(None)
-            return self.took(message) if self.disconnect is None else self.disconnect_again()
-        self._gate = None
+            if self.disconnect is not None:
+                return self.disconnect_again()
         try:
             if message.get("more_body"):
                 self.uploading = True
@@ -143,6 +149,14 @@ class Connection(abc.ABC):
         except (AttributeError, TypeError):  # no mapping: that is for the application to complain of
             return message
         return self.took(message)
+
+    def _without_asyncio(self) -> object:
+        receive = _runtime.interruptible(self.server_receive)
+        if receive is None:
+            self._reader = _BY_HAND
+        else:
+            self._reader = self.server_receive = receive
+        return _NO_LOOP
 
     def _is_interrupted(self, exception: BaseException | None) -> bool:
         """The application's task is back from the server. Only because the client turned out to have gone?"""
@@ -153,12 +167,12 @@ class Connection(abc.ABC):
 
     def reader(self) -> Reader:
         """Who reads when it is not simply the application that does."""
-        if self._reader is None:
+        if self.shared_reader is None:
             # A gate that is shut without a reader: only the disconnect can still come.
-            self._reader = Reader(self, prefers_task=self._gate is _SHUT)
+            self.shared_reader = Reader(self, prefers_task=self._gate is _SHUT)
             if self._gate is None:
                 self._gate = _SHUT
-        return self._reader
+        return self.shared_reader
 
     def is_being_read(self) -> bool:
         """Is a task of the application's at the server?"""
@@ -188,14 +202,9 @@ class Connection(abc.ABC):
             cause = exception
         return await self._send_late(message, cause)
 
+    @abc.abstractmethod
     def _note(self, message: Mapping[str, Any]) -> None:
         """Follow what the application says, before the server has it."""
-        if self.state is _OPEN:
-            owed = self._owed_before = self._owed
-            owed = self._owed = self._after(owed, message)
-            if not owed:
-                self._last = message
-                self.state = _AFTER_LAST_MESSAGE
 
     async def _reports_departure(self, exception: BaseException, message: Message) -> bool:
         """Has the client gone, or is it something else that `send` raised?"""
@@ -257,8 +266,8 @@ class Connection(abc.ABC):
             self.disconnect = {**message}  # the one delivered is the application's, to change as it likes
             if not self.is_being_read():
                 self._gate = _SHUT
-            if self._reader is not None:
-                self._reader.tell()
+            if self.shared_reader is not None:
+                self.shared_reader.tell()
 
     async def end_orderly(self) -> None:
         """Send what the exchange still owes, now that the application has ended and its client has gone (P11)."""
@@ -266,37 +275,52 @@ class Connection(abc.ABC):
         if owed and owed is not _messages.WEBSOCKET_ACCEPTED:
             await self._pass_on(_messages.fresh(owed))
 
-    @property
-    def is_shared(self) -> bool:
-        """Has somebody other than the application been reading?"""
-        return self._reader is not None
-
     def leave(self) -> None:
         """Leave nothing behind."""
-        if self._reader is not None and self._reader.leave():
-            self._reader = None
+        if self.shared_reader is not None and self.shared_reader.leave():
+            self.shared_reader = None
 
     def has_raised(self, exception: BaseException) -> bool:
         return isinstance(exception, ClientDisconnected) and exception.message is self.disconnect
 
 
+_DURING_RESPONSE = "during the response"
+
+
 class HTTPConnection(Connection):
-    __slots__ = ()
+    __slots__ = ("_start",)
+    _start: Mapping[str, Any]
 
     protocol = "http"
     _OWED_AT_FIRST = _messages.HTTP_OWES_ALL
     _CODES_MATTER = False
 
-    _after = staticmethod(after_http)
+    def _note(self, message: Mapping[str, Any]) -> None:
+        if self.state is _OPEN:
+            owed = self._owed_before = self._owed
+            if owed is HTTP_OWES_BODY and message["type"] == "http.response.body":  # as nearly all of them end
+                self._owed = ()
+            else:
+                self._owed = after_http(owed, message)
+                if owed is _messages.HTTP_OWES_ALL:
+                    self._start = message
+                if self._owed:
+                    return
+            self._last = message
+            self.state = _AFTER_LAST_MESSAGE
 
     def took(self, message: Message) -> Message:
-        kind = field(message, "type")
+        try:
+            kind = message["type"]
+        except (KeyError, TypeError):
+            return message
         if kind == "http.request":
-            self.uploading = bool(message.get("more_body"))
-            if not self.uploading:
+            if self.shared_reader is None:
+                self.uploading = False
                 self._gate = _SHUT  # only the disconnect can still come
-            if self._reader is not None:
-                self._reader.prefers_task = not self.uploading
+            else:
+                self.uploading = bool(message.get("more_body"))
+                self.shared_reader.prefers_task = not self.uploading
         elif kind == "http.disconnect":
             self.learn(Cause.DISCONNECT_RECEIVED, message)
         return message
@@ -305,7 +329,7 @@ class HTTPConnection(Connection):
         owed = self._owed
         if not owed or not hasattr(message, "get"):
             return []
-        self._owed = self._after(owed, message)
+        self._owed = after_http(owed, message)
         due = _messages.fresh(owed[: len(owed) - len(self._owed)])
         if due and message.get("type") == "http.response.start":
             due[0] = message
@@ -314,27 +338,42 @@ class HTTPConnection(Connection):
     def _new_disconnect(self) -> Message:
         return {"type": "http.disconnect"}
 
+    def sent(self) -> str:
+        return f"status {self._start.get('status')}" if self.phase == _DURING_RESPONSE else "nothing"
+
     def _phase_now(self) -> str:
         if self._owed is not _messages.HTTP_OWES_ALL:
-            return "during the response"
+            return _DURING_RESPONSE
         return "during the upload" if self.uploading else "before the response"
 
 
 class WebSocketConnection(Connection):
-    __slots__ = ()
+    __slots__ = ("_messages_sent",)
+    _messages_sent: int
 
     protocol = "websocket"
     _OWED_AT_FIRST = _messages.WEBSOCKET_OWES_HANDSHAKE
     _CODES_MATTER = True
 
-    _after = staticmethod(after_websocket)
+    def open(self, receive: Receive, send: Send, is_raising: bool) -> None:
+        super().open(receive, send, is_raising)
+        self._messages_sent = 0
+
+    def _note(self, message: Mapping[str, Any]) -> None:
+        if self.state is _OPEN:
+            owed = self._owed_before = self._owed
+            owed = self._owed = after_websocket(owed, message)
+            self._messages_sent += 1
+            if not owed:
+                self._last = message
+                self.state = _AFTER_LAST_MESSAGE
 
     def took(self, message: Message) -> Message:
         if field(message, "type") == "websocket.disconnect":
             message = _messages.with_code(message)
             self.learn(Cause.DISCONNECT_RECEIVED, message)
-        elif self._reader is not None:
-            self._reader.prefers_task = False
+        elif self.shared_reader is not None:
+            self.shared_reader.prefers_task = False
         return message
 
     def _due(self, message: Message) -> list[Message]:
@@ -347,6 +386,9 @@ class WebSocketConnection(Connection):
     def _new_disconnect(self) -> Message:
         # No close frame came: 1006 (RFC 6455, 7.4.1).
         return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+
+    def sent(self) -> str:
+        return f"{self._messages_sent} messages"
 
     def _phase_now(self) -> str:
         return "before the handshake" if self._owed is _messages.WEBSOCKET_OWES_HANDSHAKE else "while open"

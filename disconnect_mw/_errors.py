@@ -128,4 +128,4 @@ def _is_group(exception: BaseException) -> bool:
 def _size(exception: BaseException) -> int:
     if not _is_group(exception):
         return 1
-    return sum(map(_size, exception.exceptions))  # type: ignore[attr-defined]  # a group has them
+    return sum(_size(part) for part in exception.exceptions)  # type: ignore[attr-defined, misc]  # a group has them

@@ -19,14 +19,23 @@ def tell(scope: Any, connection: Connection, raised: BaseException | None) -> No
     if scope.get(_TOLD) or not LOGGER.isEnabledFor(logging.INFO):
         return
     scope[_TOLD] = True
-    client = scope.get("client")
     LOGGER.info(
-        "client disconnected: %s %s from %s, %s: %d messages muted, the app went on for %.3f s and %s",
-        "WEBSOCKET" if connection.protocol == "websocket" else scope.get("method", "?"),
-        quote(str(scope.get("path", "?"))),  # a path may hold line breaks
-        f"{client[0]}:{client[1]}" if client else "an unknown peer",
+        "client disconnected: %s %s from %s, %s: %s sent, %d messages muted; the app went on for %.3f s and %s",
+        "WEBSOCKET" if connection.protocol == "websocket" else _quoted(scope.get("method")),
+        _quoted(scope.get("path")),
+        _peer(scope.get("client")),
         connection.phase,
+        connection.sent(),
         connection.messages_muted,
         time.monotonic() - connection.disconnected_at,
         "returned" if raised is None else f"raised {type(raised).__name__}",
     )
+
+
+def _quoted(text: Any) -> str:
+    """As it stood in the request line: what the client chose to put there must not break the log's lines."""
+    return quote(str(text), errors="replace")
+
+
+def _peer(client: Any) -> str:
+    return ":".join(map(_quoted, client)) if isinstance(client, (tuple, list)) else "an unknown peer"

@@ -24,7 +24,7 @@ _DENIAL_BODY: Mapping[str, Any] = {"type": "websocket.http.response.body", "body
 _CLOSE: Mapping[str, Any] = {"type": "websocket.close"}
 
 HTTP_OWES_ALL: Owed = (_START, _BODY)
-_HTTP_OWES_BODY: Owed = (_BODY,)
+HTTP_OWES_BODY: Owed = (_BODY,)
 _HTTP_OWES_BODY_AND_TRAILERS: Owed = (_BODY, _TRAILERS)
 _HTTP_OWES_TRAILERS: Owed = (_TRAILERS,)
 WEBSOCKET_OWES_HANDSHAKE: Owed = (_CLOSE,)
@@ -50,7 +50,7 @@ def after_http(owed: Owed, message: Mapping[str, Any]) -> Owed:
     kind = message["type"]
     if kind == "http.response.start":
         trailers = "trailers" in message and message["trailers"]
-        return _HTTP_OWES_BODY_AND_TRAILERS if trailers else _HTTP_OWES_BODY
+        return _HTTP_OWES_BODY_AND_TRAILERS if trailers else HTTP_OWES_BODY
     if kind in _BODIES and not message.get("more_body"):
         return _HTTP_OWES_TRAILERS if owed is _HTTP_OWES_BODY_AND_TRAILERS else ()
     if kind == "http.response.trailers" and owed is _HTTP_OWES_TRAILERS and not message.get("more_trailers"):

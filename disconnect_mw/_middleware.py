@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from . import _policy
 from ._connection import Connection, HTTPConnection, WebSocketConnection
 from ._errors import without_disconnect
 from ._log import tell
-from ._policy import Policy
+from ._policy import Policy, checked, make_truthful
 from ._state import State
 
 # As loose as they are on purpose: an app annotated with asgiref.typing and one annotated with Starlette's types fit,
@@ -40,39 +39,37 @@ class DisconnectMiddleware:
     passes, and so does a cancellation.
     """
 
-    def __init__(
-        self,
-        app: Any,
-        *,
-        policy: Policy = "ignore",
-        websocket_policy: Policy = "raise",
-        **unknown: NoReturn,
-    ) -> None:
-        if unknown:
-            raise TypeError(
-                f"DisconnectMiddleware takes policy and websocket_policy, not {', '.join(unknown)}: "
-                "look for a misspelt option, or for one of another version"
-            )
-        self._app = _single_callable(app)
-        self._http_policy = _policy.checked("policy", policy)
-        self._websocket_policy = _policy.checked("websocket_policy", websocket_policy)
+    _app: ASGIApp
+    _policy: Policy
+    _websocket_policy: Policy
+
+    if TYPE_CHECKING:
+
+        def __init__(self, app: Any, *, policy: Policy = "ignore", websocket_policy: Policy = "raise") -> None: ...
+
+    else:
+        # One keyword more than a type checker needs to see: an unknown one gets a better error than Python's own.
+        def __init__(self, app, *, policy="ignore", websocket_policy="raise", **unknown):
+            if unknown:
+                raise TypeError(
+                    f"DisconnectMiddleware takes policy and websocket_policy, not {', '.join(unknown)}: "
+                    "look for a misspelling, or for an option of another version"
+                )
+            self._app = _single_callable(app)
+            self._policy = checked("policy", policy)
+            self._websocket_policy = checked("websocket_policy", websocket_policy)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         kind = scope.get("type")
         connection: Connection
         if kind == "http":
-            connection, policy = HTTPConnection(), self._http_policy
+            connection, policy = HTTPConnection(), self._policy
         elif kind == "websocket":
             connection, policy = WebSocketConnection(), self._websocket_policy
         else:
             return await self._app(scope, receive, send)
         connection.open(receive, send, policy is _RAISE)
-        try:
-            is_truthful = scope["asgi"]["spec_version"] in _policy.TRUE_VERSIONS[policy]
-        except (KeyError, TypeError):
-            is_truthful = False
-        if not is_truthful:
-            _policy.make_truthful(scope, policy)
+        make_truthful(scope, policy)
         rest = None
         try:
             result = await self._app(scope, connection.receive, connection.send)
@@ -81,7 +78,7 @@ class DisconnectMiddleware:
             if rest is exception:
                 raise
         else:
-            if connection.state is _DISCONNECTED or connection.is_shared:
+            if connection.shared_reader is not None or connection.state is _DISCONNECTED:
                 await _end(scope, connection, None)
             return result
         if rest is not None:
@@ -94,7 +91,7 @@ async def _end(scope: Any, connection: Connection, exception: BaseException | No
     connection.leave()
     if connection.state is not _DISCONNECTED:
         return exception
-    rest = exception and without_disconnect(exception, connection.has_raised)
+    rest = None if exception is None else without_disconnect(exception, connection.has_raised)
     if rest is not exception:
         _LOGGER.debug("put down to the disconnect of the client", exc_info=exception)
     tell(scope, connection, rest)
@@ -113,7 +110,7 @@ def _single_callable(app: Any) -> ASGIApp:
     except TypeError:
         from asgiref.compatibility import guarantee_single_callable
 
-        return guarantee_single_callable(app)
+        return guarantee_single_callable(app)  # type: ignore[no-any-return,no-untyped-call]  # asgiref has no types there
     except ValueError:  # no signature to be had: of a builtin, say
         pass
-    return app
+    return app  # type: ignore[no-any-return]  # as far as can be told

@@ -9,7 +9,7 @@ Policy = Literal["ignore", "raise"]
 
 # The versions in use that are true under each policy. Since 2.4 the specification has `send` raise after a disconnect,
 # and Starlette then relies on that: it stops listening.
-TRUE_VERSIONS: dict[Policy, tuple[str, ...]] = {"ignore": ("2.3", "2.1", "2.0", "2.2"), "raise": ("2.4", "2.5")}
+_TRUE_VERSIONS: dict[Policy, tuple[str, ...]] = {"ignore": ("2.3", "2.1", "2.0", "2.2"), "raise": ("2.4", "2.5")}
 _NEAREST: dict[Policy, str] = {"ignore": "2.3", "raise": "2.4"}
 _DEFAULT = "2.0"
 
@@ -37,7 +37,7 @@ def make_truthful(scope: Any, policy: Policy) -> None:
         if policy == "raise":
             _claim(scope, _NEAREST[policy])
         return
-    if claimed not in TRUE_VERSIONS[policy]:
+    if claimed not in _TRUE_VERSIONS[policy]:
         _claim(scope, _true_version(policy, claimed))
 
 

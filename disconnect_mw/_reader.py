@@ -15,8 +15,6 @@ from . import _runtime
 from ._messages import Message
 
 if TYPE_CHECKING:
-    import asyncio
-
     from ._connection import Connection
 
 # How many turns of the loop the server has to say whether its client has gone, when its send raised something that may
@@ -37,7 +35,7 @@ class Reader:
         self.prefers_task = prefers_task
         self.interrupted = False  # the application's own read, because the client is known to have gone
         self._mark: object = None  # the read of a task of our own
-        self._task: asyncio.Task[None] | None = None
+        self._task: _runtime.Started | None = None
         self._ahead: deque[Message] = deque()  # read before anybody asked
         self._failure: BaseException | None = None  # what the server's receive raised before anybody asked
         self._news: _runtime.Event | None = None  # set when a read is over

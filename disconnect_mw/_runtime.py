@@ -1,7 +1,7 @@
-"""What the running event loop calls a checkpoint, an event, a task, an interruption.
+"""What asyncio and trio each call a checkpoint, an event, a task, an interruption.
 
-Nothing is imported that is not already running: an event loop is found through `sys.modules`. Where none runs at all (a
-coroutine driven by hand) a checkpoint is a bare `yield` and nothing can be started.
+Nothing is imported that is not already running: the event loop is found through `sys.modules`. Where none runs at all (a
+coroutine driven by hand) a checkpoint is a bare `yield`, an event is polled, and nothing can be started.
 """
 
 from __future__ import annotations
@@ -22,6 +22,44 @@ class Event(Protocol):
     def wait(self) -> Awaitable[Any]: ...
 
 
+class Started(Protocol):
+    def cancel(self) -> Any: ...
+
+
+def _running_trio() -> Any:
+    """The module, if it is trio that runs this."""
+    trio = sys.modules.get("trio")
+    return trio if trio is not None and trio.lowlevel.in_trio_run() else None
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """As `asyncio.get_running_loop`, without the exception where none runs."""
+    global running_loop, current_task
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return None
+    # From now on the names are asyncio's own functions: they are called for the messages that are received.
+    running_loop = asyncio._get_running_loop
+    current_task = asyncio.current_task
+    return running_loop()
+
+
+def current_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
+    """The task that is running, so that `interrupt` can wake it later."""
+    return sys.modules["asyncio"].current_task(loop)  # type: ignore[no-any-return]  # reached through sys.modules
+
+
+@types.coroutine
+def _turn() -> Generator[None, None, None]:
+    yield  # what asyncio.sleep(0) does
+
+
+def checkpoint() -> Awaitable[None]:
+    """Give every other task of the loop its turn, and let a cancellation in."""
+    trio = _running_trio()
+    return _turn() if trio is None else trio.lowlevel.checkpoint()
+
+
 class _PolledEvent:
     """An event for coroutines that are driven by hand: whoever waits looks again each time it is driven."""
 
@@ -33,65 +71,50 @@ class _PolledEvent:
 
     async def wait(self) -> None:
         while not self._is_set:
-            await checkpoint()
-
-
-@types.coroutine
-def checkpoint() -> Generator[None, None, None]:
-    """Give every other task of the loop its turn, and let a cancellation in: what `asyncio.sleep(0)` does."""
-    yield
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """As `asyncio.get_running_loop`, without the exception where none runs."""
-    global running_loop, current_task
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return None
-    # From now on the names are asyncio's own functions: they are called for each message that is received.
-    running_loop = asyncio._get_running_loop
-    current_task = asyncio.current_task
-    return running_loop()
-
-
-def current_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
-    """The task that is running, so that `interrupt` can wake it later."""
-    return sys.modules["asyncio"].current_task(loop)  # running_loop has put asyncio's own here already
+            await _turn()
 
 
 def new_event() -> Event:
+    trio = _running_trio()
+    if trio is not None:
+        return trio.Event()  # type: ignore[no-any-return]  # reached through sys.modules
     if running_loop() is None:
         return _PolledEvent()
-    return sys.modules["asyncio"].Event()
+    return sys.modules["asyncio"].Event()  # type: ignore[no-any-return]  # as above
+
+
+# Starting
 
 
 class _Stepped(Coroutine[Any, Any, Any]):
-    """A coroutine whose first step was made before the task that runs it was scheduled."""
+    """A coroutine whose first step is made before the task that runs it has its turn."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine
-        self._ended = False
+        self._has_ended = False
+        self._is_ahead = False
         self._yielded: Any = None
-        self._is_first = True
 
     def step(self) -> None:
         try:
             self._yielded = self._coroutine.send(None)
         except StopIteration:
-            self._ended = True
+            self._has_ended = True
+        else:
+            self._is_ahead = True
 
     def send(self, value: Any) -> Any:
-        if self._ended:
+        if self._has_ended:
             raise StopIteration
-        if self._is_first:
-            self._is_first = False
+        if self._is_ahead:
+            self._is_ahead = False
             return self._yielded
         return self._coroutine.send(value)
 
     def throw(self, *exception: Any) -> Any:
-        if self._ended:
+        if self._has_ended:
             raise StopIteration
-        self._is_first = False
+        self._is_ahead = False
         return self._coroutine.throw(*exception)
 
     def close(self) -> None:
@@ -104,12 +127,16 @@ class _Stepped(Coroutine[Any, Any, Any]):
         return getattr(self._coroutine, name)  # cr_frame and the like, for whoever inspects the task
 
 
-def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
-    """Run `coroutine` in a task of its own, its first step at once; None, and nothing run, where no loop is running.
+def start(coroutine: Coroutine[Any, Any, None]) -> Started | None:
+    """Run `coroutine`, which must not raise, in a task of its own; None, and nothing run, where no event loop runs.
 
-    At once, because Starlette's `request.is_disconnected()` peeks from a cancelled scope: what a task would find out one
-    turn later it never sees. The coroutine must not raise.
+    On asyncio its first step is made at once, because Starlette's `request.is_disconnected()` peeks from a cancelled
+    scope: what a task found out one turn later it would never see. (On trio no peek from a cancelled scope sees
+    anything that was not known before.)
     """
+    trio = _running_trio()
+    if trio is not None:
+        return _start_in_trio(trio, coroutine)
     loop = running_loop()
     if loop is None:
         coroutine.close()
@@ -136,43 +163,94 @@ def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
     return task
 
 
+def _start_in_trio(trio: Any, coroutine: Coroutine[Any, Any, None]) -> Started:
+    scope = trio.CancelScope()
+
+    async def run() -> None:
+        with scope:
+            await coroutine
+
+    trio.lowlevel.spawn_system_task(run, context=contextvars.copy_context())
+    return scope  # type: ignore[no-any-return]  # reached through sys.modules
+
+
 async def run_for(seconds: float, coroutine: Coroutine[Any, Any, None]) -> None:
     """Run `coroutine`, which must not raise, for at most `seconds`; then it is cancelled and left alone."""
+    trio = _running_trio()
+    if trio is not None:
+        with trio.move_on_after(seconds):
+            await coroutine
+        return
     loop = running_loop()
     if loop is None:
         return await coroutine
+    has_ended = False
     ended = new_event()
-    is_over = False
 
     async def run() -> None:
-        nonlocal is_over
+        nonlocal has_ended
         try:
             await coroutine
         finally:
-            is_over = True
+            has_ended = True
             ended.set()
 
     task = start(run())
-    if not is_over:
-        timer = loop.call_later(seconds, ended.set)
-        try:
-            await ended.wait()
-        finally:
-            timer.cancel()
-            if not is_over and task is not None:
-                task.cancel()
+    if has_ended or task is None:
+        return
+    timer = loop.call_later(seconds, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        timer.cancel()
+        if not has_ended:
+            task.cancel()
 
+
+# Interrupting
 
 _MARK = "disconnect_mw: the client has gone"
 
 
-def interrupt(task: asyncio.Task[Any]) -> None:
-    """Wake `task` from whatever it awaits; it finds a cancellation there, and calls `absorb`."""
-    task.cancel(_MARK)
+class _Interrupted(Exception):
+    pass
 
 
-def absorb(task: asyncio.Task[Any], exception: BaseException | None) -> bool:
-    """Take an interruption back. Was it the only cancellation? If not, the other one must pass (P6)."""
+class InterruptibleReceive:
+    """On trio, which has no way to wake another's task, the server's `receive` inside a cancel scope."""
+
+    def __init__(self, trio: Any, receive: Callable[[], Awaitable[Any]]) -> None:
+        self._trio = trio
+        self._receive = receive
+        self._scope: Any = None
+
+    async def __call__(self) -> Any:
+        with self._trio.CancelScope() as self._scope:
+            return await self._receive()
+        raise _Interrupted
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+
+def interruptible(receive: Callable[[], Awaitable[Any]]) -> InterruptibleReceive | None:
+    """`receive` in a form that `interrupt` takes, where no asyncio task can be named; None where nothing can be done."""
+    trio = _running_trio()
+    return None if trio is None else InterruptibleReceive(trio, receive)
+
+
+def interrupt(reader: Any) -> None:
+    """Wake `reader`, a task or an `InterruptibleReceive`; it finds an exception, and asks `absorb` about it."""
+    if isinstance(reader, InterruptibleReceive):
+        reader.cancel()
+    else:
+        reader.cancel(_MARK)
+
+
+def absorb(reader: Any, exception: BaseException | None) -> bool:
+    """Take an interruption back. Was it the only one? If not, the other cancellation must pass (P6)."""
+    if isinstance(reader, InterruptibleReceive):
+        return exception is None or isinstance(exception, _Interrupted)
     if sys.version_info >= (3, 11):
-        return task.uncancel() == 0
+        return reader.uncancel() == 0  # type: ignore[no-any-return]  # a task's
     return exception is None or exception.args == (_MARK,)  # 3.10 does not count cancellations
