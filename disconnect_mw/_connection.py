@@ -308,6 +308,8 @@ class HTTPConnection(Connection):
                     return
             self._last = message
             self.state = _AFTER_LAST_MESSAGE
+        else:
+            self._last = None  # it may be the very dict of the last message again
 
     def took(self, message: Message) -> Message:
         try:
@@ -367,6 +369,8 @@ class WebSocketConnection(Connection):
             if not owed:
                 self._last = message
                 self.state = _AFTER_LAST_MESSAGE
+        else:
+            self._last = None  # it may be the very dict of the last message again
 
     def took(self, message: Message) -> Message:
         if field(message, "type") == "websocket.disconnect":

@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(params=["asyncio", "asyncio+uvloop", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Every async test runs on every event loop; one that is not installed is an error, not a skip."""
+    name, _, loop = request.param.partition("+")
+    return name, {"use_uvloop": bool(loop)} if name == "asyncio" else {}

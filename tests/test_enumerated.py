@@ -1,0 +1,145 @@
+"""Every script of {start, chunk, final, receive, the client leaves} up to six steps, on every manner of server.
+
+The application goes through its script step by step. From the transcript of what it saw and of what reached the server
+follows, at each step, what the promises say; see `check`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware
+from disconnect_mw._policy import Policy
+
+from .far_side import (
+    ALL_MANNERS,
+    CHUNK,
+    DISCONNECT,
+    EMPTY_FINAL,
+    FINAL,
+    START,
+    START_499,
+    FarSide,
+    Manners,
+    http_scope,
+)
+
+MESSAGES = {"start": START, "chunk": CHUNK, "final": FINAL}
+STEPS = ("start", "chunk", "final", "receive", "leave")
+
+
+def is_an_app(script: tuple[str, ...]) -> bool:
+    """Would a server take what this script sends? And the client leaves once at the most."""
+    sends = [step for step in script if step in MESSAGES]
+    ordered = not sends or sends[0] == "start"
+    return ordered and sends.count("start") <= 1 and script.count("leave") <= 1
+
+
+SCRIPTS = [
+    script for length in range(1, 7) for script in itertools.product(STEPS, repeat=length) if is_an_app(script)
+]
+
+
+class Run:
+    """One script, played by an application under the middleware."""
+
+    def __init__(self, script: tuple[str, ...], manners: Manners, policy: Policy) -> None:
+        self.script = script
+        self.policy = policy
+        self.server = FarSide(manners)
+        self.answers: list[Any] = []  # of receive, to whichever listener
+        # Each step, its outcome, whether the disconnect was answered by then, how many messages had reached the server.
+        self.seen: list[tuple[str, Any, bool, int]] = []
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            for step in self.script:
+                outcome: Any = None
+                if step == "leave":
+                    self.server.leave()
+                elif step == "receive":
+                    outcome = await self.answer(tasks, receive)
+                else:
+                    try:
+                        await send(MESSAGES[step])
+                    except Exception as exception:
+                        outcome = exception
+                self.seen.append((step, outcome, DISCONNECT in self.answers, len(self.server.sent)))
+            tasks.cancel_scope.cancel()
+
+    async def answer(self, tasks: anyio.abc.TaskGroup, receive: Any) -> Any:
+        """What receive answers within a few turns; or nothing, and a listener goes on waiting."""
+        answers: list[Any] = []
+
+        async def listen() -> None:
+            answers.append(await receive())
+            self.answers.extend(answers)
+
+        tasks.start_soon(listen)
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+        return list(answers)
+
+
+def check(run: Run) -> None:
+    has_left = known = complete = False
+    accepted: list[Any] = []  # what the server took before the departure was known
+    for step, outcome, answered, reached in run.seen:
+        if step == "leave":
+            has_left = True
+        elif step == "receive":
+            if known:
+                assert outcome == [DISCONNECT], "P2: once it is known, every receive answers the disconnect"
+            known = known or (answered and not complete)
+        else:
+            message = MESSAGES[step]
+            raises = run.server.manners.raises
+            if complete and not known:
+                if has_left or not run.server.manners.complains:
+                    expected = raises if has_left else None
+                    assert (type(outcome) if outcome else None) is expected, "P3: after the end a send is the server's"
+                else:
+                    assert type(outcome) is RuntimeError, "P3: the server's complaint is heard"
+            elif not known and not (has_left and raises):
+                assert outcome is None
+                accepted.append(message)
+                assert run.server.sent[:reached] == accepted, "P0: while the client is there, just what the app sent"
+                complete = step == "final"
+            else:
+                known = True
+                if run.policy == "ignore":
+                    assert outcome is None, "P1: a send after the departure is a no-op"
+                else:
+                    assert type(outcome) is ClientDisconnected
+                    assert outcome.message == DISCONNECT
+    if known:
+        late = run.server.sent[len(accepted) :]
+        assert not any(message.get("body") for message in late if message["type"] == "http.response.body") or (
+            run.server.manners.raises is not None
+        ), "P1: no payload reaches the server any more"
+        if run.server.manners.raises is None:
+            whole = run.server.sent
+            assert whole[0] in (START, START_499), "P11: whoever stands outside sees a whole exchange"
+            assert whole[-1] == EMPTY_FINAL
+            assert [m["type"] for m in whole].count("http.response.start") == 1
+            assert [m for m in whole if m == EMPTY_FINAL] == [EMPTY_FINAL]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("policy", ["ignore", "raise"])
+@pytest.mark.parametrize("manners", ALL_MANNERS)
+async def test_every_script_keeps_the_promises(manners: Manners, policy: Policy) -> None:
+    assert len(SCRIPTS) > 1500
+    for script in SCRIPTS:
+        run = Run(script, manners, policy)
+        with anyio.fail_after(5):
+            await DisconnectMiddleware(run.app, policy=policy)(http_scope(), run.server.receive, run.server.send)
+        try:
+            check(run)
+        except AssertionError as error:
+            raise AssertionError(f"{' '.join(script)}: {run.seen} {run.server.sent}") from error
