@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from . import __doc__ as package_doc
@@ -18,19 +19,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 0
-    from ._demo.run import DemoError, run
-
     try:
-        return run(options.uvicorn, sys.stdout)
-    except DemoError as error:
-        print(f"disconnect-mw: {error}", file=sys.stderr)
-        return 2
+        return _demo(options.uvicorn)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130  # 128 + SIGINT, as a shell has it
     except BrokenPipeError:  # `| head`: the interpreter's own flush at exit must not complain either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _demo(uvicorn: str | None) -> int:
+    from ._demo.run import DemoError, run  # not before it is asked for
+
+    try:
+        return run(uvicorn, sys.stdout)
+    except DemoError as error:
+        print(textwrap.fill(f"disconnect-mw: {error}", 80, break_on_hyphens=False), file=sys.stderr)
+        return 2
 
 
 def _make_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,1 @@
+"""What `python -m disconnect_mw demo` shows: the same departures, without the middleware and with it."""

@@ -1,0 +1,212 @@
+"""The demo's server process: an application as many have it, and a witness at the server's door.
+
+It imports what the demo needs of uvicorn and Starlette, so nothing else imports this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import platform
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any, TextIO
+
+import starlette
+import uvicorn
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from .. import DisconnectMiddleware
+
+_EXCHANGE = "disconnect_mw.demo"
+_SECONDS_BETWEEN_MESSAGES = 0.02
+_STEPS_OF_WORK = 30
+
+
+# The application, as it is in many a project
+
+
+async def events(request: Request) -> Response:
+    """Tokens of a language model, the progress of a job: a generator without an end, and a task for afterwards."""
+
+    async def stream() -> AsyncIterator[str]:
+        try:
+            for number in itertools.count():
+                yield f"data: {number}\n\n"
+                await asyncio.sleep(_SECONDS_BETWEEN_MESSAGES)
+        finally:
+            note(request, "stopped")
+
+    afterwards = BackgroundTask(note, request, "background task ran")
+    return StreamingResponse(stream(), media_type="text/event-stream", background=afterwards)
+
+
+async def report(request: Request) -> Response:
+    """Work that takes a while and is saved, and is mailed to a client that does not wait for it."""
+    note(request, "started")
+    has_left = False
+    for _ in range(_STEPS_OF_WORK):
+        await asyncio.sleep(_SECONDS_BETWEEN_MESSAGES)
+        has_left = has_left or await request.is_disconnected()
+    note(request, "saved")
+    if has_left:
+        note(request, "mailed")
+    return JSONResponse({"report": "x" * 1000})
+
+
+async def upload(request: Request) -> Response:
+    note(request, "started")
+    body = await request.body()
+    note(request, "stored")
+    return JSONResponse({"bytes": len(body)})
+
+
+async def feed(websocket: WebSocket) -> None:
+    """Sends prices while a task of its own listens to what the client wishes for."""
+
+    async def listen() -> None:
+        async for _ in websocket.iter_text():
+            pass
+
+    await websocket.accept()
+    listener = asyncio.create_task(listen())
+    try:
+        for number in itertools.count():
+            await websocket.send_json({"price": number})
+            await asyncio.sleep(_SECONDS_BETWEEN_MESSAGES)
+    finally:
+        listener.cancel()
+        note(websocket, "stopped")
+
+
+class Timing(BaseHTTPMiddleware):
+    """Adds a header to all but the stream, whose time says nothing."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/events":
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        started = time.perf_counter()
+        response = await call_next(request)
+        response.headers["server-timing"] = f"app;dur={1000 * (time.perf_counter() - started):.0f}"
+        return response
+
+
+def make_app(is_wrapped: bool) -> Starlette:
+    app = Starlette(
+        routes=[
+            Route("/events", events),
+            Route("/report", report),
+            Route("/upload", upload, methods=["POST"]),
+            WebSocketRoute("/feed", feed),
+        ]
+    )
+    if is_wrapped:
+        app.add_middleware(DisconnectMiddleware)
+    app.add_middleware(Timing)
+    return app
+
+
+# The witness
+
+
+@dataclasses.dataclass
+class Exchange:
+    """What one client and the application did, as seen from the server."""
+
+    target: str
+    notes: list[str] = dataclasses.field(default_factory=list)
+    payloads: list[float] = dataclasses.field(default_factory=list)  # when each reached the server, by time.time()
+    disconnected_at: float | None = None  # when the server first said so
+    is_running: bool = True
+
+
+def note(connection: HTTPConnection, what: str) -> None:
+    connection.scope[_EXCHANGE].notes.append(what)
+
+
+class Witness:
+    """Writes down what passes between the server and `app`, changes nothing, and tells it to whoever asks."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._exchanges: list[Exchange] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/witness":
+            facts = [dataclasses.asdict(exchange) for exchange in self._exchanges]
+            return await JSONResponse(facts)(scope, receive, send)
+        exchange = scope[_EXCHANGE] = Exchange(f"{scope['path']}?{scope['query_string'].decode()}")
+        self._exchanges.append(exchange)
+
+        async def witnessed_receive() -> Any:
+            message = await receive()
+            if message["type"].endswith(".disconnect"):
+                exchange.disconnected_at = exchange.disconnected_at or time.time()
+            return message
+
+        async def witnessed_send(message: Any) -> None:
+            if message.get("body") or message["type"] == "websocket.send":
+                exchange.payloads.append(time.time())
+            await send(message)
+
+        try:
+            await self._app(scope, witnessed_receive, witnessed_send)
+        finally:
+            exchange.is_running = False
+        return None
+
+
+# The server
+
+
+def serve(is_wrapped: bool, commands: TextIO, answers: TextIO) -> None:
+    """Serve on a free port of the loopback until `commands` ends, as it does when the demo ends, however that ends."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        Witness(make_app(is_wrapped)), loop="asyncio", lifespan="off", access_log=False, use_colors=False
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    versions = {
+        "uvicorn": uvicorn.__version__,
+        "http": _implementation(config.http_protocol_class),
+        "websocket": _implementation(config.ws_protocol_class),
+        "starlette": starlette.__version__,
+        "python": platform.python_version(),
+    }
+    print(json.dumps({"port": listener.getsockname()[1], "versions": versions}), file=answers, flush=True)
+
+    def end_with_the_demo() -> None:
+        with contextlib.suppress(OSError):
+            commands.read()
+        server.should_exit = server.force_exit = True
+
+    threading.Thread(target=end_with_the_demo, daemon=True).start()
+    server.run(sockets=[listener])
+
+
+def _implementation(protocol: Any) -> str:
+    """`httptools` of `uvicorn.protocols.http.httptools_impl.HttpToolsProtocol`."""
+    return str(protocol.__module__).rpartition(".")[2].removesuffix("_impl")
+
+
+if __name__ == "__main__":  # pragma: no cover  # the subprocess
+    serve("wrapped" in sys.argv[1:], sys.stdin, sys.stdout)

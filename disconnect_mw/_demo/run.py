@@ -1,0 +1,103 @@
+"""The run: two servers, clients that leave both, and the report."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from .. import __version__
+from .environment import this_environment, throw_away_environment
+from .report import Report
+from .scenes import SCENES, WAYS_TO_LEAVE, Evidence, Scene
+from .server import DemoError, Server
+
+__all__ = ["DemoError", "run"]
+
+# Enough for a slow machine. An application that goes on for longer is one that never learns of it.
+_SECONDS_TO_THE_MIDDLE = 2.0
+_SECONDS_TO_END = 2.0
+_SECONDS_BETWEEN_LOOKS = 0.02
+
+
+def run(uvicorn: str | None, output: TextIO) -> int:
+    """Show the demo, with the uvicorn of this environment or that version of it, and return the exit status."""
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="disconnect-mw-")))
+        if uvicorn is None:
+            environment = this_environment()
+        else:
+            environment = throw_away_environment(uvicorn, directory, output)
+        bare, wrapped = (
+            stack.enter_context(
+                contextlib.closing(
+                    Server(environment.python, environment.import_path, directory, is_wrapped=is_wrapped)
+                )
+            )
+            for is_wrapped in (False, True)
+        )
+        for server in (bare, wrapped):
+            server.wait_started()
+        report = Report(output)
+        report.begin(__version__, wrapped.versions)
+        for scene in SCENES:
+            report.add(scene, *_play(scene, [bare, wrapped]))
+        return 0 if report.end() else 1
+
+
+def _play(scene: Scene, servers: list[Server]) -> list[Evidence]:
+    """Have clients leave each of the servers in the middle of `scene`."""
+
+    def are_in_the_middle() -> bool:
+        exchanges = [exchange for server in servers for exchange in server.exchanges(scene.path)]
+        return len(exchanges) == len(clients) and all(map(scene.is_in_the_middle, exchanges))
+
+    def have_ended() -> bool:
+        return not any(exchange["is_running"] for server in servers for exchange in server.exchanges(scene.path))
+
+    with contextlib.ExitStack() as stack:
+        clients = [
+            (stack.enter_context(contextlib.closing(_ask(server.port, scene, way))), way)
+            for server in servers
+            for way in WAYS_TO_LEAVE
+        ]
+        _wait(are_in_the_middle, _SECONDS_TO_THE_MIDDLE)
+        for client, way in clients:
+            _leave(client, way)
+    left_at = time.time()
+    _wait(have_ended, _SECONDS_TO_END)
+    return [Evidence(server.exchanges(scene.path), left_at, server.new_log()) for server in servers]
+
+
+def _ask(port: int, scene: Scene, way: str) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port), timeout=_SECONDS_TO_THE_MIDDLE)
+    try:
+        client.sendall(scene.request.format(target=f"{scene.path}?{way}").encode())
+    except OSError as error:
+        client.close()
+        raise DemoError(f"the server does not take a request: {error}") from error
+    return client
+
+
+def _leave(client: socket.socket, way: str) -> None:
+    if way == "RST":
+        # Linger for no time: the kernel drops what is unsent, and says so.
+        numbers = "hh" if sys.platform == "win32" else "ii"
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(numbers, 1, 0))
+    else:
+        # By itself close would send a RST where something has come in unread.
+        with contextlib.suppress(OSError):  # the server may have been first
+            client.shutdown(socket.SHUT_RDWR)
+    client.close()
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    limit = time.monotonic() + seconds
+    while not condition() and time.monotonic() < limit:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)

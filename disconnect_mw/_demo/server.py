@@ -1,0 +1,76 @@
+"""A server process of the demo, as seen from outside."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+_SECONDS_TO_START = 20.0
+_SECONDS_TO_ANSWER = 5.0
+
+
+class DemoError(Exception):
+    """Why the demo cannot run, in a sentence for whoever started it."""
+
+
+class Server:
+    """Runs `disconnect_mw._demo.app` with `python`, which imports from `import_path` first, in `directory`."""
+
+    def __init__(self, python: str, import_path: str, directory: Path, *, is_wrapped: bool) -> None:
+        side = "wrapped" if is_wrapped else "bare"
+        log = directory / f"{side}.log"
+        with log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [python, "-m", "disconnect_mw._demo.app", side],
+                stdin=subprocess.PIPE,  # when it is closed, be it because the demo was killed, the server ends
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=directory,  # -m imports from there before all else
+                env={**os.environ, "PYTHONPATH": import_path},
+            )
+        self._log = log.open(encoding="utf-8", errors="replace")
+        self.port = 0
+        self.versions: dict[str, str] = {}
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()  # it has nothing to lose
+        self._process.communicate()
+        self._log.close()
+
+    def wait_started(self) -> None:
+        """Learn where it listens and what it runs. Raises `DemoError` if it does not start."""
+        assert self._process.stdout is not None
+        limit = threading.Timer(_SECONDS_TO_START, self._process.kill)
+        limit.start()
+        try:
+            answer = self._process.stdout.readline()
+        finally:
+            limit.cancel()
+        if not answer:
+            self._process.wait()
+            reason = self.new_log().strip().rpartition("\n")[2] or f"nothing within {_SECONDS_TO_START:.0f} s"
+            raise DemoError(f"the server did not start; the last that it said: {reason}")
+        facts = json.loads(answer)
+        self.port, self.versions = facts["port"], facts["versions"]
+
+    def exchanges(self, path: str) -> list[dict[str, Any]]:
+        """What its witness saw of the exchanges with `path`."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_SECONDS_TO_ANSWER)
+        try:
+            connection.request("GET", "/witness")
+            facts = json.load(connection.getresponse())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise DemoError(f"the server does not answer: {type(error).__name__}: {error}") from error
+        finally:
+            connection.close()
+        return [exchange for exchange in facts if exchange["target"].startswith(f"{path}?")]
+
+    def new_log(self) -> str:
+        """What it has logged since the last time."""
+        return self._log.read()
