@@ -1,0 +1,82 @@
+"""Memory per open stream: many at once, by tracemalloc."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+from typing import Any
+
+from ._workloads import ROWS, Receive, Send, http_scope
+
+_STREAMS = 500
+
+
+async def _stream(scope: Any, receive: Receive, send: Send) -> None:
+    """A stream that has said something and waits for more to say."""
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"x", "more_body": True})
+    await scope["more"].wait()
+    await send({"type": "http.response.body", "body": b"x"})
+
+
+async def _listened_stream(scope: Any, receive: Receive, send: Send) -> None:
+    """The same with somebody who listens for the disconnect."""
+
+    async def listen() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    listener = asyncio.create_task(listen())
+    try:
+        await _stream(scope, receive, send)
+    finally:
+        listener.cancel()
+
+
+STREAMS = {"open stream": _stream, "with a listener": _listened_stream}
+
+
+def per_stream(kind: str, row: str) -> float:
+    """Bytes that one stream holds, in itself and in what waits for it."""
+    return asyncio.run(_per_stream(kind, row))
+
+
+async def _per_stream(kind: str, row: str) -> float:
+    app = ROWS[row](STREAMS[kind])
+    await _bytes_of(app, 10)  # what is made once is not counted
+    return await _bytes_of(app, _STREAMS) / _STREAMS
+
+
+async def _bytes_of(app: Any, count: int) -> int:
+    more, never = asyncio.Event(), asyncio.Event()
+
+    async def exchange() -> None:
+        bodies = 1
+
+        async def receive() -> Any:
+            nonlocal bodies
+            if not bodies:
+                await never.wait()
+            bodies -= 1
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            pass
+
+        await app({**http_scope(), "more": more}, receive, send)
+
+    gc.collect()
+    tracemalloc.start()
+    try:
+        tasks = [asyncio.create_task(exchange()) for _ in range(count)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    more.set()
+    await asyncio.gather(*tasks)
+    return taken
