@@ -1,0 +1,217 @@
+"""P3: which message ends an exchange, and what an exchange lacks until then (P11)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from disconnect_mw import _messages
+from disconnect_mw._messages import Owed, after_http, after_websocket, field, fresh, with_code
+
+Words = Mapping[str, Any]
+
+
+def start(**more: Any) -> Words:
+    return {"type": "http.response.start", "status": 200, "headers": [], **more}
+
+
+def body(**more: Any) -> Words:
+    return {"type": "http.response.body", **more}
+
+
+def trailers(**more: Any) -> Words:
+    return {"type": "http.response.trailers", "headers": [], **more}
+
+
+def pathsend() -> Words:
+    return {"type": "http.response.pathsend", "path": "/tmp/x"}
+
+
+def zerocopysend(**more: Any) -> Words:
+    return {"type": "http.response.zerocopysend", "file": 3, **more}
+
+
+def denial_start() -> Words:
+    return {"type": "websocket.http.response.start", "status": 403, "headers": []}
+
+
+def denial_body(**more: Any) -> Words:
+    return {"type": "websocket.http.response.body", **more}
+
+
+ACCEPT: Words = {"type": "websocket.accept"}
+TEXT: Words = {"type": "websocket.send", "text": "hello"}
+CLOSE: Words = {"type": "websocket.close", "code": 1000}
+
+MORE = body(body=b"x", more_body=True)
+END = body(body=b"x")
+
+
+def owed_after(messages: list[Words], owed: Owed, after: Callable[[Owed, Words], Owed]) -> list[list[str]]:
+    """The types of what is owed after each of `messages`."""
+    result = []
+    for message in messages:
+        owed = after(owed, message)
+        result.append([lacking["type"].split(".", 1)[1] for lacking in owed])
+    return result
+
+
+ALL = ["response.start", "response.body"]
+BODY = ["response.body"]
+WITH_TRAILERS = ["response.body", "response.trailers"]
+TRAILERS = ["response.trailers"]
+NOTHING: list[str] = []
+
+
+@pytest.mark.parametrize(
+    ("messages", "owed"),
+    [
+        ([start(), END], [BODY, NOTHING]),
+        ([start(), body()], [BODY, NOTHING]),
+        ([start(), body(more_body=False)], [BODY, NOTHING]),
+        ([start(), body(more_body=None)], [BODY, NOTHING]),
+        ([start(), MORE, MORE, END], [BODY, BODY, BODY, NOTHING]),
+        ([start(trailers=False), END], [BODY, NOTHING]),
+        ([start(trailers=True), END, trailers()], [WITH_TRAILERS, TRAILERS, NOTHING]),
+        ([start(trailers=True), MORE, END, trailers()], [WITH_TRAILERS, WITH_TRAILERS, TRAILERS, NOTHING]),
+        (
+            [start(trailers=True), END, trailers(more_trailers=True), trailers(more_trailers=False)],
+            [WITH_TRAILERS, TRAILERS, TRAILERS, NOTHING],
+        ),
+        ([start(trailers=True), trailers(), END], [WITH_TRAILERS, WITH_TRAILERS, TRAILERS]),
+        ([start(), trailers(), END], [BODY, BODY, NOTHING]),
+        ([start(), pathsend()], [BODY, NOTHING]),
+        ([start(trailers=True), pathsend(), trailers()], [WITH_TRAILERS, TRAILERS, NOTHING]),
+        ([start(), zerocopysend()], [BODY, NOTHING]),
+        ([start(), zerocopysend(more_body=True), MORE, zerocopysend()], [BODY, BODY, BODY, NOTHING]),
+        ([start(trailers=True), zerocopysend(), trailers()], [WITH_TRAILERS, TRAILERS, NOTHING]),
+        ([start(), END, END], [BODY, NOTHING, NOTHING]),
+    ],
+)
+def test_every_way_an_http_response_ends(messages: list[Words], owed: list[list[str]]) -> None:
+    assert owed_after(messages, _messages.HTTP_OWES_ALL, after_http) == owed
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "http.response.early_hint", "links": [b"</x.css>; rel=preload"]},
+        {"type": "http.response.push", "path": "/x.css", "headers": []},
+        {"type": "http.response.debug", "info": {}},
+        {"type": "http.response.unknown", "more_body": False},
+        {"type": "websocket.close"},
+        {"type": None},
+    ],
+)
+@pytest.mark.parametrize("before", [[], [start()], [start(trailers=True)], [start(trailers=True), END]])
+def test_what_neither_starts_nor_ends_a_response_changes_nothing(before: list[Words], message: Words) -> None:
+    owed = _messages.HTTP_OWES_ALL
+    for earlier in before:
+        owed = after_http(owed, earlier)
+    assert after_http(owed, message) is owed
+
+
+def test_before_the_start_a_whole_response_is_owed() -> None:
+    assert [lacking["type"].split(".", 1)[1] for lacking in _messages.HTTP_OWES_ALL] == ALL
+
+
+def test_before_the_handshake_a_close_is_owed() -> None:
+    assert _messages.WEBSOCKET_OWES_HANDSHAKE == ({"type": "websocket.close"},)
+
+
+@pytest.mark.parametrize(
+    ("messages", "owed"),
+    [
+        ([ACCEPT, TEXT, CLOSE], [["close"], ["close"], []]),
+        ([CLOSE], [[]]),
+        ([denial_start(), denial_body(body=b"x")], [["http.response.body"], []]),
+        ([denial_start(), denial_body()], [["http.response.body"], []]),
+        (
+            [denial_start(), denial_body(more_body=True), denial_body(more_body=False)],
+            [["http.response.body"], ["http.response.body"], []],
+        ),
+        ([ACCEPT, {"type": "websocket.ping"}, CLOSE, TEXT], [["close"], ["close"], [], []]),
+    ],
+)
+def test_every_way_a_websocket_ends(messages: list[Words], owed: list[list[str]]) -> None:
+    assert owed_after(messages, _messages.WEBSOCKET_OWES_HANDSHAKE, after_websocket) == owed
+
+
+@pytest.mark.parametrize("message", [TEXT, {"type": "websocket.ping"}, {"type": "http.response.body"}, {"type": None}])
+@pytest.mark.parametrize("before", [[], [ACCEPT], [denial_start()]])
+def test_what_neither_opens_nor_ends_a_websocket_changes_nothing(before: list[Words], message: Words) -> None:
+    owed = _messages.WEBSOCKET_OWES_HANDSHAKE
+    for earlier in before:
+        owed = after_websocket(owed, earlier)
+    assert after_websocket(owed, message) is owed
+
+
+def test_the_least_response_is_a_499_with_an_empty_body() -> None:
+    assert fresh(_messages.HTTP_OWES_ALL) == [
+        {"type": "http.response.start", "status": 499, "headers": []},
+        {"type": "http.response.body", "body": b"", "more_body": False},
+    ]
+
+
+def test_the_least_trailers_are_empty() -> None:
+    owed = after_http(_messages.HTTP_OWES_ALL, start(trailers=True))
+    assert fresh(owed) == [
+        {"type": "http.response.body", "body": b"", "more_body": False},
+        {"type": "http.response.trailers", "headers": [], "more_trailers": False},
+    ]
+
+
+def test_the_least_denial_is_an_empty_body() -> None:
+    assert fresh(after_websocket(_messages.WEBSOCKET_OWES_HANDSHAKE, denial_start())) == [
+        {"type": "websocket.http.response.body", "body": b"", "more_body": False}
+    ]
+
+
+def test_what_others_do_to_a_fresh_message_stays_with_them() -> None:
+    """Middleware adds headers in place."""
+    for message in fresh(_messages.HTTP_OWES_ALL):
+        message.get("headers", []).append((b"x-seen", b"yes"))
+        message["seen"] = True
+    assert fresh(_messages.HTTP_OWES_ALL) == [
+        {"type": "http.response.start", "status": 499, "headers": []},
+        {"type": "http.response.body", "body": b"", "more_body": False},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ({"type": "websocket.disconnect"}, 1005),
+        ({"type": "websocket.disconnect", "code": None}, 1005),
+        ({"type": "websocket.disconnect", "code": 1001, "reason": "bye"}, 1001),
+        ({"type": "websocket.disconnect", "code": 0}, 0),
+    ],
+)
+def test_a_disconnect_without_a_code_has_the_code_of_the_specification(message: dict[str, Any], code: int) -> None:
+    """P7: the default of ASGI's websocket.disconnect is 1005. The server's own dict stays as it was."""
+    before = dict(message)
+    assert (with_code(message), message) == ({**before, "code": code}, before)
+
+
+def test_a_disconnect_with_a_code_is_the_servers_own_message() -> None:
+    message = {"type": "websocket.disconnect", "code": 1001}
+    assert with_code(message) is message
+
+
+@pytest.mark.parametrize(
+    ("message", "value"),
+    [
+        ({"type": "x"}, "x"),
+        (MappingProxyType({"type": "x"}), "x"),
+        ({}, None),
+        (None, None),
+        ("type", None),
+        (["type"], None),
+        (dict, None),
+    ],
+)
+def test_a_field_of_what_is_no_mapping_is_none(message: Any, value: Any) -> None:
+    assert field(message, "type") == value
