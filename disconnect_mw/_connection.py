@@ -220,7 +220,10 @@ class Connection(abc.ABC):
             self._owed = self._owed_before
         if not isinstance(exception, Exception):
             return False
-        says_so = tells_of_departure(exception, field(message, "type"))
+        kind = field(message, "type")
+        says_so = tells_of_departure(exception, kind)
+        if not says_so and not _messages.is_in_order(self._owed, kind):
+            return False
         if self.disconnect is None and (self._CODES_MATTER or not says_so):
             await self.reader().ask()
         if self.disconnect is None and not says_so:

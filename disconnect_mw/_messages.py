@@ -33,6 +33,17 @@ _WEBSOCKET_OWES_DENIAL: Owed = (_DENIAL_BODY,)
 
 _BODIES = ("http.response.body", "http.response.pathsend", "http.response.zerocopysend")
 
+_IN_ORDER: Mapping[Any, tuple[Owed, ...]] = {
+    "http.response.start": (HTTP_OWES_ALL,),
+    **dict.fromkeys(_BODIES, (HTTP_OWES_BODY, _HTTP_OWES_BODY_AND_TRAILERS)),
+    "http.response.trailers": (_HTTP_OWES_TRAILERS,),
+    "websocket.accept": (WEBSOCKET_OWES_HANDSHAKE,),
+    "websocket.close": (WEBSOCKET_OWES_HANDSHAKE, WEBSOCKET_ACCEPTED),
+    "websocket.send": (WEBSOCKET_ACCEPTED,),
+    "websocket.http.response.start": (WEBSOCKET_OWES_HANDSHAKE,),
+    "websocket.http.response.body": (_WEBSOCKET_OWES_DENIAL,),
+}
+
 _NO_STATUS_RECEIVED = 1005
 """What the specification has a `websocket.disconnect` without `code` mean (RFC 6455, 7.4.1)."""
 
@@ -70,6 +81,11 @@ def after_websocket(owed: Owed, message: Mapping[str, Any]) -> Owed:
     if kind == "websocket.close" or (kind == "websocket.http.response.body" and not message.get("more_body")):
         return ()
     return owed
+
+
+def is_in_order(owed: Owed, kind: Any) -> bool:
+    """May a message of this type come, where `owed` is still owed? If not, it is the application's mistake."""
+    return not isinstance(kind, str) or kind not in _IN_ORDER or any(owed is one for one in _IN_ORDER[kind])
 
 
 def fresh(owed: Owed) -> list[Message]:

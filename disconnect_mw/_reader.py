@@ -8,7 +8,6 @@ the exchange ends. gunicorn's `asgi` worker takes such a cancellation for a depa
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from . import _runtime
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from ._connection import Connection
 
 # How many turns of the loop the server has to say whether its client has gone, when its send raised something that may
-# also be a mistake of the application's. Servers know at once; the turns are for another task that brings the news.
-_TURNS_TO_ASK = 10
+# also be a mistake of the application's. It knows at once; the turns are for a task that brings the news.
+_TURNS_TO_ASK = 5
 
 # How many messages that wait before the disconnect are read, to be replayed, in search of it.
 _MESSAGES_TO_ASK = 64
@@ -28,7 +27,17 @@ _MESSAGES_TO_ASK = 64
 class Reader:
     """Reads for everybody."""
 
-    __slots__ = ("_ahead", "_connection", "_failure", "_mark", "_news", "_task", "_waiting", "interrupted", "prefers_task")
+    __slots__ = (
+        "_ahead",
+        "_connection",
+        "_failure",
+        "_is_left",
+        "_mark",
+        "_task",
+        "_waiters",
+        "interrupted",
+        "prefers_task",
+    )
 
     def __init__(self, connection: Connection, prefers_task: bool) -> None:
         self._connection = connection
@@ -36,28 +45,35 @@ class Reader:
         self.interrupted = False  # the application's own read, because the client is known to have gone
         self._mark: object = None  # the read of a task of our own
         self._task: _runtime.Started | None = None
-        self._ahead: deque[Message] = deque()  # read before anybody asked
+        self._ahead: list[Message] = []  # read before anybody asked
         self._failure: BaseException | None = None  # what the server's receive raised before anybody asked
-        self._news: _runtime.Event | None = None  # set when a read is over
-        self._waiting = 0
+        self._waiters: list[_runtime.Waiter] = []  # for a read to be over
+        self._is_left = False
 
     async def receive(self) -> Message:
         connection = self._connection
         while connection.disconnect is None:
             if self._is_busy():
-                await self._wait()
+                waiter = _runtime.new_waiter()
+                self._waiters.append(waiter)
+                try:
+                    await waiter
+                finally:
+                    self._waiters.remove(waiter)
+                    if self._is_left:
+                        self.leave()
             elif self._ahead:
                 # A receive that had to wait for this message would not have got it in a cancelled scope. Nor must a
                 # peek get it now: Starlette's is_disconnected() drops whatever it finds.
                 await _runtime.checkpoint()
                 if self._ahead and connection.disconnect is None:
-                    return self._ahead.popleft()
+                    return self._ahead.pop(0)
             elif self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
             elif self.prefers_task and self._start():
                 if self._ahead:
-                    return self._ahead.popleft()
+                    return self._ahead.pop(0)
             else:
                 return await connection.read_directly()
         return connection.disconnect_again()
@@ -65,20 +81,10 @@ class Reader:
     def _is_busy(self) -> bool:
         return self._mark is not None or self._connection.is_being_read()
 
-    async def _wait(self) -> None:
-        if self._news is None:
-            self._news = _runtime.new_event()
-        self._waiting += 1
-        try:
-            await self._news.wait()
-        finally:
-            self._waiting -= 1
-
     def tell(self) -> None:
         """Wake whoever waits: a read is over, or the disconnect known."""
-        if self._news is not None:
-            self._news.set()
-            self._news = None
+        for waiter in self._waiters:
+            _runtime.wake(waiter)
 
     def _start(self) -> bool:
         """Have a task of our own read one message; False where no loop runs that could run it."""
@@ -126,8 +132,9 @@ class Reader:
             _runtime.interrupt(task)
 
     def leave(self) -> bool:
-        """End our own read. False if a task that the application left behind still waits for it."""
-        if self._waiting:
+        """End our own read, as soon as no task that the application left behind waits for it. Is that now?"""
+        self._is_left = True
+        if self._waiters:
             return False
         if self._task is not None:
             task, self._task, self._mark = self._task, None, None

@@ -10,20 +10,17 @@ import contextvars
 import sys
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import asyncio
 
 
-class Event(Protocol):
-    def set(self) -> None: ...
-
-    def wait(self) -> Awaitable[Any]: ...
-
-
 class Started(Protocol):
     def cancel(self) -> Any: ...
+
+
+Waiter: TypeAlias = "_Polled | _Event | asyncio.Future[None]"
 
 
 def _running_trio() -> Any:
@@ -60,27 +57,50 @@ def checkpoint() -> Awaitable[None]:
     return _turn() if trio is None else trio.lowlevel.checkpoint()
 
 
-class _PolledEvent:
-    """An event for coroutines that are driven by hand: whoever waits looks again each time it is driven."""
+# Waiting
+
+
+class _Polled:
+    """For coroutines that are driven by hand: it is looked at each time that they are driven."""
+
+    __slots__ = ("is_awake",)
 
     def __init__(self) -> None:
-        self._is_set = False
+        self.is_awake = False
 
-    def set(self) -> None:
-        self._is_set = True
-
-    async def wait(self) -> None:
-        while not self._is_set:
-            await _turn()
+    def __await__(self) -> Generator[None, None, None]:
+        while not self.is_awake:
+            yield
 
 
-def new_event() -> Event:
+class _Event:
+    """trio's."""
+
+    __slots__ = ("event",)
+
+    def __init__(self, trio: Any) -> None:
+        self.event = trio.Event()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self.event.wait().__await__()  # type: ignore[no-any-return]  # reached through sys.modules
+
+
+def new_waiter() -> Waiter:
+    """What one task awaits until somebody calls `wake` with it. An asyncio.Event would be five times as large."""
     trio = _running_trio()
     if trio is not None:
-        return trio.Event()  # type: ignore[no-any-return]  # reached through sys.modules
-    if running_loop() is None:
-        return _PolledEvent()
-    return sys.modules["asyncio"].Event()  # type: ignore[no-any-return]  # as above
+        return _Event(trio)
+    loop = running_loop()
+    return _Polled() if loop is None else loop.create_future()
+
+
+def wake(waiter: Waiter) -> None:
+    if isinstance(waiter, _Event):
+        waiter.event.set()
+    elif isinstance(waiter, _Polled):
+        waiter.is_awake = True
+    elif not waiter.done():
+        waiter.set_result(None)
 
 
 # Starting
@@ -88,6 +108,8 @@ def new_event() -> Event:
 
 class _Stepped(Coroutine[Any, Any, Any]):
     """A coroutine whose first step is made before the task that runs it has its turn."""
+
+    __slots__ = ("_coroutine", "_has_ended", "_is_ahead", "_yielded")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine
@@ -184,27 +206,23 @@ async def run_for(seconds: float, coroutine: Coroutine[Any, Any, None]) -> None:
     loop = running_loop()
     if loop is None:
         return await coroutine
-    has_ended = False
-    ended = new_event()
+    ended = loop.create_future()
 
     async def run() -> None:
-        nonlocal has_ended
         try:
             await coroutine
         finally:
-            has_ended = True
-            ended.set()
+            wake(ended)
 
     task = start(run())
-    if has_ended or task is None:
+    if ended.done() or task is None:
         return
-    timer = loop.call_later(seconds, ended.set)
+    timer = loop.call_later(seconds, wake, ended)
     try:
-        await ended.wait()
+        await ended
     finally:
         timer.cancel()
-        if not has_ended:
-            task.cancel()
+        task.cancel()  # which does nothing to one that has ended
 
 
 # Interrupting

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import itertools
 import json
 import logging
 import platform
@@ -44,8 +43,8 @@ async def events(request: Request) -> Response:
 
     async def stream() -> AsyncIterator[str]:
         try:
-            for number in itertools.count():
-                yield f"data: {number}\n\n"
+            while True:
+                yield f"data: {time.time()}\n\n"
                 await asyncio.sleep(_SECONDS_BETWEEN_MESSAGES)
         finally:
             note(request, "stopped")
@@ -75,7 +74,7 @@ async def upload(request: Request) -> Response:
 
 
 async def feed(websocket: WebSocket) -> None:
-    """Sends prices while a task of its own listens to what the client wishes for."""
+    """Sends what is new while a task of its own listens to the client."""
 
     async def listen() -> None:
         async for _ in websocket.iter_text():
@@ -84,8 +83,8 @@ async def feed(websocket: WebSocket) -> None:
     await websocket.accept()
     listener = asyncio.create_task(listen())
     try:
-        for number in itertools.count():
-            await websocket.send_json({"price": number})
+        while True:
+            await websocket.send_json({"time": time.time()})
             await asyncio.sleep(_SECONDS_BETWEEN_MESSAGES)
     finally:
         listener.cancel()

@@ -47,11 +47,11 @@ def run(uvicorn: str | None, output: TextIO) -> int:
         report = Report(output)
         report.begin(__version__, wrapped.versions)
         for scene in SCENES:
-            report.add(scene, *_play(scene, [bare, wrapped]))
+            report.add(scene, *play(scene, [bare, wrapped]))
         return 0 if report.end() else 1
 
 
-def _play(scene: Scene, servers: list[Server]) -> list[Evidence]:
+def play(scene: Scene, servers: list[Server]) -> list[Evidence]:
     """Have clients leave each of the servers in the middle of `scene`."""
 
     def are_in_the_middle() -> bool:
@@ -63,7 +63,7 @@ def _play(scene: Scene, servers: list[Server]) -> list[Evidence]:
 
     with contextlib.ExitStack() as stack:
         clients = [
-            (stack.enter_context(contextlib.closing(_ask(server.port, scene, way))), way)
+            (_ask(server.port, scene, way, stack), way)
             for server in servers
             for way in WAYS_TO_LEAVE
         ]
@@ -75,12 +75,11 @@ def _play(scene: Scene, servers: list[Server]) -> list[Evidence]:
     return [Evidence(server.exchanges(scene.path), left_at, server.new_log()) for server in servers]
 
 
-def _ask(port: int, scene: Scene, way: str) -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", port), timeout=_SECONDS_TO_THE_MIDDLE)
+def _ask(port: int, scene: Scene, way: str, stack: contextlib.ExitStack) -> socket.socket:
     try:
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=_SECONDS_TO_THE_MIDDLE))
         client.sendall(scene.request.format(target=f"{scene.path}?{way}").encode())
     except OSError as error:
-        client.close()
         raise DemoError(f"the server does not take a request: {error}") from error
     return client
 

@@ -53,9 +53,12 @@ class Server:
         finally:
             limit.cancel()
         if not answer:
-            self._process.wait()
-            reason = self.new_log().strip().rpartition("\n")[2] or f"nothing within {_SECONDS_TO_START:.0f} s"
-            raise DemoError(f"the server did not start; the last that it said: {reason}")
+            status = self._process.wait()
+            last = self.new_log().strip().rpartition("\n")[2] or "nothing"
+            raise DemoError(f"the server did not start (exit status {status}); the last that it said: {last}")
+        self._read_facts(answer)
+
+    def _read_facts(self, answer: str | bytes) -> None:
         facts = json.loads(answer)
         self.port, self.versions = facts["port"], facts["versions"]
 

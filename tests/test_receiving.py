@@ -1,0 +1,361 @@
+"""P2 and the receiving half of P0, P1: one reader at a time, nothing lost, the disconnect latched."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from starlette.requests import Request
+
+from disconnect_mw import DisconnectMiddleware
+
+from .far_side import DISCONNECT, GUNICORN, HYPERCORN, REQUEST, START, UVICORN_0_28_0, FarSide, Manners, http_scope
+
+pytestmark = pytest.mark.anyio
+
+FIRST = {"type": "http.request", "body": b"first", "more_body": True}
+LAST = {"type": "http.request", "body": b"last", "more_body": False}
+
+
+async def run(server: FarSide, app: Callable[[Any, Any, Any], Awaitable[Any]], **options: Any) -> Any:
+    with anyio.fail_after(5):
+        return await DisconnectMiddleware(app, **options)(http_scope(), server.receive, server.send)
+
+
+async def turns(count: int = 10) -> None:
+    for _ in range(count):
+        await anyio.lowlevel.checkpoint()
+
+
+class Listeners:
+    """Tasks that each await one receive()."""
+
+    def __init__(self, tasks: anyio.abc.TaskGroup, receive: Any, count: int) -> None:
+        self.answers: list[Any] = []
+        self.scopes = [anyio.CancelScope() for _ in range(count)]
+
+        async def listen(scope: anyio.CancelScope) -> None:
+            with scope:
+                self.answers.append(await receive())
+
+        for scope in self.scopes:
+            tasks.start_soon(listen, scope)
+
+
+@pytest.mark.parametrize("incoming", [[REQUEST], [FIRST]], ids=["after the body", "during the upload"])
+async def test_every_waiting_task_wakes_although_the_server_tells_only_once(incoming: list[Any]) -> None:
+    server = FarSide(HYPERCORN, list(incoming))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        async with anyio.create_task_group() as tasks:
+            listeners = Listeners(tasks, receive, 3)
+            await turns()
+            server.leave()
+        assert listeners.answers == [DISCONNECT] * 3
+        assert [await receive() for _ in range(3)] == [DISCONNECT] * 3
+
+    await run(server, app)
+
+
+@pytest.mark.parametrize("incoming", [[], [FIRST], [REQUEST]], ids=["unread", "during the upload", "after the body"])
+async def test_a_receive_that_waits_learns_of_a_send_that_failed(incoming: list[Any]) -> None:
+    """The server itself never tells it."""
+    server = FarSide(UVICORN_0_28_0, list(incoming))
+
+    async def deaf() -> Any:
+        server.has_left = False
+        return await server.receive()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(len(incoming)):
+            await receive()
+        async with anyio.create_task_group() as tasks:
+            listeners = Listeners(tasks, receive, 2)
+            await turns()
+            server.has_left = True
+            await send(START)
+        assert listeners.answers == [DISCONNECT] * 2
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), deaf, server.send)
+
+
+async def test_an_interrupted_task_can_be_cancelled_and_timed_as_before() -> None:
+    """The interruption leaves no cancellation behind in the task."""
+    server = FarSide(UVICORN_0_28_0, [])
+
+    async def deaf() -> Any:
+        await anyio.sleep_forever()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def listen() -> None:
+            assert await receive() == DISCONNECT
+            await turns()
+            with anyio.move_on_after(0.01) as scope:
+                await anyio.sleep_forever()
+            assert scope.cancelled_caught
+            seen.append("listened")
+
+        seen: list[str] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+            await turns()
+            server.has_left = True
+            await send(START)
+        assert seen == ["listened"]
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), deaf, server.send)
+
+
+@pytest.mark.parametrize("cancelled", [0, 1, 2])
+async def test_a_cancelled_reader_hands_over_and_no_message_is_lost(cancelled: int) -> None:
+    server = FarSide(incoming=[])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            listeners = Listeners(tasks, receive, 3)
+            await turns()
+            listeners.scopes[cancelled].cancel()
+            await turns()
+            server.deliver(FIRST, LAST)
+        assert listeners.answers == [FIRST, LAST]
+
+    await run(server, app)
+
+
+async def test_only_one_task_at_a_time_is_at_the_server() -> None:
+    server = FarSide(incoming=[])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            Listeners(tasks, receive, 5)
+            await turns()
+            assert server.reads == 1
+            server.leave()
+
+    await run(server, app)
+
+
+async def test_a_read_that_times_out_loses_no_message() -> None:
+    server = FarSide(incoming=[])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(3):
+            with anyio.move_on_after(0):
+                await receive()
+        server.deliver(FIRST, FIRST, LAST)
+        assert [await receive(), await receive(), await receive()] == [FIRST, FIRST, LAST]
+        with anyio.move_on_after(0) as scope:
+            await receive()
+        assert scope.cancelled_caught
+
+    await run(server, app)
+
+
+async def test_what_came_for_a_peek_is_kept_for_the_reader() -> None:
+    """Starlette's is_disconnected() drops what it finds, so it must not find what a bare receive would not give it."""
+    server = FarSide(incoming=[])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        for _ in range(2):
+            assert not await request.is_disconnected()
+        server.deliver({**FIRST, "more_body": False})
+        await turns()
+        assert not await request.is_disconnected()
+        assert await request.body() == b"first"
+
+    await run(server, app)
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})])
+@pytest.mark.parametrize("manners", [HYPERCORN, UVICORN_0_28_0])
+async def test_a_departure_that_the_server_knows_is_seen_by_the_first_peek(manners: Manners) -> None:
+    server = FarSide(manners)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        await request.body()
+        server.leave()
+        assert [await request.is_disconnected() for _ in range(2)] == [True, True]
+
+    await run(server, app)
+
+
+async def test_polling_sees_the_departure() -> None:
+    server = FarSide()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        await request.body()
+        assert [await request.is_disconnected() for _ in range(5)] == [False] * 5
+        server.leave()
+        await turns()
+        assert await request.is_disconnected()
+
+    await run(server, app)
+
+
+async def test_a_known_disconnect_is_answered_without_suspending() -> None:
+    server = FarSide()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server.leave()
+        assert await receive() == DISCONNECT
+        for _ in range(3):
+            with pytest.raises(StopIteration) as stop:
+                receive().send(None)
+            assert stop.value.value == DISCONNECT
+
+    await run(server, app)
+
+
+async def test_what_the_app_does_to_its_disconnect_message_does_not_matter() -> None:
+    server = FarSide()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server.leave()
+        for _ in range(3):
+            (await receive())["type"] = "changed"
+        assert await receive() == DISCONNECT
+
+    await run(server, app)
+
+
+async def test_a_peek_never_cancels_the_servers_receive_after_the_body() -> None:
+    """gunicorn's asgi worker takes such a cancellation for a departure, with the client still there."""
+    server = FarSide(GUNICORN)
+    reads_cancelled_by_the_app = None
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal reads_cancelled_by_the_app
+        request = Request(scope, receive)
+        await request.body()
+        for _ in range(3):
+            assert not await request.is_disconnected()
+            await turns()
+        reads_cancelled_by_the_app = server.cancelled_reads
+        assert server.reads == 2
+
+    await run(server, app)
+    await turns()
+    assert reads_cancelled_by_the_app == 0
+    assert server.cancelled_reads == 1, "the reader is ended with the exchange"
+
+
+async def test_a_listener_that_is_cancelled_late_leaves_no_reader_behind() -> None:
+    """The application cancels its listener and returns before that has had its turn."""
+    server = FarSide(GUNICORN)
+
+    async with anyio.create_task_group() as outer:
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            listeners = Listeners(outer, receive, 1)
+            await turns()
+            listeners.scopes[0].cancel()
+
+        await run(server, app)
+    await turns()
+    assert server.cancelled_reads == 1
+
+
+async def test_a_listener_that_outlives_the_app_is_answered() -> None:
+    server = FarSide()
+
+    async with anyio.create_task_group() as outer:
+        listeners: list[Listeners] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            listeners.append(Listeners(outer, receive, 1))
+            await turns()
+
+        await run(server, app)
+        server.leave()
+    assert listeners[0].answers == [DISCONNECT]
+
+
+async def test_an_exception_of_the_servers_receive_reaches_whoever_receives() -> None:
+    """granian 1.7.6 raises RuntimeError from receive."""
+    failures = [RuntimeError("ASGI flow error"), RuntimeError("again")]
+
+    async def receive() -> Any:
+        if failures:
+            raise failures.pop(0)
+        return dict(DISCONNECT)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for text in ("ASGI flow error", "again"):
+            with pytest.raises(RuntimeError, match=text):
+                await receive()
+        assert await receive() == DISCONNECT
+
+    await DisconnectMiddleware(app)(http_scope(), receive, FarSide().send)
+
+
+async def test_an_exception_that_came_while_nobody_waited_is_kept_for_the_next() -> None:
+    server = FarSide(incoming=[])
+    bell = anyio.Event()
+
+    async def failing() -> Any:
+        await bell.wait()
+        raise RuntimeError("ASGI flow error")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(2):
+            with anyio.move_on_after(0):
+                await receive()
+        bell.set()
+        await turns()
+        with pytest.raises(RuntimeError, match="ASGI flow error"):
+            await receive()
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), failing, server.send)
+
+
+@pytest.mark.parametrize("odd", [None, "text", 7, {}, {"type": "http.unheard.of"}, {"no": "type"}])
+async def test_a_message_that_is_none_passes_as_it_is(odd: Any) -> None:
+    server = FarSide(incoming=[odd, FIRST, odd, LAST, odd])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        got = [await receive() for _ in range(5)]
+        assert got == [odd, FIRST, odd, LAST, odd]
+        assert got[0] is odd
+
+    await run(server, app)
+
+
+async def test_nothing_keeps_the_scope_alive_after_the_exchange() -> None:
+    class Scope(dict[str, Any]):
+        pass
+
+    scope = Scope(http_scope())
+    alive = weakref.ref(scope)
+    server = FarSide(HYPERCORN)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        await request.body()
+        await request.is_disconnected()
+        server.leave()
+        await turns()
+        assert await request.is_disconnected()
+        await send(START)
+
+    gc.disable()
+    try:
+        await DisconnectMiddleware(app)(scope, server.receive, server.send)
+        del scope
+        await turns()
+        assert alive() is None
+    finally:
+        gc.enable()
