@@ -12,7 +12,6 @@ import json
 import logging
 import platform
 import socket
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -205,7 +204,3 @@ def serve(is_wrapped: bool, commands: TextIO, answers: TextIO) -> None:
 def _implementation(protocol: Any) -> str:
     """`httptools` of `uvicorn.protocols.http.httptools_impl.HttpToolsProtocol`."""
     return str(protocol.__module__).rpartition(".")[2].removesuffix("_impl")
-
-
-if __name__ == "__main__":  # pragma: no cover  # the subprocess
-    serve("wrapped" in sys.argv[1:], sys.stdin, sys.stdout)

@@ -87,8 +87,7 @@ def _log_cell(evidence: Evidence) -> tuple[str, str]:
 
 def _work_cell(scene: Scene, evidence: Evidence) -> tuple[str, str]:
     found = outcomes(scene, evidence)
-    text = found[0] if len(found) == 1 else f"{found[0]} / ..."
-    return _shortened(text, _COLUMN - 1), _GREEN if found == [scene.promised] else _RED
+    return _shortened(" / ".join(found), _COLUMN - 1), _GREEN if found == [scene.promised] else _RED
 
 
 def _sent_cell(evidence: Evidence) -> tuple[str, str]:

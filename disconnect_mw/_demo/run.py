@@ -62,11 +62,7 @@ def play(scene: Scene, servers: list[Server]) -> list[Evidence]:
         return not any(exchange["is_running"] for server in servers for exchange in server.exchanges(scene.path))
 
     with contextlib.ExitStack() as stack:
-        clients = [
-            (_ask(server.port, scene, way, stack), way)
-            for server in servers
-            for way in WAYS_TO_LEAVE
-        ]
+        clients = [(_ask(server.port, scene, way, stack), way) for server in servers for way in WAYS_TO_LEAVE]
         _wait(are_in_the_middle, _SECONDS_TO_THE_MIDDLE)
         for client, way in clients:
             _leave(client, way)

@@ -145,5 +145,7 @@ def faults(scene: Scene, evidence: Evidence) -> list[str]:
         found.append(f"{len(evidence.departures)} INFO lines for {clients} clients that left")
     if evidence.sent_after_disconnect:
         found.append(f"{evidence.sent_after_disconnect} messages sent after the disconnect")
-    found += [f"{outcome!r}, not {scene.promised!r}" for outcome in outcomes(scene, evidence) if outcome != scene.promised]
+    found += [
+        f"{outcome!r}, not {scene.promised!r}" for outcome in outcomes(scene, evidence) if outcome != scene.promised
+    ]
     return found

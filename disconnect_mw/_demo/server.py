@@ -22,15 +22,15 @@ class Server:
     """Runs `disconnect_mw._demo.app` with `python`, which imports from `import_path` first, in `directory`."""
 
     def __init__(self, python: str, import_path: str, directory: Path, *, is_wrapped: bool) -> None:
-        side = "wrapped" if is_wrapped else "bare"
-        log = directory / f"{side}.log"
+        log = directory / ("wrapped.log" if is_wrapped else "bare.log")
+        serve = f"import sys; from disconnect_mw._demo import app; app.serve({is_wrapped}, sys.stdin, sys.stdout)"
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [python, "-m", "disconnect_mw._demo.app", side],
+                [python, "-c", serve],
                 stdin=subprocess.PIPE,  # when it is closed, be it because the demo was killed, the server ends
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                cwd=directory,  # -m imports from there before all else
+                cwd=directory,  # -c imports from there before all else
                 env={**os.environ, "PYTHONPATH": import_path},
             )
         self._log = log.open(encoding="utf-8", errors="replace")
