@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -131,7 +132,7 @@ async def test_starlette_listens_for_the_disconnect_under_a_server_that_claims_2
     """What P4 is for: an endless stream on a server that stays silent stops, and its background task runs."""
     done = []
 
-    async def endless() -> Any:
+    async def endless() -> AsyncIterator[bytes]:
         while True:
             yield b"more"
 
