@@ -1,0 +1,628 @@
+"""P1, P3, P5, P6, P7, P11: what becomes of what the application sends, raises and owes."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware
+from disconnect_mw._connection import HTTPConnection, WebSocketConnection
+
+from .far_side import (
+    CHUNK,
+    DAPHNE,
+    DISCONNECT,
+    EMPTY_FINAL,
+    FINAL,
+    START,
+    START_499,
+    UVICORN,
+    UVICORN_0_28_0,
+    FarSide,
+    ServersWord,
+    http_scope,
+)
+
+pytestmark = pytest.mark.anyio
+
+App = Callable[[Any, Any, Any], Awaitable[Any]]
+
+
+async def run(server: FarSide, app: App, **options: Any) -> Any:
+    with anyio.fail_after(5):
+        return await DisconnectMiddleware(app, **options)(http_scope(), server.receive, server.send)
+
+
+def gone(server: FarSide, then: App) -> App:
+    """An application that first sees its client leave."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> Any:
+        server.leave()
+        assert await receive() == DISCONNECT
+        return await then(scope, receive, send)
+
+    return app
+
+
+# P1
+
+
+async def test_after_the_departure_a_send_of_any_message_is_a_checkpoint_and_nothing_else() -> None:
+    server = FarSide()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in (CHUNK, {"type": "http.response.push"}, {"type": "http.unheard.of"}, {}, None, "text", 7):
+            ticks = 0
+
+            async def tick() -> None:
+                nonlocal ticks
+                ticks += 1
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(tick)
+                assert await send(message) is None
+                assert await send(message) is None  # trio runs whoever is ready in no certain order
+                assert ticks == 1
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await send(message)
+            assert scope.cancelled_caught
+        assert server.sent == []
+
+    await run(server, gone(server, app))
+
+
+async def test_an_endless_generator_into_the_void_does_not_starve_the_loop() -> None:
+    server = FarSide()
+    ticks = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def heartbeat() -> None:
+            nonlocal ticks
+            while True:
+                await anyio.lowlevel.checkpoint()
+                ticks += 1
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(heartbeat)
+            for _ in range(1000):
+                await send(CHUNK)
+            tasks.cancel_scope.cancel()
+
+    await run(server, gone(server, app))
+    assert ticks > 900
+
+
+@pytest.mark.parametrize("failing", [START, CHUNK, FINAL])
+async def test_the_servers_exception_never_reaches_the_app(failing: Any) -> None:
+    server = FarSide(UVICORN_0_28_0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        for message in [START, CHUNK, FINAL]:
+            if message is failing:
+                break
+            await send(message)
+        server.leave()
+        await send(failing)
+        assert await receive() == DISCONNECT
+
+    await run(server, app)
+
+
+@pytest.mark.parametrize("policy", ["ignore", "raise"])
+async def test_the_raise_policy_raises_the_same_exception_whatever_the_server_does(policy: Any) -> None:
+    for manners in (UVICORN, UVICORN_0_28_0):
+        server = FarSide(manners)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            for message in (START, CHUNK, FINAL):
+                if policy == "ignore":
+                    await send(message)
+                    continue
+                with pytest.raises(ClientDisconnected) as raised:
+                    await send(message)
+                assert raised.value.message == DISCONNECT
+                assert raised.value.errno == errno.EPIPE
+
+        await run(server, gone(server, app), policy=policy)
+
+
+async def test_the_servers_own_exception_is_the_cause_of_ours() -> None:
+    server = FarSide(UVICORN_0_28_0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server.leave()
+        with pytest.raises(ClientDisconnected) as first:
+            await send(START)
+        with pytest.raises(ClientDisconnected) as second:
+            await send(CHUNK)
+        assert type(first.value.__cause__) is ServersWord
+        assert second.value.__cause__ is None
+
+    await run(server, app, policy="raise")
+
+
+# P3, and an application's own mistakes
+
+
+@pytest.mark.parametrize(
+    ("before", "mistake"),
+    [
+        ([], CHUNK),
+        ([], FINAL),
+        ([START], START),
+        ([START], CHUNK),
+        ([START, CHUNK], FINAL),
+        ([START, FINAL], FINAL),
+        ([START, FINAL], START),
+        ([START], {"type": "http.unheard.of"}),
+        ([], {}),
+        ([], None),
+        ([], 7),
+    ],
+)
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, AttributeError, ValueError, FileNotFoundError])
+async def test_what_the_server_complains_of_is_heard(before: Any, mistake: Any, error: type[Exception]) -> None:
+    server = FarSide()
+    complaint = error("Response content longer than Content-Length")
+
+    async def strict(message: Any) -> None:
+        if len(server.sent) == len(before):
+            raise complaint
+        await server.send(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in before:
+            await send(message)
+        with pytest.raises(error) as heard:
+            await send(mistake)
+        assert heard.value is complaint
+        raise heard.value
+
+    with pytest.raises(error) as left, anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, strict)
+    assert left.value is complaint
+
+
+async def test_an_app_whose_last_message_was_refused_has_not_said_its_last_word() -> None:
+    server = FarSide()
+
+    async def strict(message: Any) -> None:
+        if message.get("body") == b"too long":
+            raise RuntimeError("Response content longer than Content-Length")
+        await server.send(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        with pytest.raises(RuntimeError):
+            await send({"type": "http.response.body", "body": b"too long"})
+        server.leave()
+        assert await receive() in (DISCONNECT, {"type": "http.request", "body": b"", "more_body": False})
+        assert await receive() == DISCONNECT
+        await send(FINAL)
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, strict)
+    assert server.sent == [START, EMPTY_FINAL]
+
+
+async def test_a_disconnect_after_the_last_message_is_the_normal_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "disconnect_mw")
+    server = FarSide()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        await send(FINAL)
+        assert [await receive(), await receive()] == [DISCONNECT, DISCONNECT]
+        with pytest.raises(RuntimeError, match="after response already completed"):
+            await send(FINAL)
+
+    await run(server, app)
+    assert server.sent == [START, FINAL]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [{"type": "http.response.trailers", "headers": [], "more_trailers": False}],
+        [
+            {"type": "http.response.trailers", "headers": [], "more_trailers": True},
+            {"type": "http.response.trailers", "headers": []},
+        ],
+    ],
+)
+async def test_a_response_with_trailers_ends_with_them(last: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "disconnect_mw")
+    script = [{**START, "trailers": True}, CHUNK, FINAL, *last]
+    for count in range(1, len(script) + 1):
+        caplog.clear()
+        server = FarSide(DAPHNE)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            for message in script[:count]:
+                await send(message)
+            server._incoming.clear()
+            server.leave()
+            await receive()
+
+        await run(server, app)
+        assert bool(caplog.records) is (count < len(script))
+        ended = server.sent[count:]
+        assert [message["type"] for message in ended] == {
+            1: ["http.response.body", "http.response.trailers"],
+            2: ["http.response.body", "http.response.trailers"],
+            3: ["http.response.trailers"],
+        }.get(count, ["http.response.trailers"] if count < len(script) else [])
+
+
+# P5 and P6: what leaves the application
+
+
+async def test_what_the_disconnect_caused_ends_at_the_edge() -> None:
+    server = FarSide()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+
+    await run(server, gone(server, app), policy="raise")
+    assert server.sent == [START_499, EMPTY_FINAL]
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "x"), ConnectionRefusedError(111, "x"), OSError("lost database"), ValueError(), KeyError()]
+)
+async def test_the_apps_own_exceptions_always_pass(error: Exception) -> None:
+    server = FarSide()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        raise error
+
+    with pytest.raises(type(error)) as left:
+        await run(server, gone(server, app))
+    assert left.value is error
+
+
+async def test_another_connections_exception_is_the_apps_own() -> None:
+    server = FarSide()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise ClientDisconnected(dict(DISCONNECT))
+
+    with pytest.raises(ClientDisconnected):
+        await run(server, gone(server, app))
+
+
+async def test_of_a_group_the_rest_is_raised() -> None:
+    server = FarSide()
+    bug = ValueError("a bug")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def broken() -> None:
+            raise bug
+
+        async def streaming() -> None:
+            await send(START)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(streaming)
+            tasks.start_soon(broken)
+
+    with pytest.raises(BaseException) as left:
+        await run(server, gone(server, app), policy="raise")
+    assert left.value.exceptions == (bug,)  # type: ignore[attr-defined]  # the group of anyio's task group
+    assert left.value.__context__ is None or isinstance(left.value.__context__, Exception)
+
+
+async def test_a_cancellation_from_outside_passes() -> None:
+    for then in (None, START):
+        server = FarSide()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if then:
+                await send(then)
+            await anyio.sleep_forever()
+
+        with anyio.move_on_after(0.01) as scope:
+            await run(server, gone(server, app))
+        assert scope.cancelled_caught
+
+
+# P7
+
+
+WS_DISCONNECT = {"type": "websocket.disconnect", "code": 1001, "reason": "bye"}
+
+
+class WebSocketServer:
+    """Its peer has gone; what the server says of it is given."""
+
+    def __init__(self, error: Exception | None, incoming: list[Any]) -> None:
+        self.error = error
+        self.incoming = incoming
+        self.sent: list[Any] = []
+        self.has_left = False
+
+    async def receive(self) -> Any:
+        if self.incoming:
+            return self.incoming.pop(0)
+        if self.has_left:
+            return dict(WS_DISCONNECT)
+        await anyio.sleep_forever()
+
+    async def send(self, message: Any) -> None:
+        if self.has_left and self.error is not None:
+            raise self.error
+        self.sent.append(message)
+
+    async def run(self, app: App, **options: Any) -> Any:
+        scope = {**http_scope(), "type": "websocket", "subprotocols": []}
+        with anyio.fail_after(5):
+            return await DisconnectMiddleware(app, **options)(scope, self.receive, self.send)
+
+
+EIGHT_WAYS = [
+    OSError(),
+    RuntimeError("Unexpected ASGI message 'websocket.send'"),
+    AttributeError("transfer_data_task"),
+    TypeError("An asyncio.Future"),
+    type("LocalProtocolError", (Exception,), {})(),
+    type("ConnectionClosed", (Exception,), {"__module__": "websockets.exceptions"})(),
+    type("WebSocketDisconnected", (OSError, RuntimeError), {})(),
+]
+CONNECT = {"type": "websocket.connect"}
+ACCEPT = {"type": "websocket.accept"}
+TEXT = {"type": "websocket.send", "text": "x"}
+CLOSE = {"type": "websocket.close", "code": 1000}
+
+
+@pytest.mark.parametrize("error", EIGHT_WAYS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("queued", [[], [{"type": "websocket.receive", "text": "queued"}]], ids=["", "queued"])
+async def test_whatever_the_server_raises_the_app_gets_one_exception(error: Exception, queued: list[Any]) -> None:
+    server = WebSocketServer(error, [CONNECT])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        server.has_left = True
+        server.incoming.extend(queued)
+        for _ in range(2):
+            with pytest.raises(ClientDisconnected) as raised:
+                await send(TEXT)
+        assert raised.value.message == WS_DISCONNECT
+        assert await send(CLOSE) is None
+        assert [await receive(), await receive()] == [WS_DISCONNECT, WS_DISCONNECT]
+        await send(TEXT)
+
+    await server.run(app)
+    assert server.sent == [ACCEPT]
+
+
+@pytest.mark.parametrize("error", EIGHT_WAYS, ids=lambda error: type(error).__name__)
+async def test_a_close_after_the_peer_has_gone_is_a_no_op(error: Exception) -> None:
+    for before in ([], [ACCEPT]):
+        server = WebSocketServer(error, [CONNECT])
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            for message in before:
+                await send(message)
+            server.has_left = True
+            assert await send(CLOSE) is None
+            assert await send(CLOSE) is None
+            assert await receive() == WS_DISCONNECT
+
+        await server.run(app)
+
+
+@pytest.mark.parametrize("error", EIGHT_WAYS, ids=lambda error: type(error).__name__)
+async def test_what_the_server_says_of_a_peer_that_is_there_is_heard(error: Exception) -> None:
+    if isinstance(error, OSError) or type(error).__name__ == "ConnectionClosed":
+        return  # these say by themselves that it is not
+    server = WebSocketServer(error, [CONNECT, {"type": "websocket.receive", "text": "kept"}])
+
+    async def picky(message: Any) -> None:
+        raise error
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        with pytest.raises(type(error)) as heard:
+            await send(ACCEPT)
+        assert heard.value is error
+        assert await receive() == {"type": "websocket.receive", "text": "kept"}
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)({**http_scope(), "type": "websocket"}, server.receive, picky)
+
+
+async def test_an_unanswered_handshake_is_closed_for_the_app() -> None:
+    for messages in ([], [ACCEPT], [CLOSE]):
+        server = WebSocketServer(None, [CONNECT])
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            server.has_left = True
+            assert await receive() == WS_DISCONNECT
+            for message in messages:
+                await send(message)
+
+        await server.run(app, websocket_policy="ignore")
+        assert server.sent == [{"type": "websocket.close"}]
+
+
+async def test_a_denial_is_ended_for_the_app() -> None:
+    server = WebSocketServer(None, [CONNECT])
+    denial = {"type": "websocket.http.response.start", "status": 403, "headers": []}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(denial)
+        await send({"type": "websocket.http.response.body", "body": b"x", "more_body": True})
+        server.has_left = True
+        assert await receive() == WS_DISCONNECT
+
+    await server.run(app)
+    assert server.sent[2:] == [{"type": "websocket.http.response.body", "body": b"", "more_body": False}]
+
+
+async def test_after_the_apps_own_close_the_server_is_heard() -> None:
+    server = WebSocketServer(OSError("after websocket.close"), [CONNECT])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        await send(CLOSE)
+        server.has_left = True
+        with pytest.raises(OSError, match=r"after websocket\.close"):
+            await send(TEXT)
+        assert await receive() == WS_DISCONNECT
+        with pytest.raises(OSError, match=r"after websocket\.close"):
+            await send(TEXT)
+
+    await server.run(app)
+
+
+async def test_a_disconnect_without_code_gets_1005() -> None:
+    server = WebSocketServer(None, [CONNECT, {"type": "websocket.disconnect"}])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        assert [await receive(), await receive()] == [{"type": "websocket.disconnect", "code": 1005}] * 2
+
+    await server.run(app)
+
+
+async def test_the_ignore_policy_mutes_a_websocket() -> None:
+    server = WebSocketServer(RuntimeError(), [CONNECT])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        server.has_left = True
+        for message in (TEXT, TEXT, CLOSE):
+            assert await send(message) is None
+
+    await server.run(app, websocket_policy="ignore")
+    assert server.sent == [ACCEPT]
+
+
+# P11
+
+
+def stacked(app: ASGIApp, order: str) -> Any:
+    """`app` under ours ("o") and BaseHTTPMiddlewares ("b"), the outermost first."""
+
+    async def dispatch(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        assert response.status_code in (200, 499)
+        return response
+
+    for layer in reversed(order):
+        app = DisconnectMiddleware(app) if layer == "o" else BaseHTTPMiddleware(app, dispatch)
+    return app
+
+
+@pytest.mark.parametrize("order", ["o", "ob", "bo", "bob", "obo", "oo", "bbobb"])
+@pytest.mark.parametrize("ending", ["returns", "raises", "responds"])
+async def test_whoever_stands_outside_sees_a_whole_exchange(order: str, ending: str) -> None:
+    server = FarSide()
+
+    async def endpoint(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive, send)
+        if ending == "responds":
+            await request.body()
+            server.leave()
+            assert await receive() == DISCONNECT
+            await JSONResponse({})(scope, receive, send)
+        else:
+            server.leave()
+            if ending == "raises":
+                await request.body()
+            else:
+                assert await receive() == DISCONNECT
+
+    with anyio.fail_after(5):
+        await stacked(endpoint, order)(http_scope(), server.receive, server.send)
+    types = [message["type"] for message in server.sent]
+    assert types[0] == "http.response.start"
+    assert server.sent[0]["status"] == (200 if ending == "responds" else 499)
+    assert types[1:] == ["http.response.body"] * len(types[1:])
+    assert not any(message.get("body") for message in server.sent[1:])
+    assert not server.sent[-1].get("more_body", False)
+
+
+async def test_the_orderly_end_does_not_wait_for_a_server_that_blocks() -> None:
+    server = FarSide()
+
+    async def blocking(message: Any) -> None:
+        await anyio.sleep_forever()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server.leave()
+        await receive()
+        with anyio.fail_after(2):
+            await send(START)
+
+    with anyio.fail_after(4):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, blocking)
+
+
+async def test_the_orderly_end_swallows_what_it_causes() -> None:
+    server = FarSide(UVICORN_0_28_0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        return None
+
+    await run(server, gone(server, app))
+    assert server.sent == [START_499]
+
+
+async def test_the_skeletons_messages_are_nobody_elses() -> None:
+    """Middleware outside adds headers in place."""
+    for _ in range(2):
+        server = FarSide()
+
+        async def adding(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                assert message["headers"] == []
+                message["headers"].append((b"x", b"y"))
+            await server.send(message)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            server.leave()
+            await receive()
+
+        await DisconnectMiddleware(app)(http_scope(), server.receive, adding)
+        assert server.sent == [{**START_499, "headers": [(b"x", b"y")]}, EMPTY_FINAL]
+
+
+async def test_starlette_with_the_middleware_added_answers_as_before() -> None:
+    async def hello(request: Request) -> Response:
+        return PlainTextResponse((await request.body()).decode() or "hello")
+
+    app = Starlette(routes=[Route("/", hello)])
+    app.add_middleware(DisconnectMiddleware)
+    server = FarSide()
+    await app(http_scope(), server.receive, server.send)
+    assert server.sent[1]["body"] == b"hello"
+
+
+def test_a_connection_shows_its_state() -> None:
+    for kind, name in ((HTTPConnection, "HTTPConnection"), (WebSocketConnection, "WebSocketConnection")):
+        connection = kind()
+        connection.open(FarSide.receive, FarSide.send, False)  # type: ignore[arg-type]  # never called
+        assert repr(connection) == f"<{name} open>"
