@@ -93,7 +93,7 @@ class Connection(abc.ABC):
         self._server_send = self._route = send
         self._is_raising = is_raising
         self.state = _OPEN
-        self._owed = self._OWED_AT_FIRST
+        self._owed = self._owed_before = self._OWED_AT_FIRST
         self.disconnect = self._gate = self._loop = self.shared_reader = self._last = None
         self.uploading = False
 
@@ -111,6 +111,9 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def _new_disconnect(self) -> Message:
         """The disconnect that no server delivered."""
+
+    def _was_not_sent(self) -> None:
+        """What `_note` counted did not reach the server."""
 
     @abc.abstractmethod
     def sent(self) -> str:
@@ -230,6 +233,7 @@ class Connection(abc.ABC):
             return False
         self.learn(Cause.SEND_FAILED, self.disconnect or self._new_disconnect())
         self._owed = handed_over
+        self._was_not_sent()
         if self.is_being_read() and self._gate is not _BY_HAND:
             self.reader().interrupt(self._gate)
         return True
@@ -332,7 +336,7 @@ class HTTPConnection(Connection):
 
     def _due(self, message: Message) -> list[Message]:
         owed = self._owed
-        if not owed or not hasattr(message, "get"):
+        if not owed or field(message, "type") is None:
             return []
         self._owed = after_http(owed, message)
         due = _messages.fresh(owed[: len(owed) - len(self._owed)])
@@ -393,6 +397,9 @@ class WebSocketConnection(Connection):
     def _new_disconnect(self) -> Message:
         # No close frame came: 1006 (RFC 6455, 7.4.1).
         return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+
+    def _was_not_sent(self) -> None:
+        self._messages_sent -= 1
 
     def sent(self) -> str:
         return f"{self._messages_sent} messages"

@@ -69,10 +69,10 @@ def tells_of_departure(exception: Exception, message_type: Any) -> bool:
         return True
     if not isinstance(exception, OSError) or isinstance(exception, _NOT_FROM_A_CLIENT):
         return False
-    if isinstance(exception, TimeoutError):
-        return exception.errno == errno.ETIMEDOUT  # the kernel gave the connection up; asyncio.timeout sets no errno
     if message_type in ("http.response.pathsend", "http.response.zerocopysend"):
         return isinstance(exception, ConnectionError)  # the server opens or reads a file there
+    if isinstance(exception, TimeoutError):
+        return exception.errno == errno.ETIMEDOUT  # the kernel gave the connection up; asyncio.timeout sets no errno
     return not _is_called(exception, _NOT_FROM_A_CLIENT_WORDS)
 
 
@@ -81,40 +81,61 @@ def without_disconnect(exception: BaseException, is_own: Callable[[BaseException
 
     `is_own` says by identity whether an exception is one that this connection raised. Of an exception group the rest is
     kept. A chain of `raise … from …` is walked; an exception that came up while another was handled (`__context__`)
-    is the application's own.
+    is the application's own, and so is whatever is no `Exception`: a cancellation, an exit.
     """
 
     def is_explained(exception: BaseException) -> bool:
-        return not _is_group(exception) and _is_of_disconnect(exception, is_own)
+        return not _is_group(exception) and _is_of_disconnect(exception, is_own, set())
 
-    if _is_group(exception):
-        rest: BaseException | None = exception.split(is_explained)[1]  # type: ignore[attr-defined]  # a group has it
-        # split makes a new group even where it takes nothing out.
-        return exception if rest is not None and _size(rest) == _size(exception) else rest
-    return None if is_explained(exception) else exception
+    if not _is_group(exception):
+        return None if is_explained(exception) else exception
+    rest: BaseException | None = exception.split(is_explained)[1]  # type: ignore[attr-defined]  # a group has it
+    # split makes a new group even where it takes nothing out.
+    return exception if rest is not None and len(_leaves(rest)) == len(_leaves(exception)) else rest
 
 
-def _is_of_disconnect(exception: BaseException, is_own: Callable[[BaseException], bool]) -> bool:
-    seen: set[int] = set()
+def _is_of_disconnect(exception: BaseException, is_own: Callable[[BaseException], bool], seen: set[int]) -> bool:
     link: BaseException | None = exception
-    while link is not None and id(link) not in seen:
+    while isinstance(link, Exception) and id(link) not in seen:
+        seen.add(id(link))
         if _is_group(link):
-            return without_disconnect(link, is_own) is None
+            return all(_is_of_disconnect(leaf, is_own, seen) for leaf in _leaves(link))
         if is_own(link) or _is_called(link, _FRAMEWORK_WORDS) or _is_no_response_returned(link):
             return True
-        seen.add(id(link))
-        link = link.__cause__
+        link = _cause(link)
     return False
 
 
-def _is_no_response_returned(exception: BaseException) -> bool:
-    """Starlette's BaseHTTPMiddleware, when the app inside it fell silent: a bare RuntimeError, known by its birthplace."""
-    if type(exception) is not RuntimeError or exception.args != ("No response returned.",):
-        return False
+_STARLETTE_BASE = "starlette.middleware.base"
+
+
+def _cause(exception: Exception) -> BaseException | None:
+    """What `exception` was raised from, by its author.
+
+    Starlette's BaseHTTPMiddleware raises an exception again `from` its context: what merely came up while another was
+    handled then looks as if it was raised from that.
+    """
+    if exception.__cause__ is exception.__context__ and _STARLETTE_BASE in _modules_passed(exception):
+        return None
+    return exception.__cause__
+
+
+def _is_no_response_returned(exception: Exception) -> bool:
+    """BaseHTTPMiddleware's, when the app inside it fell silent: a bare RuntimeError, known by its birthplace."""
+    return (
+        type(exception) is RuntimeError
+        and exception.args == ("No response returned.",)
+        and _modules_passed(exception)[-1:] == [_STARLETTE_BASE]
+    )
+
+
+def _modules_passed(exception: Exception) -> list[object]:
+    modules = []
     traceback = exception.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
+    while traceback is not None:
+        modules.append(traceback.tb_frame.f_globals.get("__name__"))
         traceback = traceback.tb_next
-    return traceback is not None and traceback.tb_frame.f_globals.get("__name__") == "starlette.middleware.base"
+    return modules
 
 
 def _is_group(exception: BaseException) -> bool:
@@ -125,7 +146,7 @@ def _is_group(exception: BaseException) -> bool:
     return backport is not None and isinstance(exception, backport.BaseExceptionGroup)
 
 
-def _size(exception: BaseException) -> int:
+def _leaves(exception: BaseException) -> list[BaseException]:
     if not _is_group(exception):
-        return 1
-    return sum(_size(part) for part in exception.exceptions)  # type: ignore[attr-defined, misc]  # a group has them
+        return [exception]
+    return [leaf for part in exception.exceptions for leaf in _leaves(part)]  # type: ignore[attr-defined]  # a group

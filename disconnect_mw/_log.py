@@ -32,10 +32,13 @@ def tell(scope: Any, connection: Connection, raised: BaseException | None) -> No
     )
 
 
-def _quoted(text: Any) -> str:
+def _quoted(text: Any, safe: str = "/") -> str:
     """As it stood in the request line: what the client chose to put there must not break the log's lines."""
-    return quote(str(text), errors="replace")
+    return quote(str(text), safe, errors="replace")
 
 
 def _peer(client: Any) -> str:
-    return ":".join(map(_quoted, client)) if isinstance(client, (tuple, list)) else "an unknown peer"
+    if not isinstance(client, (tuple, list)) or len(client) != 2:
+        return "an unknown peer"
+    host, port = (_quoted(part, safe=":") for part in client)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

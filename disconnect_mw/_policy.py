@@ -38,7 +38,9 @@ def make_truthful(scope: Any, policy: Policy) -> None:
             _claim(scope, _NEAREST[policy])
         return
     if claimed not in _TRUE_VERSIONS[policy]:
-        _claim(scope, _true_version(policy, claimed))
+        version = _true_version(policy, claimed)
+        if version != claimed:
+            _claim(scope, version)
 
 
 def _true_version(policy: Policy, claimed: object) -> str:

@@ -53,16 +53,7 @@ class Reader:
     async def receive(self) -> Message:
         connection = self._connection
         while connection.disconnect is None:
-            if self._is_busy():
-                waiter = _runtime.new_waiter()
-                self._waiters.append(waiter)
-                try:
-                    await waiter
-                finally:
-                    self._waiters.remove(waiter)
-                    if self._is_left:
-                        self.leave()
-            elif self._ahead:
+            if self._ahead:
                 # A receive that had to wait for this message would not have got it in a cancelled scope. Nor must a
                 # peek get it now: Starlette's is_disconnected() drops whatever it finds.
                 await _runtime.checkpoint()
@@ -71,6 +62,15 @@ class Reader:
             elif self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
+            elif self._is_busy():
+                waiter = _runtime.new_waiter()
+                self._waiters.append(waiter)
+                try:
+                    await waiter
+                finally:
+                    self._waiters.remove(waiter)
+                    if self._is_left:
+                        self.leave()
             elif self.prefers_task and self._start():
                 if self._ahead:
                     return self._ahead.pop(0)
