@@ -1,0 +1,339 @@
+"""What the log says of a client that left: one INFO line, and the rest at DEBUG."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect
+
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware
+
+pytestmark = pytest.mark.anyio
+
+App = Callable[[Any, Any, Any], Awaitable[Any]]
+
+REQUEST = {"type": "http.request", "body": b"", "more_body": False}
+PART = {"type": "http.request", "body": b"part", "more_body": True}
+GONE = {"type": "http.disconnect"}
+
+START = {"type": "http.response.start", "status": 200, "headers": []}
+CHUNK = {"type": "http.response.body", "body": b"chunk", "more_body": True}
+END = {"type": "http.response.body", "body": b"end", "more_body": False}
+
+CONNECT = {"type": "websocket.connect"}
+LEFT = {"type": "websocket.disconnect", "code": 1001, "reason": ""}
+
+ACCEPT = {"type": "websocket.accept"}
+TEXT = {"type": "websocket.send", "text": "news"}
+CLOSE = {"type": "websocket.close", "code": 1000}
+
+
+def http_scope(**more: Any) -> dict[str, Any]:
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/feed", "client": ("192.0.2.7", 5000)}
+    return {**scope, "asgi": {"version": "3.0", "spec_version": "2.3"}, **more}
+
+
+def websocket_scope(**more: Any) -> dict[str, Any]:
+    scope: dict[str, Any] = {"type": "websocket", "path": "/feed", "client": ("192.0.2.7", 5000)}
+    return {**scope, "asgi": {"version": "3.0", "spec_version": "2.4"}, **more}
+
+
+def app_that(*steps: Any, returns: Any = None) -> App:
+    """An app that takes the steps in turn: a message is sent, an exception raised, and `...` receives."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> Any:
+        for step in steps:
+            if step is ...:
+                await receive()
+            elif isinstance(step, BaseException):
+                raise step
+            else:
+                await send(step)
+        return returns
+
+    return app
+
+
+async def serve(app: App, scope: Any, *incoming: Any, takes: int = 1000) -> None:
+    """Be the server of one exchange; it delivers `incoming`, and its send raises after it took that many messages."""
+    coming = iter(incoming)
+    taken = 0
+
+    async def receive() -> Any:
+        return next(coming)
+
+    async def send(message: Any) -> None:
+        nonlocal taken
+        taken += 1
+        if taken > takes:
+            raise BrokenPipeError
+
+    await app(scope, receive, send)
+
+
+Lines = Callable[[], list[tuple[str, str]]]
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Lines]:
+    """The level and the text of everything that any logger wrote at INFO or above, the time taken out."""
+
+    def written() -> list[tuple[str, str]]:
+        return [(level, re.sub(r"\d+\.\d{3} s", "N s", text)) for _, level, text in _named(caplog)]
+
+    with caplog.at_level(logging.INFO):
+        yield written
+
+
+def _named(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
+    return [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+
+
+def http_line(where: str, sent: str, muted: int, end: str = "returned") -> list[tuple[str, str]]:
+    text = (
+        f"client disconnected: GET /feed from 192.0.2.7:5000, {where}: {sent} sent, {muted} messages muted; "
+        f"the app went on for N s and {end}"
+    )
+    return [("INFO", text)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "incoming", "takes", "line"),
+    [
+        ([..., ...], [PART, GONE], 9, http_line("during the upload", "nothing", 0)),
+        ([..., ..., ..., START, END], [PART, PART, GONE], 9, http_line("during the upload", "nothing", 2)),
+        ([...], [GONE], 9, http_line("before the response", "nothing", 0)),
+        ([..., ..., START, CHUNK, END], [REQUEST, GONE], 9, http_line("before the response", "nothing", 3)),
+        ([..., ..., ...], [PART, REQUEST, GONE], 9, http_line("before the response", "nothing", 0)),
+        ([..., START, END], [REQUEST, GONE], 0, http_line("before the response", "nothing", 2)),
+        ([..., START, ...], [REQUEST, GONE], 9, http_line("during the response", "status 200", 0)),
+        ([..., START, CHUNK, ..., CHUNK, END], [REQUEST, GONE], 9, http_line("during the response", "status 200", 2)),
+        ([..., START, CHUNK, CHUNK, END], [REQUEST, GONE], 2, http_line("during the response", "status 200", 2)),
+        ([..., START, END], [REQUEST, GONE], 1, http_line("during the response", "status 200", 1)),
+        ([START, {**START, "status": 503}, ..., CHUNK], [GONE], 9, http_line("during the response", "status 200", 1)),
+    ],
+)
+async def test_one_line_tells_of_a_client_that_left(
+    steps: Any, incoming: Any, takes: int, line: Any, lines: Lines
+) -> None:
+    await serve(DisconnectMiddleware(app_that(*steps)), http_scope(), *incoming, takes=takes)
+    assert lines() == line
+
+
+def websocket_line(where: str, sent: int, muted: int) -> list[tuple[str, str]]:
+    text = (
+        f"client disconnected: WEBSOCKET /feed from 192.0.2.7:5000, {where}: {sent} messages sent, "
+        f"{muted} messages muted; the app went on for N s and returned"
+    )
+    return [("INFO", text)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "incoming", "takes", "line"),
+    [
+        ([..., ...], [CONNECT, LEFT], 9, websocket_line("before the handshake", 0, 0)),
+        ([..., ..., ACCEPT], [CONNECT, LEFT], 9, websocket_line("before the handshake", 0, 1)),
+        ([..., ACCEPT, ..., CLOSE], [CONNECT, LEFT], 9, websocket_line("while open", 1, 1)),
+        ([..., ACCEPT, TEXT, TEXT, ..., TEXT], [CONNECT, LEFT], 9, websocket_line("while open", 3, 1)),
+        pytest.param(
+            [..., ACCEPT, TEXT, TEXT],
+            [CONNECT, LEFT],
+            2,
+            websocket_line("while open", 2, 1),
+            marks=pytest.mark.xfail(reason="U4: the refused message is counted as sent"),
+        ),
+    ],
+)
+async def test_one_line_tells_of_a_websocket_client_that_left(
+    steps: Any, incoming: Any, takes: int, line: Any, lines: Lines
+) -> None:
+    await serve(DisconnectMiddleware(app_that(*steps)), websocket_scope(), *incoming, takes=takes)
+    assert lines() == line
+
+
+async def test_the_line_says_what_the_app_raised_of_its_own(lines: Lines) -> None:
+    with pytest.raises(FileNotFoundError):
+        await serve(DisconnectMiddleware(app_that(..., FileNotFoundError("x"))), http_scope(), GONE)
+    assert lines() == http_line("before the response", "nothing", 0, "raised FileNotFoundError")
+
+
+async def test_the_line_says_how_long_the_app_went_on(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    await serve(DisconnectMiddleware(app_that(...)), http_scope(), GONE)
+    assert re.search(r"; the app went on for 0\.0\d\d s and returned$", caplog.messages[0])
+
+
+@pytest.mark.parametrize(
+    ("client", "peer"),
+    [
+        (("192.0.2.7", 5000), "192.0.2.7:5000"),
+        (["192.0.2.7", 5000], "192.0.2.7:5000"),
+        (None, "an unknown peer"),
+        ("a socket", "an unknown peer"),
+        (("evil\n", 1), "evil%0A:1"),
+        pytest.param(("2001:db8::7", 5000), "[2001:db8::7]:5000", marks=pytest.mark.xfail(reason="U3: unreadable")),
+    ],
+)
+async def test_the_line_names_the_peer(client: Any, peer: str, lines: Lines) -> None:
+    await serve(DisconnectMiddleware(app_that(...)), http_scope(client=client), GONE)
+    assert [text.split(" from ")[1].split(",")[0] for _, text in lines()] == [peer]
+
+
+@pytest.mark.parametrize(
+    ("path", "quoted"),
+    [
+        ("/", "/"),
+        ("/a b", "/a%20b"),
+        ("/a\nERROR forged\r\n", "/a%0AERROR%20forged%0D%0A"),
+        ("/\x1b[31m\x00\x7f", "/%1B%5B31m%00%7F"),
+        ("/\u2028\x85", "/%E2%80%A8%C2%85"),
+        ("/caf\u00e9", "/caf%C3%A9"),
+        ("/\ud800\udcff", "/%3F%3F"),  # lone surrogates cannot be written to a log file in UTF-8
+        ("/%n%s%(path)s", "/%25n%25s%25%28path%29s"),
+        ("", ""),
+    ],
+)
+async def test_a_path_cannot_break_the_line(path: str, quoted: str, lines: Lines) -> None:
+    for scope, incoming in ((http_scope(path=path), GONE), (websocket_scope(path=path), LEFT)):
+        await serve(DisconnectMiddleware(app_that(...)), scope, incoming)
+    assert [re.split(" from ", text)[0] for _, text in lines()] == [
+        f"client disconnected: GET {quoted}",
+        f"client disconnected: WEBSOCKET {quoted}",
+    ]
+    assert all(text.isascii() and text.isprintable() for _, text in lines())
+
+
+async def test_a_method_cannot_break_the_line(lines: Lines) -> None:
+    await serve(DisconnectMiddleware(app_that(...)), http_scope(method="GE\nT"), GONE)
+    assert [text.split(" /")[0] for _, text in lines()] == ["client disconnected: GE%0AT"]
+
+
+async def test_a_scope_without_method_path_and_client_has_its_line_too(lines: Lines) -> None:
+    """Daphne's scope of a WebSocket has no method, and a test client's may lack anything."""
+    await serve(DisconnectMiddleware(app_that(...)), {"type": "http"}, GONE)
+    assert [(level, text.split(",")[0]) for level, text in lines()] == [
+        ("INFO", "client disconnected: None None from an unknown peer")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "scope", "incoming"),
+    [
+        ([..., START, CHUNK, END], http_scope(), [REQUEST]),
+        ([START, END, ..., ...], http_scope(), [REQUEST, GONE]),
+        ([..., START, END, ...], http_scope(), [REQUEST, GONE]),
+        ([], http_scope(), []),
+        ([..., ACCEPT, TEXT, CLOSE], websocket_scope(), [CONNECT]),
+        ([..., ACCEPT, CLOSE, ...], websocket_scope(), [CONNECT, LEFT]),
+        ([..., CLOSE, ...], websocket_scope(), [CONNECT, LEFT]),
+    ],
+)
+async def test_nothing_is_written_of_a_client_that_stayed_to_the_end(
+    steps: Any, scope: Any, incoming: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """P3: a disconnect after the last message is the normal end."""
+    with caplog.at_level(logging.DEBUG, logger="disconnect_mw"):
+        await serve(DisconnectMiddleware(app_that(*steps)), dict(scope), *incoming)
+    assert [entry for entry in _named(caplog) if entry[0] == "disconnect_mw"] == []
+
+
+async def test_an_error_of_the_app_while_the_client_is_there_is_not_logged_here(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.DEBUG, logger="disconnect_mw"), pytest.raises(ClientDisconnect):
+        await serve(DisconnectMiddleware(app_that(..., ClientDisconnect())), http_scope(), REQUEST)
+    assert [entry for entry in _named(caplog) if entry[0] == "disconnect_mw"] == []
+
+
+@pytest.mark.parametrize("installs", [2, 3])
+@pytest.mark.parametrize(
+    ("scope", "incoming", "takes"),
+    [
+        (http_scope(), [REQUEST, GONE], 9),
+        (http_scope(), [REQUEST, GONE, GONE, GONE], 1),
+        (websocket_scope(), [CONNECT, LEFT], 9),
+    ],
+)
+async def test_nested_installs_write_one_line(
+    installs: int, scope: dict[str, Any], incoming: Any, takes: int, lines: Lines
+) -> None:
+    app = app_that(..., START, ..., CHUNK) if scope["type"] == "http" else app_that(..., ACCEPT, ...)
+    for _ in range(installs):
+        app = DisconnectMiddleware(app)
+    await serve(app, dict(scope), *incoming, takes=takes)
+    assert [level for level, _ in lines()] == ["INFO"]
+
+
+async def test_each_client_has_its_own_line(lines: Lines) -> None:
+    app = DisconnectMiddleware(app_that(...))
+    await serve(app, http_scope(path="/one"), GONE)
+    await serve(app, http_scope(path="/two"), GONE)
+    assert [text.split(" from ")[0] for _, text in lines()] == [
+        "client disconnected: GET /one",
+        "client disconnected: GET /two",
+    ]
+
+
+async def test_a_swallowed_exception_is_shown_at_debug_only_with_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    swallowed = ClientDisconnect()
+    with caplog.at_level(logging.DEBUG, logger="disconnect_mw"):
+        await serve(DisconnectMiddleware(app_that(..., swallowed)), http_scope(), GONE)
+    records = [record for record in caplog.records if record.name == "disconnect_mw"]
+    assert [(record.levelname, record.exc_info and record.exc_info[1]) for record in records] == [
+        ("DEBUG", swallowed),
+        ("INFO", None),
+    ]
+    assert caplog.text.count("Traceback (most recent call last)") == 1
+    assert "starlette.requests.ClientDisconnect" in caplog.text
+
+
+async def test_what_is_swallowed_of_a_websocket_is_shown_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="disconnect_mw"):
+        await serve(DisconnectMiddleware(app_that(..., ACCEPT, TEXT)), websocket_scope(), CONNECT, LEFT, takes=1)
+    shown = [record.exc_info for record in caplog.records if record.name == "disconnect_mw"]
+    assert [exc_info and exc_info[0] for exc_info in shown] == [ClientDisconnected, None]
+
+
+async def test_an_error_of_the_apps_own_is_not_shown_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever it is re-raised to logs it."""
+    with caplog.at_level(logging.DEBUG, logger="disconnect_mw"), pytest.raises(ValueError):
+        await serve(DisconnectMiddleware(app_that(..., ValueError())), http_scope(), GONE)
+    assert [record.levelname for record in caplog.records if record.name == "disconnect_mw"] == ["INFO"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "scope", "incoming", "takes"),
+    [
+        ([..., ..., START, END], http_scope(), [REQUEST, GONE], 9),
+        ([..., START, CHUNK, END], http_scope(), [REQUEST, GONE], 1),
+        ([..., ClientDisconnect()], http_scope(), [GONE], 9),
+        ([..., ACCEPT, ..., TEXT], websocket_scope(), [CONNECT, LEFT], 9),
+        ([..., ACCEPT, TEXT], websocket_scope(), [CONNECT, LEFT], 1),
+    ],
+)
+async def test_at_the_default_level_nothing_is_written_anywhere(
+    steps: Any, scope: Any, incoming: Any, takes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is the work of writing it done: the scope stays as it was."""
+    served = dict(scope)
+    with caplog.at_level(logging.WARNING):
+        await serve(DisconnectMiddleware(app_that(*steps)), served, *incoming, takes=takes)
+    assert (_named(caplog), served) == ([], scope)
+
+
+async def test_the_line_is_written_after_the_app_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    seen_by_the_app = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        seen_by_the_app.append(len(caplog.records))
+
+    await serve(DisconnectMiddleware(app), http_scope(), GONE)
+    assert (seen_by_the_app, len(caplog.records)) == ([0], 1)
