@@ -213,7 +213,8 @@ class Connection(abc.ABC):
         """Has the client gone, or is it something else that `send` raised?"""
         if isinstance(exception, _Nowhere):
             return True
-        if message is self._last:
+        was_last = message is self._last
+        if was_last:
             self._last = None
             self.state = TRANSITIONS[self.state, Cause.LAST_MESSAGE_REFUSED]
         if self.state is _COMPLETE or self.has_raised(exception):
@@ -225,7 +226,12 @@ class Connection(abc.ABC):
             return False
         kind = field(message, "type")
         says_so = tells_of_departure(exception, kind)
-        if not says_so and not _messages.is_in_order(self._owed, kind):
+        # A message that was out of order is the application's mistake whatever the server would say. After a last one
+        # it has nothing to say: uvicorn's receive gives the disconnect of a response that is complete, although its
+        # send has just refused the end of it ("Too little data for declared Content-Length").
+        if not says_so and (
+            (was_last and kind != "websocket.close") or not _messages.is_in_order(self._owed, kind)
+        ):
             return False
         if self.disconnect is None and (self._CODES_MATTER or not says_so):
             await self.reader().ask()
@@ -241,7 +247,7 @@ class Connection(abc.ABC):
     async def _send_late(self, message: Message, cause: BaseException) -> None:
         """What becomes of a message once the client has gone."""
         self.messages_muted += 1
-        if self._is_raising and field(message, "type") != "websocket.close":
+        if self._is_raising and field(message, "type") not in _messages.WEBSOCKET_ENDS:
             await _runtime.checkpoint()
             raise ClientDisconnected(self.disconnect) from (None if isinstance(cause, _Nowhere) else cause)
         if due := self._due(message):
@@ -388,11 +394,14 @@ class WebSocketConnection(Connection):
         return message
 
     def _due(self, message: Message) -> list[Message]:
-        # An accept that is muted leaves the handshake unanswered: the close is still owed.
-        if field(message, "type") != "websocket.close" or self._owed is _messages.WEBSOCKET_ACCEPTED:
+        owed, kind = self._owed, field(message, "type")
+        # An accept that is muted leaves the handshake unanswered: an end of it is still owed.
+        if kind in (None, "websocket.accept") or owed is _messages.WEBSOCKET_ACCEPTED:
             return []
-        due, self._owed = _messages.fresh(self._owed), ()
-        return due
+        self._owed = after_websocket(owed, message)
+        if owed is not self._owed and kind == "websocket.http.response.start":
+            return [message]
+        return [] if self._owed else _messages.fresh(owed)
 
     def _new_disconnect(self) -> Message:
         # No close frame came: 1006 (RFC 6455, 7.4.1).

@@ -33,6 +33,9 @@ _WEBSOCKET_OWES_DENIAL: Owed = (_DENIAL_BODY,)
 
 _BODIES = ("http.response.body", "http.response.pathsend", "http.response.zerocopysend")
 
+# What ends a WebSocket without having been one, or having been: an application that sends this wants no answer to it.
+WEBSOCKET_ENDS = ("websocket.close", "websocket.http.response.start", "websocket.http.response.body")
+
 _IN_ORDER: Mapping[Any, tuple[Owed, ...]] = {
     "http.response.start": (HTTP_OWES_ALL,),
     **dict.fromkeys(_BODIES, (HTTP_OWES_BODY, _HTTP_OWES_BODY_AND_TRAILERS)),

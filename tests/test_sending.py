@@ -196,6 +196,24 @@ async def test_what_the_server_complains_of_is_heard(before: Any, mistake: Any, 
     assert left.value is complaint
 
 
+async def test_a_refused_end_is_heard_although_the_server_then_tells_of_the_end() -> None:
+    """uvicorn: the response counts as complete before h11 finds too little data in it."""
+    server = FarSide()
+
+    async def strict(message: Any) -> None:
+        await server.send(message)
+        if server.has_ended:
+            raise RuntimeError("Too little data for declared Content-Length")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        await send(FINAL)
+
+    with pytest.raises(RuntimeError, match="Too little data"), anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, strict)
+
+
 async def test_an_app_whose_last_message_was_refused_has_not_said_its_last_word() -> None:
     server = FarSide()
 
@@ -462,6 +480,24 @@ async def test_an_unanswered_handshake_is_closed_for_the_app() -> None:
 
         await server.run(app, websocket_policy="ignore")
         assert server.sent == [{"type": "websocket.close"}]
+
+
+@pytest.mark.parametrize("policy", ["raise", "ignore"])
+async def test_a_denial_after_the_peer_has_gone_is_an_end_as_well(policy: Any) -> None:
+    server = WebSocketServer(None, [CONNECT])
+    denial = {"type": "websocket.http.response.start", "status": 405, "headers": []}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        server.has_left = True
+        assert await receive() == WS_DISCONNECT
+        await send(denial)
+        await send({"type": "websocket.http.response.body", "body": b"why", "more_body": True})
+        await send({"type": "websocket.http.response.body", "body": b"why"})
+        await send(CLOSE)
+
+    await server.run(app, websocket_policy=policy)
+    assert server.sent == [denial, {"type": "websocket.http.response.body", "body": b"", "more_body": False}]
 
 
 async def test_a_denial_is_ended_for_the_app() -> None:
