@@ -1,4 +1,4 @@
-"""What runs under callgrind: `python -m benchmarks._drive WORKLOAD ROW COUNT DRIVER` does so many exchanges, no more."""
+"""What runs under callgrind: `python -m benchmarks._drive WORKLOAD ROW COUNT DRIVER` does so many exchanges."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 # Two sizes, subtracted: what is left is free of the start of the interpreter. Both are past the point where CPython
 # 3.11 and later have specialised their bytecode. BaseHTTPMiddleware takes so many instructions that fewer runs do.
 _SIZES = {"GET": (50, 550), "stream": (20, 70), "upload": (20, 70)}
-_SIZES_OF_BASE = {"GET": (20, 70), "stream": (5, 15), "upload": (5, 15)}
+_SIZES_OF_BASE = {"GET": (10, 30), "stream": (2, 6), "upload": (2, 6)}
 
 Cell = tuple[str, str, str]  # driver, workload, row
 

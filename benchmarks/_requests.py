@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-_PATHS = {"smallest": "/", "Starlette": "/items/7"}
+# What is asked of each app of `_serve`.
+PATHS = {"smallest": "/", "Starlette": "/items/7"}
+
 _CONNECTIONS = 8  # enough to keep the server busy all the time
 _SECONDS_TO_START = 30.0
 _SECONDS_TO_ANSWER = 10.0
@@ -49,9 +51,14 @@ def measure(
         return servers[0].stack, measured
 
 
-def ratio(of: list[Measured], to: list[Measured], what: str) -> float:
+def per_second_ratio(of: list[Measured], to: list[Measured]) -> float:
     """The median of the rounds' own ratios: what disturbed one round disturbed its neighbour as well."""
-    return statistics.median(getattr(a, what) / getattr(b, what) for a, b in zip(of, to, strict=True))
+    return statistics.median(a.per_second / b.per_second for a, b in zip(of, to, strict=True))
+
+
+def cpu_ratio(of: list[Measured], to: list[Measured]) -> float:
+    """The same of what the servers would answer in a second of processor time."""
+    return statistics.median(b.cpu_per_request / a.cpu_per_request for a, b in zip(of, to, strict=True))
 
 
 @contextlib.contextmanager
@@ -75,7 +82,7 @@ def _server(app: str, row: str) -> Iterator[Server]:
 
 def _round(server: Server, seconds: float) -> Measured:
     cpu_before = _cpu(server.port)
-    count, taken = _keep_busy(server.port, _PATHS[server.app], seconds)
+    count, taken = _keep_busy(server.port, PATHS[server.app], seconds)
     return Measured(count / taken, (_cpu(server.port) - cpu_before) / count)
 
 
