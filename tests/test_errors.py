@@ -160,7 +160,6 @@ def test_where_the_server_reads_a_file_only_a_connection_error_says_so(
     assert tells_of_departure(exception, message_type) is says_so
 
 
-@pytest.mark.xfail(reason="U6: counts as the client's, though a file on NFS gives it as well")
 @pytest.mark.parametrize("message_type", ["http.response.pathsend", "http.response.zerocopysend"])
 def test_a_timeout_of_the_file_does_not_say_so(message_type: str) -> None:
     assert tells_of_departure(TimeoutError(errno.ETIMEDOUT, "timed out"), message_type) is False
@@ -302,7 +301,6 @@ def test_a_cause_that_is_a_group_explains_only_as_a_whole() -> None:
     assert (left_of(whole), left_of(mixed)) == (None, mixed)
 
 
-@pytest.mark.xfail(raises=RecursionError, reason="U1: the walk goes round between the leaf and its group")
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_leaf_raised_from_its_own_group_is_the_apps_own(whole: bool) -> None:
     """`except ExceptionGroup as group: raise group.exceptions[0] from group`."""
@@ -314,7 +312,6 @@ def test_a_leaf_raised_from_its_own_group_is_the_apps_own(whole: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
-@pytest.mark.xfail(reason="U5: ends at the edge")
 def test_what_ends_the_task_or_the_process_passes_whatever_its_cause(kind: type[BaseException]) -> None:
     """P6."""
     exception = raised(kind(), OWN)
