@@ -27,7 +27,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.websockets import WebSocketDisconnect
 
-from disconnect_mw import ClientDisconnected
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware
 from disconnect_mw._errors import tells_of_departure, without_disconnect
 
 # The classes of the groups: Python's own, or those of the backport that anyio brings along on 3.10.
@@ -399,6 +399,23 @@ def test_what_is_left_of_a_group_keeps_its_traceback_cause_context_and_notes() -
         traceback.extract_tb(left.__traceback__),
     ) == (cause, context, ["while exporting"], traceback.extract_tb(caught.__traceback__))
     assert len(traceback.extract_tb(left.__traceback__)) > 1
+
+
+@pytest.mark.anyio
+async def test_at_the_edge_the_rest_of_a_group_is_raised() -> None:
+    """What the app awaits in a task group after its client has gone: the word ends here, the failed commit does not."""
+    failed = OSError(errno.ECONNRESET, "by the database")
+    cause = KeyError("cause")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise groups.ExceptionGroup("tasks", [ClientDisconnect(), failed]) from cause
+
+    with pytest.raises(groups.ExceptionGroup) as caught:
+        await DisconnectMiddleware(app)({"type": "http"}, nothing_more, nowhere)
+    rest: Any = caught.value
+    assert (shape(rest), rest.__cause__, rest.__context__) == ((EXCEPTIONS, "tasks", [failed]), cause, None)
+    assert traceback.extract_tb(rest.__traceback__)[-1].name == "app"
 
 
 def test_the_group_that_was_raised_is_not_changed() -> None:

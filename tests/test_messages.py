@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from disconnect_mw import _messages
-from disconnect_mw._messages import Owed, after_http, after_websocket, field, fresh, with_code
+from disconnect_mw._messages import Owed, after_http, after_websocket, field, fresh, is_in_order, with_code
 
 Words = Mapping[str, Any]
 
@@ -112,6 +112,58 @@ def test_what_neither_starts_nor_ends_a_response_changes_nothing(before: list[Wo
     for earlier in before:
         owed = after_http(owed, earlier)
     assert after_http(owed, message) is owed
+
+
+HTTP_TYPES = [f"http.response.{kind}" for kind in ("start", "body", "pathsend", "zerocopysend", "trailers")]
+WEBSOCKET_TYPES = [
+    f"websocket.{kind}" for kind in ("accept", "send", "close", "http.response.start", "http.response.body")
+]
+
+
+@pytest.mark.parametrize(
+    ("said", "in_order"),
+    [
+        ([], ["start"]),
+        ([start()], ["body", "pathsend", "zerocopysend"]),
+        ([start(), MORE], ["body", "pathsend", "zerocopysend"]),
+        ([start(trailers=True)], ["body", "pathsend", "zerocopysend"]),
+        ([start(trailers=True), END], ["trailers"]),
+        ([start(), END], []),
+    ],
+)
+def test_which_message_of_an_http_response_is_in_order(said: list[Words], in_order: list[str]) -> None:
+    """P5: of one that is not, the server's complaint is the app's to hear, whether the client is there or not."""
+    owed = _messages.HTTP_OWES_ALL
+    for message in said:
+        owed = after_http(owed, message)
+    assert [kind for kind in HTTP_TYPES if is_in_order(owed, kind)] == [f"http.response.{kind}" for kind in in_order]
+
+
+@pytest.mark.parametrize(
+    ("said", "in_order"),
+    [
+        ([], ["accept", "close", "http.response.start"]),
+        ([ACCEPT], ["send", "close"]),
+        ([ACCEPT, TEXT], ["send", "close"]),
+        ([ACCEPT, CLOSE], []),
+        ([CLOSE], []),
+        ([denial_start()], ["http.response.body"]),
+        ([denial_start(), denial_body(more_body=True)], ["http.response.body"]),
+        ([denial_start(), denial_body()], []),
+    ],
+)
+def test_which_message_of_a_websocket_is_in_order(said: list[Words], in_order: list[str]) -> None:
+    """P5, P7."""
+    owed = _messages.WEBSOCKET_OWES_HANDSHAKE
+    for message in said:
+        owed = after_websocket(owed, message)
+    assert [kind for kind in WEBSOCKET_TYPES if is_in_order(owed, kind)] == [f"websocket.{kind}" for kind in in_order]
+
+
+@pytest.mark.parametrize("kind", ["http.response.push", "http.response.early_hint", "unknown", None, 3, ["unhashable"]])
+@pytest.mark.parametrize("owed", [_messages.HTTP_OWES_ALL, _messages.WEBSOCKET_ACCEPTED, ()])
+def test_a_message_of_unknown_type_is_always_in_order(owed: Owed, kind: Any) -> None:
+    assert is_in_order(owed, kind)
 
 
 def test_before_the_start_a_whole_response_is_owed() -> None:

@@ -11,6 +11,10 @@ def test_the_table_has_one_row_for_each_state_and_cause() -> None:
     assert set(TRANSITIONS) == {(state, cause) for state in State for cause in Cause}
 
 
+def test_the_states_have_the_words_that_are_printed() -> None:
+    assert [state.value for state in State] == ["open", "complete", "disconnected"]
+
+
 @pytest.mark.parametrize("cause", Cause)
 def test_a_client_that_has_left_never_comes_back(cause: Cause) -> None:
     assert TRANSITIONS[State.DISCONNECTED, cause] is State.DISCONNECTED
