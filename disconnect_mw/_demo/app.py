@@ -41,12 +41,9 @@ async def events(request: Request) -> Response:
     """Tokens of a language model, the progress of a job: a generator without an end, and a task for afterwards."""
 
     async def stream() -> AsyncIterator[str]:
-        try:
-            while True:
-                yield f"data: {time.time()}\n\n"
-                await asyncio.sleep(_SECONDS_BETWEEN_MESSAGES)
-        finally:
-            note(request, "stopped")
+        while True:
+            yield f"data: {time.time()}\n\n"
+            await asyncio.sleep(_SECONDS_BETWEEN_MESSAGES)
 
     afterwards = BackgroundTask(note, request, "background task ran")
     return StreamingResponse(stream(), media_type="text/event-stream", background=afterwards)
