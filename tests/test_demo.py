@@ -267,7 +267,11 @@ def test_a_failed_installation_says_why(
 @posix_only
 @pytest.mark.parametrize(
     ("versions", "told"),
-    [("none", r"is there a network\?"), ("0.1.0, 0.54.0", "there is no uvicorn 9.9.9, or none for")],
+    [
+        ("none", r"is there a network\?"),
+        ("0.54.0); connection broken", r"is there a network\?"),
+        ("0.1.0, 0.54.0", "there is no uvicorn 9.9.9, or none for"),
+    ],
 )
 def test_without_uv_it_is_venv_and_pip(
     versions: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
