@@ -10,7 +10,7 @@ import abc
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from . import _messages, _runtime
 from ._errors import ClientDisconnected, tells_of_departure

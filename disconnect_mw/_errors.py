@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import sys
 from collections.abc import Callable
@@ -140,7 +141,7 @@ def _modules_passed(exception: Exception) -> list[object]:
 
 def _is_group(exception: BaseException) -> bool:
     if sys.version_info >= (3, 11):
-        return isinstance(exception, BaseExceptionGroup)
+        return isinstance(exception, builtins.BaseExceptionGroup)
     # On 3.10 the groups are those of the backport that anyio and trio bring along.
     backport = sys.modules.get("exceptiongroup")
     return backport is not None and isinstance(exception, backport.BaseExceptionGroup)

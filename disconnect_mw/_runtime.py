@@ -122,6 +122,9 @@ class _Stepped(Coroutine[Any, Any, Any]):
             self._yielded = self._coroutine.send(None)
         except StopIteration:
             self._has_ended = True
+        except BaseException:  # an exit; the coroutine raises nothing else
+            self._has_ended = True
+            raise
         else:
             self._is_ahead = True
 
