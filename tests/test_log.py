@@ -168,6 +168,8 @@ async def test_the_line_says_how_long_the_app_went_on(caplog: pytest.LogCaptureF
         (["192.0.2.7", 5000], "192.0.2.7:5000"),
         (None, "an unknown peer"),
         ("a socket", "an unknown peer"),
+        ((), "an unknown peer"),
+        (("192.0.2.7",), "an unknown peer"),
         (("evil\n", 1), "evil%0A:1"),
         (("2001:db8::7", 5000), "[2001:db8::7]:5000"),
     ],
