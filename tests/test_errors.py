@@ -263,6 +263,18 @@ def test_a_chain_of_causes_is_walked(word: Exception, length: int) -> None:
     assert left_of(exception) is None
 
 
+@pytest.mark.parametrize("word", WORDS, ids=repr)
+def test_what_the_handler_of_the_disconnect_raises_from_it_ends_at_the_edge(word: Exception) -> None:
+    """`except ClientDisconnected as gone: raise ExportFailed from gone`."""
+    with pytest.raises(ValueError) as caught:
+        try:
+            raise word
+        except type(word) as gone:
+            raise ValueError from gone
+    assert caught.value.__context__ is caught.value.__cause__ is word
+    assert left_of(caught.value) is None
+
+
 def test_a_chain_that_ends_elsewhere_is_the_apps_own() -> None:
     exception = raised(RuntimeError(), raised(ValueError(), OSError()))
     assert left_of(exception) is exception
