@@ -282,10 +282,17 @@ class Connection(abc.ABC):
             if self.shared_reader is not None:
                 self.shared_reader.tell()
 
-    async def end_orderly(self) -> None:
-        """Send what the exchange still owes, now that the application has ended and its client has gone (P11)."""
+    async def end_orderly(self, has_swallowed: bool) -> None:
+        """Send what the exchange still owes, now that the application has ended and its client has gone (P11).
+
+        Where nothing was muted or swallowed, the application fell silent of its own will. That too is made whole, since
+        BaseHTTPMiddleware outside raises at it, but not where nobody can stand outside: into a queue (asgiref's
+        ApplicationCommunicator) the bare application would have put nothing.
+        """
         owed, self._owed = self._owed, ()
-        if owed and owed is not _messages.WEBSOCKET_ACCEPTED:
+        if not owed or owed is _messages.WEBSOCKET_ACCEPTED:
+            return
+        if has_swallowed or self.messages_muted or not _runtime.is_queue(getattr(self._server_send, "__self__", None)):
             await self._pass_on(_messages.fresh(owed))
 
     def leave(self) -> None:

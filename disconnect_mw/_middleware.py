@@ -96,7 +96,7 @@ async def _end(scope: Any, connection: Connection, exception: BaseException | No
         _LOGGER.debug("put down to the disconnect of the client", exc_info=exception)
     tell(scope, connection, rest)
     if rest is None:
-        await connection.end_orderly()
+        await connection.end_orderly(has_swallowed=exception is not None)
     return rest
 
 

@@ -71,7 +71,7 @@ class Reader:
                     self._waiters.remove(waiter)
                     if self._is_left:
                         self.leave()
-            elif self.prefers_task and self._start():
+            elif self.prefers_task and (await self._is_there_now() or self._start()):
                 if self._ahead:
                     return self._ahead.pop(0)
             else:
@@ -85,6 +85,19 @@ class Reader:
         """Wake whoever waits: a read is over, or the disconnect known."""
         for waiter in self._waiters:
             _runtime.wake(waiter)
+
+    async def _is_there_now(self) -> bool:
+        """On trio, where a task cannot make its first step at once: is there a message that need not be waited for?
+
+        A peek, which comes from a cancelled scope, gets no further than this.
+        """
+        scope = _runtime.cancelled_scope()
+        if scope is None:
+            return False
+        mark = self._mark = object()
+        with scope:
+            await self._read(mark)
+        return bool(self._ahead) or self._failure is not None or self._connection.disconnect is not None
 
     def _start(self) -> bool:
         """Have a task of our own read one message; False where no loop runs that could run it."""
@@ -101,10 +114,10 @@ class Reader:
         connection = self._connection
         try:
             message = connection.took(await connection.server_receive())
-        except (KeyboardInterrupt, SystemExit):
-            raise
         except BaseException as exception:
             # A cancellation that the server's receive raises belongs to the next receive, like all that it raises.
+            if not isinstance(exception, Exception) and not _runtime.is_cancelled_error(exception):
+                raise
             if self._mark is mark:
                 self._failure = exception
         else:

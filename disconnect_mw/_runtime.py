@@ -156,8 +156,7 @@ def start(coroutine: Coroutine[Any, Any, None]) -> Started | None:
     """Run `coroutine`, which must not raise, in a task of its own; None, and nothing run, where no event loop runs.
 
     On asyncio its first step is made at once, because Starlette's `request.is_disconnected()` peeks from a cancelled
-    scope: what a task found out one turn later it would never see. (On trio no peek from a cancelled scope sees
-    anything that was not known before.)
+    scope: what a task found out one turn later it would never see.
     """
     trio = _running_trio()
     if trio is not None:
@@ -197,6 +196,27 @@ def _start_in_trio(trio: Any, coroutine: Coroutine[Any, Any, None]) -> Started:
 
     trio.lowlevel.spawn_system_task(run, context=contextvars.copy_context())
     return scope  # type: ignore[no-any-return]  # reached through sys.modules
+
+
+def cancelled_scope() -> Any:
+    """On trio: in it everything that would wait is cancelled. None elsewhere."""
+    trio = _running_trio()
+    if trio is None:
+        return None
+    scope = trio.CancelScope()
+    scope.cancel()
+    return scope
+
+
+def is_queue(thing: object) -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(thing, asyncio.Queue)
+
+
+def is_cancelled_error(exception: BaseException) -> bool:
+    """Is it asyncio's, which anybody may raise? (Nobody but trio can raise trio's.)"""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(exception, asyncio.CancelledError)
 
 
 async def run_for(seconds: float, coroutine: Coroutine[Any, Any, None]) -> None:

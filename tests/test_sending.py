@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,7 +12,7 @@ import anyio.lowlevel
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -625,6 +626,22 @@ async def test_the_orderly_end_swallows_what_it_causes() -> None:
 
     await run(server, gone(server, app))
     assert server.sent == [START_499]
+
+
+@pytest.mark.parametrize("ending", ["silent", "muted", "swallowed"])
+async def test_a_queue_gets_nothing_of_an_app_that_fell_silent_by_itself(ending: str) -> None:
+    """As Django's tests have it, through asgiref's ApplicationCommunicator."""
+    server = FarSide()
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if ending == "muted":
+            await send(CHUNK)
+        elif ending == "swallowed":
+            raise ClientDisconnect
+
+    await DisconnectMiddleware(gone(server, app))(http_scope(), server.receive, queue.put)
+    assert queue.qsize() == (0 if ending == "silent" else 2)
 
 
 async def test_the_skeletons_messages_are_nobody_elses() -> None:
