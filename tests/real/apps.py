@@ -120,7 +120,10 @@ async def send_only(stage: Stage) -> None:
     stage.play.ready("streaming")
     await stage.play.cue("gone")
     for _ in range(SENDS):
-        await chunk(stage)
+        try:
+            await stage._send({"type": "http.response.body", "body": b"chunk", "more_body": True})
+        except ClientDisconnected:  # policy "raise", where the server itself tells it to the sender
+            break
     await disconnected(stage)
     await aftermath(stage)
 
@@ -675,6 +678,7 @@ VARIANTS: dict[str, list[Any]] = {
     "outside": [DisconnectMiddleware, PassOn],
     "inside": [PassOn, DisconnectMiddleware],
     "both": [PassOn, DisconnectMiddleware, PassOn, PassOn],
+    "around": [PassOn],  # and DisconnectMiddleware around it all
 }
 
 for variant, middleware in VARIANTS.items():
@@ -682,4 +686,5 @@ for variant, middleware in VARIANTS.items():
     for kind in middleware:
         starlette.add_middleware(kind)
     for route in starlette.routes:
-        APPS[route.path.split("/")[1], variant] = starlette  # type: ignore[attr-defined]  # both kinds have one
+        app = DisconnectMiddleware(starlette) if variant == "around" else starlette
+        APPS[route.path.split("/")[1], variant] = app  # type: ignore[attr-defined]  # both kinds have one

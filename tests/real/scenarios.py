@@ -26,6 +26,16 @@ class Scenario:
     told_matters: bool = True  # False: whether the departure is known at all is up to the server
     complains: bool = False  # the app's mistake is heard, in whatever words of the server's
 
+    @property
+    def how(self) -> str:
+        """How the client leaves."""
+        return self.name.split(", ")[-2]
+
+    @property
+    def was_open(self) -> bool:
+        """Had the WebSocket been accepted?"""
+        return "accept" not in self.name
+
     def play(self, server: Server) -> tuple[Outcome, str]:
         """The outcome, and the story to read if it is not the expected one."""
         visit = server.visit(self.app, self.variant)
@@ -184,7 +194,8 @@ def opened(how: str, queued: int = 0, cue: bool = False) -> Drive:
     """A WebSocket whose client leaves once it is open."""
 
     def drive(visit: Visit) -> None:
-        with WebSocketClient(visit.port) as client:
+        client = WebSocketClient(visit.port)
+        with client:
             client.ask(visit.path)
             client.hear(b"hello")
             visit.until("open")
@@ -203,7 +214,8 @@ def asked(how: str, cue: bool = False) -> Drive:
     """A WebSocket whose client leaves before it is accepted."""
 
     def drive(visit: Visit) -> None:
-        with WebSocketClient(visit.port) as client:
+        client = WebSocketClient(visit.port)
+        with client:
             client.ask(visit.path)
             visit.until("asked")
             client.leave(how)
@@ -216,7 +228,8 @@ def asked(how: str, cue: bool = False) -> Drive:
 
 
 def ws_waits(visit: Visit) -> None:
-    with WebSocketClient(visit.port) as client:
+    client = WebSocketClient(visit.port)
+    with client:
         client.ask(visit.path)
         client.hear(b"\r\n\r\n")
         client.text(b"echo me")
@@ -377,8 +390,8 @@ def _websocket() -> Iterator[Scenario]:
 
 def _starlette() -> Iterator[Scenario]:
     background = "the background task ran"
-    for variant in ("alone", "outside", "inside", "both"):
-        is_inside = variant in ("inside", "both")  # a BaseHTTPMiddleware inside ours
+    for variant in ("alone", "outside", "inside", "both", "around"):
+        is_inside = variant in ("inside", "both", "around")  # a BaseHTTPMiddleware inside ours
 
         def scenario(
             text: str,
@@ -419,3 +432,54 @@ def _starlette() -> Iterator[Scenario]:
 
 HTTP, WEBSOCKET, STARLETTE = tuple(_http()), tuple(_websocket()), tuple(_starlette())
 SCENARIOS = HTTP + WEBSOCKET + STARLETTE
+
+
+# What a server does not give
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Why a server cannot give what is expected, and what it may give instead; None: there is nothing to wait for."""
+
+    reason: str
+    allows: Callable[[Outcome, Outcome], bool] | None
+
+
+def _is_silence(outcome: Outcome, expected: Outcome) -> bool:
+    """The app went on sending for as long as it wanted to, and what it saw from then on was the same."""
+    if outcome.seen == expected.seen[1:]:
+        return replace(outcome, seen=expected.seen) == expected
+    seen = (*expected.seen, "SILENCE") if expected.seen == GREETED.seen else ("SILENCE",)
+    return outcome == Outcome(seen, told=0)
+
+
+def _is_raised_outside(outcome: Outcome, expected: Outcome) -> bool:
+    """What stood outside ours was told by the server's exception, and that ended everything, in silence."""
+    return (
+        outcome.seen == expected.seen[: len(outcome.seen)]
+        and outcome.ends == ("raised uvicorn.ClientDisconnected",)
+        and not outcome.errors
+        and outcome.told <= 1
+    )
+
+
+_SILENT = Limit("the server takes a lost client's websocket.send in silence (wsproto up to 0.34.3)", _is_silence)
+_UNREPORTED = Limit("the server never reports a WebSocket that was lost by FIN (wsproto in 0.13.4)", None)
+_RAISED_OUTSIDE = Limit("send raises in the middleware that stands outside ours (0.28.0)", _is_raised_outside)
+
+
+def limit_of(scenario: Scenario, setup: Setup, version: str) -> Limit | None:
+    """What `scenario` cannot show on this server, if anything."""
+    number = tuple(map(int, version.split(".")[:3]))
+    if scenario.is_websocket and setup.ws == "wsproto" and number <= (0, 34, 3) and scenario.how != "clean":
+        if scenario.app in ("ws_only_ever_sends", "ws_feed"):
+            return _SILENT
+        if number == (0, 13, 4) and scenario.how in ("fin", "half") and scenario.was_open:
+            return _UNREPORTED
+        if scenario.app == "ws_send_only":
+            return _SILENT
+    if number == (0, 28, 0) and scenario in STARLETTE and not scenario.is_websocket:
+        has_sender_outside = scenario.variant in ("outside", "both") or scenario.app in ("bug", "missing_file", "body")
+        if has_sender_outside and scenario.variant != "around":
+            return _RAISED_OUTSIDE
+    return None
