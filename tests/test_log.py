@@ -285,6 +285,7 @@ async def test_a_swallowed_exception_is_shown_at_debug_only_with_its_traceback(
         ("DEBUG", swallowed),
         ("INFO", None),
     ]
+    assert records[0].getMessage() == "put down to the disconnect of the client"
     assert caplog.text.count("Traceback (most recent call last)") == 1
     assert "starlette.requests.ClientDisconnect" in caplog.text
 
