@@ -113,12 +113,10 @@ _STARLETTE_BASE = "starlette.middleware.base"
 def _cause(exception: Exception) -> BaseException | None:
     """What `exception` was raised from, by its author.
 
-    Starlette's BaseHTTPMiddleware raises an exception again `from` its context: what merely came up while another was
-    handled then looks as if it was raised from that.
+    Starlette's BaseHTTPMiddleware raises what the app raised once more, `from` its context: what merely came up while
+    another was handled then looks as if it was raised from that. After it no cause can be trusted.
     """
-    if exception.__cause__ is exception.__context__ and _STARLETTE_BASE in _modules_passed(exception):
-        return None
-    return exception.__cause__
+    return None if (_STARLETTE_BASE, "call_next") in _frames_passed(exception) else exception.__cause__
 
 
 def _is_no_response_returned(exception: Exception) -> bool:
@@ -126,17 +124,18 @@ def _is_no_response_returned(exception: Exception) -> bool:
     return (
         type(exception) is RuntimeError
         and exception.args == ("No response returned.",)
-        and _modules_passed(exception)[-1:] == [_STARLETTE_BASE]
+        and [module for module, _ in _frames_passed(exception)[-1:]] == [_STARLETTE_BASE]
     )
 
 
-def _modules_passed(exception: Exception) -> list[object]:
-    modules = []
+def _frames_passed(exception: Exception) -> list[tuple[object, str]]:
+    """Module and function of each frame that `exception` came through, the innermost last."""
+    frames = []
     traceback = exception.__traceback__
     while traceback is not None:
-        modules.append(traceback.tb_frame.f_globals.get("__name__"))
+        frames.append((traceback.tb_frame.f_globals.get("__name__"), traceback.tb_frame.f_code.co_name))
         traceback = traceback.tb_next
-    return modules
+    return frames
 
 
 def _is_group(exception: BaseException) -> bool:

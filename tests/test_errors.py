@@ -518,14 +518,7 @@ def test_the_birthplace_decides_and_not_the_text() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    "layers",
-    [
-        0,
-        pytest.param(1, marks=pytest.mark.xfail(reason="U2: call_next makes a __cause__ of the __context__")),
-        pytest.param(2, marks=pytest.mark.xfail(reason="U2: call_next makes a __cause__ of the __context__")),
-    ],
-)
+@pytest.mark.parametrize("layers", [0, 1, 2])
 async def test_an_error_raised_while_the_disconnect_was_handled_is_the_apps_own(layers: int) -> None:
     """Starlette's BaseHTTPMiddleware re-raises what the app raised `from` its `__context__`."""
 
