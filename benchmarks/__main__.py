@@ -51,7 +51,7 @@ class Report:
             self.line()
             self.line("Goals")
             for what, wanted, got, reached in self.goals:
-                self.line(f"  {what:42}{wanted:>12}{got:>12}  {'reached' if reached else 'MISSED'}")
+                self.line(f"  {what:44}{wanted:>11}{got:>11}  {'reached' if reached else 'MISSED'}")
         return all(reached for *_, reached in self.goals)
 
 
@@ -196,7 +196,7 @@ def _report_requests(report: Report, options: argparse.Namespace) -> None:
             cpu_ratio = _requests.cpu_ratio(measured[row], measured["bare"])
             lines[NAMES[row]] = [f"{per_second:,.0f} {ratio:6.3f} x", f"{cpu * 1e6:.1f} us {cpu_ratio:6.3f} x"]
         report.table(
-            f"Requests through uvicorn on {runs_on}, {app} app ({rounds} rounds)",
+            f"Requests, {app} app, uvicorn on {runs_on} ({rounds} rounds)",
             ["per second", "processor time"],
             lines,
         )
