@@ -112,6 +112,7 @@ class Connection(abc.ABC):
     def _new_disconnect(self) -> Message:
         """The disconnect that no server delivered."""
 
+    @abc.abstractmethod
     def _was_not_sent(self) -> None:
         """What `_note` counted did not reach the server."""
 
@@ -229,9 +230,7 @@ class Connection(abc.ABC):
         # A message that was out of order is the application's mistake whatever the server would say. After a last one
         # it has nothing to say: uvicorn's receive gives the disconnect of a response that is complete, although its
         # send has just refused the end of it ("Too little data for declared Content-Length").
-        if not says_so and (
-            (was_last and kind != "websocket.close") or not _messages.is_in_order(self._owed, kind)
-        ):
+        if not says_so and ((was_last and kind != "websocket.close") or not _messages.is_in_order(self._owed, kind)):
             return False
         if self.disconnect is None and (self._CODES_MATTER or not says_so):
             await self.reader().ask()
@@ -359,6 +358,9 @@ class HTTPConnection(Connection):
 
     def _new_disconnect(self) -> Message:
         return {"type": "http.disconnect"}
+
+    def _was_not_sent(self) -> None:
+        pass
 
     def sent(self) -> str:
         return f"status {self._start.get('status')}" if self.phase == _DURING_RESPONSE else "nothing"

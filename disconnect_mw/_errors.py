@@ -53,7 +53,9 @@ _NOT_FROM_A_CLIENT = (
     ChildProcessError,
     ConnectionRefusedError,
 )
-_NOT_FROM_A_CLIENT_WORDS = frozenset({("socket", "gaierror"), ("socket", "herror"), ("ssl", "SSLCertVerificationError")})
+_NOT_FROM_A_CLIENT_WORDS = frozenset(
+    {("socket", "gaierror"), ("socket", "herror"), ("ssl", "SSLCertVerificationError")}
+)
 
 
 def _is_called(exception: BaseException, words: frozenset[tuple[str, str]]) -> bool:

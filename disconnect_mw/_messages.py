@@ -13,7 +13,7 @@ Message = Any
 """A message as it came. Neither side promises a dict, and whatever came is passed on as it is."""
 
 Owed = tuple[Mapping[str, Any], ...]
-"""What an exchange lacks to be whole: the least messages that would end it. Nothing, once the app's last word is said."""
+"""What an exchange lacks to be whole: the least messages that would end it. Nothing, once the last word is said."""
 
 # 499 is nginx's "client closed request": no client ever sees it, but whatever stands between the server and this
 # middleware does, and may log or count it.

@@ -110,7 +110,7 @@ def _single_callable(app: Any) -> ASGIApp:
     except TypeError:
         from asgiref.compatibility import guarantee_single_callable
 
-        return guarantee_single_callable(app)  # type: ignore[no-any-return,no-untyped-call]  # asgiref has no types there
+        return guarantee_single_callable(app)  # type: ignore[no-any-return,no-untyped-call]  # untyped
     except ValueError:  # no signature to be had: of a builtin, say
         pass
     return app  # type: ignore[no-any-return]  # as far as can be told

@@ -2,8 +2,8 @@
 
 One reader at a time reaches the server; the others wait for the event that it sets. Once only the disconnect can still
 come (the request body has been read), or after a read was cancelled (somebody peeks), the reader is a task of its own:
-it outlives whoever waits for it, so a cancelled waiter loses nothing, and the server's `receive` is not cancelled before
-the exchange ends. gunicorn's `asgi` worker takes such a cancellation for a departure.
+it outlives whoever waits for it, so a cancelled waiter loses nothing, and the server's `receive` is not cancelled
+before the exchange ends. gunicorn's `asgi` worker takes such a cancellation for a departure.
 """
 
 from __future__ import annotations

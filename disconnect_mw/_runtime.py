@@ -1,7 +1,7 @@
-"""What asyncio and trio each call a checkpoint, an event, a task, an interruption.
+"""What asyncio and trio each call a checkpoint, a waiter, a task, an interruption.
 
-Nothing is imported that is not already running: the event loop is found through `sys.modules`. Where none runs at all (a
-coroutine driven by hand) a checkpoint is a bare `yield`, an event is polled, and nothing can be started.
+Nothing is imported that is not already running: the event loop is found through `sys.modules`. Where none runs at all
+(a coroutine driven by hand) a checkpoint is a bare `yield`, a waiter is polled, and nothing can be started.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ def _running_trio() -> Any:
     return trio if trio is not None and trio.lowlevel.in_trio_run() else None
 
 
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """As `asyncio.get_running_loop`, without the exception where none runs."""
+def _find_loop() -> asyncio.AbstractEventLoop | None:
     global running_loop, current_task
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
@@ -41,9 +40,11 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     return running_loop()
 
 
-def current_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
-    """The task that is running, so that `interrupt` can wake it later."""
-    return sys.modules["asyncio"].current_task(loop)  # type: ignore[no-any-return]  # reached through sys.modules
+running_loop: Callable[[], asyncio.AbstractEventLoop | None] = _find_loop
+"""As `asyncio.get_running_loop`, without the exception where none runs."""
+
+current_task: Callable[[Any], asyncio.Task[Any] | None]
+"""The task that a loop runs, so that `interrupt` can wake it later. It is there once `running_loop` has found a loop."""
 
 
 @types.coroutine
@@ -275,7 +276,7 @@ class InterruptibleReceive:
 
 
 def interruptible(receive: Callable[[], Awaitable[Any]]) -> InterruptibleReceive | None:
-    """`receive` in a form that `interrupt` takes, where no asyncio task can be named; None where nothing can be done."""
+    """`receive` in a form that `interrupt` takes, where there is no asyncio task; None where nothing can be done."""
     trio = _running_trio()
     return None if trio is None else InterruptibleReceive(trio, receive)
 

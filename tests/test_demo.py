@@ -250,7 +250,8 @@ def test_what_is_no_version_is_refused(version: str, capsys: pytest.CaptureFixtu
         ),
         (
             "error: Request failed after 3 retries\n  Caused by: dns error\n",
-            "uvicorn 9.9.9 could not be installed (is there a network?); the installer's last word: Caused by: dns error",
+            "uvicorn 9.9.9 could not be installed (is there a network?); "
+            "the installer's last word: Caused by: dns error",
         ),
         ("", "uvicorn 9.9.9 could not be installed (is there a network?); the installer's last word: nothing"),
     ],

@@ -40,9 +40,7 @@ def is_an_app(script: tuple[str, ...]) -> bool:
     return ordered and sends.count("start") <= 1 and script.count("leave") <= 1
 
 
-SCRIPTS = [
-    script for length in range(1, 7) for script in itertools.product(STEPS, repeat=length) if is_an_app(script)
-]
+SCRIPTS = [script for length in range(1, 7) for script in itertools.product(STEPS, repeat=length) if is_an_app(script)]
 
 
 class Run:

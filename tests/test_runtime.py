@@ -109,9 +109,6 @@ def test_the_loop_is_found_once_asyncio_is_there(monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as context:
         context.delitem(sys.modules, "asyncio")
         assert runtime.running_loop() is None
-    loop = asyncio.new_event_loop()
-    assert runtime.current_task(loop) is None
-    loop.close()
     assert runtime.running_loop() is None
 
     async def main() -> None:

@@ -302,7 +302,8 @@ async def test_what_the_disconnect_caused_ends_at_the_edge() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [FileNotFoundError(2, "x"), ConnectionRefusedError(111, "x"), OSError("lost database"), ValueError(), KeyError()]
+    "error",
+    [FileNotFoundError(2, "x"), ConnectionRefusedError(111, "x"), OSError("lost database"), ValueError(), KeyError()],
 )
 async def test_the_apps_own_exceptions_always_pass(error: Exception) -> None:
     server = FarSide()
@@ -670,7 +671,8 @@ async def test_starlette_with_the_middleware_added_answers_as_before() -> None:
     app = Starlette(routes=[Route("/", hello)])
     app.add_middleware(DisconnectMiddleware)
     server = FarSide()
-    await app(http_scope(), server.receive, server.send)
+    wrapped: Any = app
+    await wrapped(http_scope(), server.receive, server.send)
     assert server.sent[1]["body"] == b"hello"
 
 
