@@ -136,7 +136,9 @@ def judge(column: Column, scenario: Scenario, server: Server) -> str:
     if verdict == "limit" and limit is not None:
         column.limits[limit.reason] = column.limits.get(limit.reason, 0) + 1
     elif verdict != "same":
-        column.stories.append(f"{scenario.name}: {verdict}\n  expected {scenario.expected}\n  got      {outcome}\n{story}")
+        column.stories.append(
+            f"{scenario.name}: {verdict}\n  expected {scenario.expected}\n  got      {outcome}\n{story}"
+        )
     return verdict
 
 
@@ -164,7 +166,7 @@ def print_summary(columns: Sequence[Column]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.real", description=__doc__)
     parser.add_argument("--cache", type=Path, help="where the environments are kept (default: a temporary directory)")
-    parser.add_argument("--python", default="3.11", help="the interpreter for all of them: version or path (default 3.11)")
+    parser.add_argument("--python", default="3.11", help="version or path of the interpreter (default 3.11)")
     parser.add_argument("--allow-missing", action="store_true", help="a version that does not install is no failure")
     parser.add_argument("--workers", type=int, default=2, help="servers at once (default 2)")
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
@@ -185,7 +187,7 @@ def main() -> int:
             return [play_all(python, version, setup, scenarios) for setup in setups]
 
         with ThreadPoolExecutor(options.workers) as workers:
-            results = list(zip(options.versions, workers.map(of_version, options.versions)))
+            results = list(zip(options.versions, workers.map(of_version, options.versions), strict=True))
     columns = [column for _, result in results if not isinstance(result, str) for column in result]
     missing = {version: result for version, result in results if isinstance(result, str)}
     print_table(columns, scenarios)

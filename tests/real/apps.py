@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import tempfile
 import time
@@ -485,10 +486,8 @@ async def ws_accepts_late(stage: Stage) -> None:
     await stage.receive()
     stage.play.ready("asked")
     await stage.play.cue("gone")
-    try:
-        await stage._send({"type": "websocket.accept"})  # some servers know at once, others at the next send
-    except ClientDisconnected:
-        pass
+    with contextlib.suppress(ClientDisconnected):  # some servers know at once, others at the next send
+        await stage._send({"type": "websocket.accept"})
     await stage.try_send("websocket.send", text="hello")
     await stage.receive()
     await ws_aftermath(stage)
@@ -572,7 +571,7 @@ async def stream(request: Request) -> Response:
     return StreamingResponse(endless(play), background=background(play))
 
 
-BIG = tempfile.NamedTemporaryFile(prefix="disconnect-mw-", suffix=".bin")
+BIG = tempfile.NamedTemporaryFile(prefix="disconnect-mw-", suffix=".bin")  # noqa: SIM115 - it lasts as the server does
 BIG.truncate(1 << 26)  # sparse, and more than all the buffers between here and the client
 
 

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from types import TracebackType
+from typing import TypeVar
 
 PATIENCE = 10.0
 """Seconds after which whatever has not come is a hang."""
@@ -17,6 +18,9 @@ class Hang(AssertionError):
     """Something did not come in time."""
 
 
+_Client = TypeVar("_Client", bound="Client")  # typing has Self from 3.11 on
+
+
 class Client:
     """One TCP connection to the server, and what came over it."""
 
@@ -24,7 +28,7 @@ class Client:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self.came = b""
 
-    def __enter__(self) -> Client:
+    def __enter__(self: _Client) -> _Client:
         return self
 
     def __exit__(

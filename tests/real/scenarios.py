@@ -31,11 +31,6 @@ class Scenario:
         """How the client leaves."""
         return self.name.split(", ")[-2]
 
-    @property
-    def was_open(self) -> bool:
-        """Had the WebSocket been accepted?"""
-        return "accept" not in self.name
-
     def play(self, server: Server) -> tuple[Outcome, str]:
         """The outcome, and the story to read if it is not the expected one."""
         visit = server.visit(self.app, self.variant)
@@ -194,8 +189,7 @@ def opened(how: str, queued: int = 0, cue: bool = False) -> Drive:
     """A WebSocket whose client leaves once it is open."""
 
     def drive(visit: Visit) -> None:
-        client = WebSocketClient(visit.port)
-        with client:
+        with WebSocketClient(visit.port) as client:
             client.ask(visit.path)
             client.hear(b"hello")
             visit.until("open")
@@ -214,8 +208,7 @@ def asked(how: str, cue: bool = False) -> Drive:
     """A WebSocket whose client leaves before it is accepted."""
 
     def drive(visit: Visit) -> None:
-        client = WebSocketClient(visit.port)
-        with client:
+        with WebSocketClient(visit.port) as client:
             client.ask(visit.path)
             visit.until("asked")
             client.leave(how)
@@ -228,8 +221,7 @@ def asked(how: str, cue: bool = False) -> Drive:
 
 
 def ws_waits(visit: Visit) -> None:
-    client = WebSocketClient(visit.port)
-    with client:
+    with WebSocketClient(visit.port) as client:
         client.ask(visit.path)
         client.hear(b"\r\n\r\n")
         client.text(b"echo me")
@@ -463,9 +455,18 @@ def _is_raised_outside(outcome: Outcome, expected: Outcome) -> bool:
     )
 
 
+def _is_raised_by_itself(outcome: Outcome, expected: Outcome) -> bool:
+    """After the app's own error, which it logs, the server runs into its own: its 500 goes to the client that left."""
+    own = expected.errors[0], "uvicorn.ClientDisconnected"
+    return outcome == replace(expected, errors=own)
+
+
 _SILENT = Limit("the server takes a lost client's websocket.send in silence (wsproto up to 0.34.3)", _is_silence)
 _UNREPORTED = Limit("the server never reports a WebSocket that was lost by FIN (wsproto in 0.13.4)", None)
 _RAISED_OUTSIDE = Limit("send raises in the middleware that stands outside ours (0.28.0)", _is_raised_outside)
+
+
+_RAISED_BY_ITSELF = Limit("the server's own answer to an app's bug raises as well (0.28.0)", _is_raised_by_itself)
 
 
 def limit_of(scenario: Scenario, setup: Setup, version: str) -> Limit | None:
@@ -474,12 +475,14 @@ def limit_of(scenario: Scenario, setup: Setup, version: str) -> Limit | None:
     if scenario.is_websocket and setup.ws == "wsproto" and number <= (0, 34, 3) and scenario.how != "clean":
         if scenario.app in ("ws_only_ever_sends", "ws_feed"):
             return _SILENT
-        if number == (0, 13, 4) and scenario.how in ("fin", "half") and scenario.was_open:
+        if number == (0, 13, 4) and scenario.how in ("fin", "half"):
             return _UNREPORTED
         if scenario.app == "ws_send_only":
             return _SILENT
     if number == (0, 28, 0) and scenario in STARLETTE and not scenario.is_websocket:
-        has_sender_outside = scenario.variant in ("outside", "both") or scenario.app in ("bug", "missing_file", "body")
-        if has_sender_outside and scenario.variant != "around":
+        if scenario.variant == "around":
+            return _RAISED_BY_ITSELF if scenario.expected.errors else None
+        # Whatever stands outside ours, Starlette's ServerErrorMiddleware always, sends to a server that raises.
+        if scenario.variant in ("outside", "both") or scenario.app in ("bug", "missing_file", "body"):
             return _RAISED_OUTSIDE
     return None

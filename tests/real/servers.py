@@ -180,7 +180,7 @@ class Server:
     def errors(self, since: int = 0) -> tuple[str, ...]:
         """The exceptions (without one, the texts) of all ERROR records and tracebacks."""
         return tuple(
-            event["exception"] or event["text"]
+            str(event["exception"] or event["text"])
             for event in self.events(since)
             if event.get("log") in ("ERROR", "CRITICAL") or event.get("traceback")
         )
@@ -212,7 +212,7 @@ class Visit:
         self._server.ask(f"/signal/{self._run}/{name}")
 
     def outcome(self, ends: int = 1) -> Outcome:
-        """What came of it, once `ends` calls of the application have ended and the server has said all it has to say."""
+        """What came of it, once `ends` calls of the application have ended and the server has said all it has to."""
         since = self._since
         for number in range(ends):
             self._server.wait(
@@ -244,7 +244,5 @@ class Visit:
 
 
 def _readable(event: Event) -> str:
-    traceback = event.get("traceback", "")
-    return (
-        " ".join(f"{key}={value}" for key, value in event.items() if key != "traceback") + ("\n" + traceback).rstrip()
-    )
+    fields = " ".join(f"{key}={value}" for key, value in event.items() if key != "traceback")
+    return f"{fields}\n{event.get('traceback', '')}".rstrip()

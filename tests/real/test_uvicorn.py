@@ -45,41 +45,48 @@ class Standing:
             self.complaints += server.complaints()
 
 
+class Servers(dict[Setup, Standing]):
+    def __missing__(self, setup: Setup) -> Standing:
+        self[setup] = Standing(setup)
+        return self[setup]
+
+
 @pytest.fixture(scope="module")
-def standing(request: pytest.FixtureRequest) -> Iterator[Standing]:
-    standing = Standing(request.param)
-    yield standing
-    standing.stop()
-    assert standing.complaints == []
+def servers() -> Iterator[Servers]:
+    """Those that the tests of this module need, each started once."""
+    servers = Servers()
+    yield servers
+    for standing in servers.values():
+        standing.stop()
+    assert {str(setup): standing.complaints for setup, standing in servers.items() if standing.complaints} == {}
 
 
 def of_each_setup(scenarios: Iterable[Scenario]) -> pytest.MarkDecorator:
     """Every scenario on every setup; those of HTTP not again where only the WebSocket implementation is another."""
     return pytest.mark.parametrize(
-        ("standing", "scenario"),
+        ("setup", "scenario"),
         [
             pytest.param(setup, scenario, id=f"{scenario.name}-{setup}")
             for setup in SETUPS
             for scenario in scenarios
             if scenario.is_websocket or setup.ws != "websockets-sansio"
         ],
-        indirect=["standing"],
     )
 
 
 @of_each_setup(HTTP)
-def test_an_http_client_that_leaves_is_no_error_and_a_bug_is_one(standing: Standing, scenario: Scenario) -> None:
-    standing.play(scenario)
+def test_an_http_client_that_leaves_is_no_error(servers: Servers, setup: Setup, scenario: Scenario) -> None:
+    servers[setup].play(scenario)
 
 
 @of_each_setup(WEBSOCKET)
-def test_a_websocket_client_that_leaves_is_no_error_and_a_bug_is_one(standing: Standing, scenario: Scenario) -> None:
-    standing.play(scenario)
+def test_a_websocket_client_that_leaves_is_no_error(servers: Servers, setup: Setup, scenario: Scenario) -> None:
+    servers[setup].play(scenario)
 
 
 @of_each_setup(STARLETTE)
-def test_work_in_starlette_ends_in_good_order_once_the_client_has_left(standing: Standing, scenario: Scenario) -> None:
-    standing.play(scenario)
+def test_starlette_ends_in_good_order_without_its_client(servers: Servers, setup: Setup, scenario: Scenario) -> None:
+    servers[setup].play(scenario)
 
 
 def test_every_scenario_has_a_name_of_its_own() -> None:
