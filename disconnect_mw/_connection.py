@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from . import _messages, _runtime
 from ._errors import ClientDisconnected, tells_of_departure
-from ._messages import HTTP_OWES_BODY, Message, Owed, after_http, after_websocket, field
+from ._messages import HTTP_OWES_ALL, HTTP_OWES_BODY, Message, Owed, after_http, after_websocket, field
 from ._reader import Reader
 from ._state import TRANSITIONS, Cause, State
 
@@ -28,6 +28,8 @@ _AFTER_LAST_MESSAGE = TRANSITIONS[_OPEN, Cause.LAST_MESSAGE]  # a look into the 
 
 # What stands for a loop where none runs (a coroutine driven by hand), for the task there, and for a shut gate.
 _NO_LOOP, _BY_HAND, _SHUT = object(), object(), object()
+
+_STARTS = ("http.response.start", "websocket.http.response.start")
 
 # How long the orderly end may take. gunicorn's `asgi` worker waits up to 5 s in a close, Hypercorn's HTTP/2 for ever.
 _SECONDS_TO_END = 1.0
@@ -48,6 +50,7 @@ class Connection(abc.ABC):
         "_gate",
         "_is_raising",
         "_last",
+        "_late_start",
         "_loop",
         "_owed",
         "_owed_before",
@@ -66,6 +69,7 @@ class Connection(abc.ABC):
 
     protocol: ClassVar[str]
     _OWED_AT_FIRST: ClassVar[Owed]
+    can_be_peeked: ClassVar[bool]
     _CODES_MATTER: ClassVar[bool]  # does the server's own disconnect say more than that there was one?
 
     state: State
@@ -83,6 +87,7 @@ class Connection(abc.ABC):
     disconnected_at: float  # on the clock of time.monotonic()
     phase: str  # how far the exchange had come
     messages_muted: int
+    _late_start: Message  # the application's own start, which came too late
 
     def open(self, receive: Receive, send: Send, is_raising: bool) -> None:
         """Stand between the application and the server.
@@ -103,10 +108,6 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def took(self, message: Message) -> Message:
         """Note what the server delivered, and give it back."""
-
-    @abc.abstractmethod
-    def _due(self, message: Message) -> list[Message]:
-        """What goes out of a message that is muted: as much of the skeleton as it would have provided."""
 
     @abc.abstractmethod
     def _new_disconnect(self) -> Message:
@@ -150,7 +151,11 @@ class Connection(abc.ABC):
             if message.get("more_body"):
                 self.uploading = True
                 return message
-        except (AttributeError, TypeError):  # no mapping: that is for the application to complain of
+            if message["type"] == "http.request" and self.shared_reader is None:  # as nearly all of them end
+                self.uploading = False
+                self._gate = _SHUT  # only the disconnect can still come
+                return message
+        except (AttributeError, KeyError, TypeError):  # no ASGI message: that is for the application to complain of
             return message
         return self.took(message)
 
@@ -204,7 +209,15 @@ class Connection(abc.ABC):
             if not await self._reports_departure(exception, message):
                 raise
             cause = exception
-        return await self._send_late(message, cause)
+        try:
+            return await self._send_late(message, cause)
+        finally:
+            del cause  # whose traceback holds this frame
+
+    @staticmethod
+    @abc.abstractmethod
+    def _after(owed: Owed, message: Mapping[str, Any]) -> Owed:
+        """What an exchange that owes `owed` owes after `message`."""
 
     @abc.abstractmethod
     def _note(self, message: Mapping[str, Any]) -> None:
@@ -246,11 +259,12 @@ class Connection(abc.ABC):
     async def _send_late(self, message: Message, cause: BaseException) -> None:
         """What becomes of a message once the client has gone."""
         self.messages_muted += 1
-        if self._is_raising and field(message, "type") not in _messages.WEBSOCKET_ENDS:
+        kind = field(message, "type")
+        if self._is_raising and kind not in _messages.WEBSOCKET_ENDS:
             await _runtime.checkpoint()
             raise ClientDisconnected(self.disconnect) from (None if isinstance(cause, _Nowhere) else cause)
-        if due := self._due(message):
-            await self._pass_on(due)
+        if kind in _STARTS and self._late_start is None:
+            self._late_start = message
         await _runtime.checkpoint()
 
     async def _pass_on(self, messages: list[Message]) -> None:
@@ -273,6 +287,7 @@ class Connection(abc.ABC):
             self.disconnected_at = time.monotonic()
             self.phase = self._phase_now()
             self.messages_muted = 0
+            self._late_start = None
             self._route = _nowhere  # not a look at the state for each message, nor a cycle with a method of our own
         if self.disconnect is None:
             self.disconnect = {**message}  # the one delivered is the application's, to change as it likes
@@ -284,6 +299,8 @@ class Connection(abc.ABC):
     async def end_orderly(self, has_swallowed: bool) -> None:
         """Send what the exchange still owes, now that the application has ended and its client has gone (P11).
 
+        Not before: on uvicorn 0.28.0 it makes BaseHTTPMiddleware outside cancel the application.
+
         Where nothing was muted or swallowed, the application fell silent of its own will. That too is made whole, since
         BaseHTTPMiddleware outside raises at it, but not where nobody can stand outside: into a queue (asgiref's
         ApplicationCommunicator) the bare application would have put nothing.
@@ -292,7 +309,10 @@ class Connection(abc.ABC):
         if not owed or owed is _messages.WEBSOCKET_ACCEPTED:
             return
         if has_swallowed or self.messages_muted or not _runtime.is_queue(getattr(self._server_send, "__self__", None)):
-            await self._pass_on(_messages.fresh(owed))
+            messages = _messages.fresh(owed)
+            if self._late_start is not None and owed is self._OWED_AT_FIRST:
+                messages = [self._late_start, *_messages.fresh(self._after(owed, self._late_start))]
+            await self._pass_on(messages)
 
     def leave(self) -> None:
         """Leave nothing behind."""
@@ -311,17 +331,23 @@ class HTTPConnection(Connection):
     _start: Mapping[str, Any]
 
     protocol = "http"
-    _OWED_AT_FIRST = _messages.HTTP_OWES_ALL
+    _OWED_AT_FIRST = HTTP_OWES_ALL
+    can_be_peeked = True
     _CODES_MATTER = False
+    _after = staticmethod(after_http)
 
     def _note(self, message: Mapping[str, Any]) -> None:
         if self.state is _OPEN:
             owed = self._owed_before = self._owed
             if owed is HTTP_OWES_BODY and message["type"] == "http.response.body":  # as nearly all of them end
                 self._owed = ()
+            elif owed is HTTP_OWES_ALL and message["type"] == "http.response.start" and "trailers" not in message:
+                self._start = message  # as nearly all of them begin
+                self._owed = HTTP_OWES_BODY
+                return
             else:
                 self._owed = after_http(owed, message)
-                if owed is _messages.HTTP_OWES_ALL:
+                if owed is HTTP_OWES_ALL:
                     self._start = message
                 if self._owed:
                     return
@@ -331,30 +357,13 @@ class HTTPConnection(Connection):
             self._last = None  # it may be the very dict of the last message again
 
     def took(self, message: Message) -> Message:
-        try:
-            kind = message["type"]
-        except (KeyError, TypeError):
-            return message
+        kind = field(message, "type")
         if kind == "http.request":
-            if self.shared_reader is None:
-                self.uploading = False
-                self._gate = _SHUT  # only the disconnect can still come
-            else:
-                self.uploading = bool(message.get("more_body"))
-                self.shared_reader.prefers_task = not self.uploading
+            self.uploading = bool(message.get("more_body"))
+            self.reader().prefers_task = not self.uploading  # as in receive; here somebody else has come to read
         elif kind == "http.disconnect":
             self.learn(Cause.DISCONNECT_RECEIVED, message)
         return message
-
-    def _due(self, message: Message) -> list[Message]:
-        owed = self._owed
-        if not owed or field(message, "type") is None:
-            return []
-        self._owed = after_http(owed, message)
-        due = _messages.fresh(owed[: len(owed) - len(self._owed)])
-        if due and message.get("type") == "http.response.start":
-            due[0] = message
-        return due
 
     def _new_disconnect(self) -> Message:
         return {"type": "http.disconnect"}
@@ -366,7 +375,7 @@ class HTTPConnection(Connection):
         return f"status {self._start.get('status')}" if self.phase == _DURING_RESPONSE else "nothing"
 
     def _phase_now(self) -> str:
-        if self._owed is not _messages.HTTP_OWES_ALL:
+        if self._owed is not HTTP_OWES_ALL:
             return _DURING_RESPONSE
         return "during the upload" if self.uploading else "before the response"
 
@@ -377,7 +386,9 @@ class WebSocketConnection(Connection):
 
     protocol = "websocket"
     _OWED_AT_FIRST = _messages.WEBSOCKET_OWES_HANDSHAKE
+    can_be_peeked = False
     _CODES_MATTER = True
+    _after = staticmethod(after_websocket)
 
     def open(self, receive: Receive, send: Send, is_raising: bool) -> None:
         super().open(receive, send, is_raising)
@@ -401,16 +412,6 @@ class WebSocketConnection(Connection):
         elif self.shared_reader is not None:
             self.shared_reader.prefers_task = False
         return message
-
-    def _due(self, message: Message) -> list[Message]:
-        owed, kind = self._owed, field(message, "type")
-        # An accept that is muted leaves the handshake unanswered: an end of it is still owed.
-        if kind in (None, "websocket.accept") or owed is _messages.WEBSOCKET_ACCEPTED:
-            return []
-        self._owed = after_websocket(owed, message)
-        if owed is not self._owed and kind == "websocket.http.response.start":
-            return [message]
-        return [] if self._owed else _messages.fresh(owed)
 
     def _new_disconnect(self) -> Message:
         # No close frame came: 1006 (RFC 6455, 7.4.1).

@@ -33,7 +33,11 @@ _FRAMEWORK_WORDS = frozenset(
         ("starlette.requests", "ClientDisconnect"),
         ("starlette.websockets", "WebSocketDisconnect"),
         ("django.core.exceptions", "RequestAborted"),
-        ("werkzeug.exceptions", "ClientDisconnected"),  # Quart
+        ("werkzeug.exceptions", "ClientDisconnected"),  # Flask, by way of a WSGI adapter
+        ("litestar.exceptions.websocket_exceptions", "WebSocketDisconnect"),
+        ("falcon.errors", "WebSocketDisconnected"),
+        ("blacksheep.exceptions", "MessageAborted"),
+        ("blacksheep.server.websocket", "WebSocketDisconnectError"),
     }
 )
 
@@ -41,20 +45,30 @@ _FRAMEWORK_WORDS = frozenset(
 # 0.26 lets it out of the `websockets` package.
 _SERVER_WORDS = frozenset({("websockets.exceptions", "ConnectionClosed")})
 
-# OSErrors that writing to an accepted connection cannot give: these come from a file, from an outbound connection or
-# from a time-out of whatever stands between this middleware and the server.
-_NOT_FROM_A_CLIENT = (
-    FileNotFoundError,
-    FileExistsError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-    ProcessLookupError,
-    ChildProcessError,
-    ConnectionRefusedError,
+# What writing to an accepted connection can give. Any other errno (a full disk, a missing file) is of something else that
+# whatever stands between this middleware and the server does in its `send`; so is a connection refused.
+_OF_A_CONNECTION = frozenset(
+    {
+        errno.EBADF,
+        errno.ECONNABORTED,
+        errno.ECONNRESET,
+        errno.EHOSTUNREACH,  # Hypercorn lets it out
+        errno.ENETDOWN,
+        errno.ENETRESET,
+        errno.ENETUNREACH,
+        errno.ENOTCONN,
+        errno.EPIPE,
+        errno.ESHUTDOWN,
+        errno.ETIMEDOUT,
+    }
 )
-_NOT_FROM_A_CLIENT_WORDS = frozenset(
-    {("socket", "gaierror"), ("socket", "herror"), ("ssl", "SSLCertVerificationError")}
+_NOT_OF_A_CLIENT = frozenset(
+    {
+        ("builtins", "ConnectionRefusedError"),
+        ("socket", "gaierror"),
+        ("socket", "herror"),
+        ("ssl", "SSLCertVerificationError"),
+    }
 )
 
 
@@ -70,13 +84,15 @@ def tells_of_departure(exception: Exception, message_type: Any) -> bool:
     """
     if _is_called(exception, _SERVER_WORDS):
         return True
-    if not isinstance(exception, OSError) or isinstance(exception, _NOT_FROM_A_CLIENT):
+    if not isinstance(exception, OSError) or _is_called(exception, _NOT_OF_A_CLIENT):
         return False
     if message_type in ("http.response.pathsend", "http.response.zerocopysend"):
         return isinstance(exception, ConnectionError)  # the server opens or reads a file there
     if isinstance(exception, TimeoutError):
         return exception.errno == errno.ETIMEDOUT  # the kernel gave the connection up; asyncio.timeout sets no errno
-    return not _is_called(exception, _NOT_FROM_A_CLIENT_WORDS)
+    if type(exception).__module__ == "builtins" and not isinstance(exception, ConnectionError):
+        return type(exception) is OSError and exception.errno in (None, *_OF_A_CONNECTION)
+    return True
 
 
 def without_disconnect(exception: BaseException, is_own: Callable[[BaseException], bool]) -> BaseException | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ._connection import Connection, HTTPConnection, WebSocketConnection
 from ._errors import without_disconnect
 from ._log import tell
-from ._policy import Policy, checked, make_truthful
+from ._policy import TRUE_VERSIONS, Policy, checked, make_truthful
 from ._state import State
 
 # As loose as they are on purpose: an app annotated with asgiref.typing and one annotated with Starlette's types fit,
@@ -69,21 +69,29 @@ class DisconnectMiddleware:
         else:
             return await self._app(scope, receive, send)
         connection.open(receive, send, policy is _RAISE)
-        make_truthful(scope, policy)
+        try:
+            is_truthful = scope["asgi"]["spec_version"] in TRUE_VERSIONS[policy]
+        except (KeyError, TypeError):
+            is_truthful = False
+        if not is_truthful:
+            make_truthful(scope, policy)
         rest = None
         try:
-            result = await self._app(scope, connection.receive, connection.send)
-        except BaseException as exception:  # P5, P6: _end gives back all that is not put down to the disconnect
-            rest = await _end(scope, connection, exception)
-            if rest is exception:
-                raise
-        else:
-            if connection.shared_reader is not None or connection.state is _DISCONNECTED:
-                await _end(scope, connection, None)
-            return result
-        if rest is not None:
-            raise rest
-        return None
+            try:
+                result = await self._app(scope, connection.receive, connection.send)
+            except BaseException as exception:  # P5, P6: _end gives back all that is not put down to the disconnect
+                rest = await _end(scope, connection, exception)
+                if rest is exception:
+                    raise
+            else:
+                if connection.shared_reader is not None or connection.state is _DISCONNECTED:
+                    await _end(scope, connection, None)
+                return result
+            if rest is not None:
+                raise rest
+            return None
+        finally:
+            del rest  # whose traceback holds this frame
 
 
 async def _end(scope: Any, connection: Connection, exception: BaseException | None) -> BaseException | None:

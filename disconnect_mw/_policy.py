@@ -9,7 +9,7 @@ Policy = Literal["ignore", "raise"]
 
 # The versions in use that are true under each policy. Since 2.4 the specification has `send` raise after a disconnect,
 # and Starlette then relies on that: it stops listening.
-_TRUE_VERSIONS: dict[Policy, tuple[str, ...]] = {"ignore": ("2.3", "2.1", "2.0", "2.2"), "raise": ("2.4", "2.5")}
+TRUE_VERSIONS: dict[Policy, tuple[str, ...]] = {"ignore": ("2.3", "2.1", "2.0", "2.2"), "raise": ("2.4", "2.5")}
 _NEAREST: dict[Policy, str] = {"ignore": "2.3", "raise": "2.4"}
 _DEFAULT = "2.0"
 
@@ -37,10 +37,9 @@ def make_truthful(scope: Any, policy: Policy) -> None:
         if policy == "raise":
             _claim(scope, _NEAREST[policy])
         return
-    if claimed not in _TRUE_VERSIONS[policy]:
-        version = _true_version(policy, claimed)
-        if version != claimed:
-            _claim(scope, version)
+    version = _true_version(policy, claimed)
+    if version != claimed:
+        _claim(scope, version)
 
 
 def _true_version(policy: Policy, claimed: object) -> str:

@@ -55,8 +55,9 @@ class Reader:
         while connection.disconnect is None:
             if self._ahead:
                 # A receive that had to wait for this message would not have got it in a cancelled scope. Nor must a
-                # peek get it now: Starlette's is_disconnected() drops whatever it finds.
-                await _runtime.checkpoint()
+                # peek get it now: Starlette's is_disconnected() drops whatever it finds, a request body too.
+                if connection.can_be_peeked:
+                    await _runtime.checkpoint()
                 if self._ahead and connection.disconnect is None:
                     return self._ahead.pop(0)
             elif self._failure is not None:
@@ -141,8 +142,7 @@ class Reader:
     def interrupt(self, task: Any) -> None:
         """Wake the application's own read at the server, which may never tell it that the client has gone."""
         if not self.interrupted:
-            self.interrupted = True
-            _runtime.interrupt(task)
+            self.interrupted = _runtime.interrupt(task)
 
     def leave(self) -> bool:
         """End our own read, as soon as no task that the application left behind waits for it. Is that now?"""

@@ -34,9 +34,10 @@ def _find_loop() -> asyncio.AbstractEventLoop | None:
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return None
-    # From now on the names are asyncio's own functions: they are called for the messages that are received.
+    # From now on the names are asyncio's own functions: they are called for the messages that are received. Until 3.12
+    # current_task is a Python function around this look-up, as dear as all the rest of a receive.
     running_loop = asyncio._get_running_loop
-    current_task = asyncio.current_task
+    current_task = asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get
     return running_loop()
 
 
@@ -44,7 +45,7 @@ running_loop: Callable[[], asyncio.AbstractEventLoop | None] = _find_loop
 """As `asyncio.get_running_loop`, without the exception where none runs."""
 
 current_task: Callable[[Any], asyncio.Task[Any] | None]
-"""The task that a loop runs, so that `interrupt` can wake it later. It is there once `running_loop` has found a loop."""
+"""The task that a loop runs, so that `interrupt` can wake it. The name is there once `running_loop` has found a loop."""
 
 
 @types.coroutine
@@ -281,12 +282,22 @@ def interruptible(receive: Callable[[], Awaitable[Any]]) -> InterruptibleReceive
     return None if trio is None else InterruptibleReceive(trio, receive)
 
 
-def interrupt(reader: Any) -> None:
-    """Wake `reader`, a task or an `InterruptibleReceive`; it finds an exception, and asks `absorb` about it."""
+def interrupt(reader: Any) -> bool:
+    """Wake `reader`, a task or an `InterruptibleReceive`; it finds an exception, and asks `absorb` about it.
+
+    False, and nothing done, for a task of which somebody else has asked a cancellation that was not taken back: the two
+    could not be told apart.
+    """
     if isinstance(reader, InterruptibleReceive):
         reader.cancel()
+    elif sys.version_info >= (3, 11):
+        if reader.cancelling():
+            return False
+        reader.cancel(_MARK)
     else:
         reader.cancel(_MARK)
+        reader._cancel_message = _MARK  # 3.10 does not count cancellations, but the next one overwrites this
+    return True
 
 
 def absorb(reader: Any, exception: BaseException | None) -> bool:
@@ -295,4 +306,4 @@ def absorb(reader: Any, exception: BaseException | None) -> bool:
         return exception is None or isinstance(exception, _Interrupted)
     if sys.version_info >= (3, 11):
         return reader.uncancel() == 0  # type: ignore[no-any-return]  # a task's
-    return exception is None or exception.args == (_MARK,)  # 3.10 does not count cancellations
+    return reader._cancel_message == _MARK  # type: ignore[no-any-return]  # a task's

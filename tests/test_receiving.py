@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
+import sys
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -115,6 +118,84 @@ async def test_an_interrupted_task_can_be_cancelled_and_timed_as_before() -> Non
 
     with anyio.fail_after(5):
         await DisconnectMiddleware(app)(http_scope(), deaf, server.send)
+
+
+async def test_a_websocket_that_polls_without_waiting_gets_every_message() -> None:
+    server = FarSide(incoming=[])
+    messages = [{"type": "websocket.receive", "text": str(number)} for number in range(5)]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        got = []
+        for message in messages:
+            with anyio.move_on_after(0):
+                got.append(await receive())
+            server.deliver(message)
+            await turns()
+        for _ in range(5):
+            with anyio.move_on_after(0):
+                got.append(await receive())
+        assert got == messages
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)({**http_scope(), "type": "websocket"}, server.receive, server.send)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_task_that_survived_a_cancellation_is_not_cancelled_for_ours() -> None:
+    """Nor is it woken: its cancellation and ours could not be told apart."""
+    server = FarSide(UVICORN_0_28_0, [])
+
+    async def deaf() -> Any:
+        await asyncio.Event().wait()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def listen() -> Any:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            return await receive()
+
+        listener = asyncio.create_task(listen())
+        await turns()
+        listener.cancel()
+        await turns()
+        server.has_left = True
+        await send(START)
+        await turns()
+        if sys.version_info >= (3, 11):
+            assert not listener.done()
+            listener.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await listener
+        else:
+            assert await listener == DISCONNECT
+
+    await DisconnectMiddleware(app)(http_scope(), deaf, server.send)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_cancellation_that_meets_the_interruption_passes() -> None:
+    server = FarSide(UVICORN_0_28_0, [])
+
+    async def deaf() -> Any:
+        await asyncio.Event().wait()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        listener = asyncio.create_task(receive())
+        await turns()
+        server.has_left = True
+
+        async def failing() -> None:
+            await send(START)
+
+        sending = asyncio.create_task(failing())
+        while not server.sent:
+            await asyncio.sleep(0)
+        listener.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await listener
+        await sending
+
+    await DisconnectMiddleware(app)(http_scope(), deaf, server.send)
 
 
 @pytest.mark.parametrize("cancelled", [0, 1, 2])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -360,6 +363,52 @@ async def test_a_cancellation_from_outside_passes() -> None:
         with anyio.move_on_after(0.01) as scope:
             await run(server, gone(server, app))
         assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EMFILE])
+async def test_an_error_of_a_middleware_outside_is_no_departure(number: int) -> None:
+    """Its access log's disk is full: the client is there."""
+    server = FarSide()
+
+    async def logging(message: Any) -> None:
+        await server.send(message)
+        if message is CHUNK:
+            raise OSError(number, "no space left on device")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        await send(CHUNK)
+
+    with pytest.raises(OSError, match="no space left"), anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, logging)
+    assert server.sent == [START, CHUNK]
+
+
+@pytest.mark.parametrize("ending", ["muted", "own bug"])
+async def test_nothing_is_left_to_the_garbage_collector(ending: str) -> None:
+    class Payload(dict[str, Any]):
+        pass
+
+    alive = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(3):
+            message = Payload(CHUNK)
+            alive.append(weakref.ref(message))
+            await send(message)
+        if ending == "own bug":
+            raise ValueError("a bug")
+
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(ValueError):
+            await run(FarSide(UVICORN_0_28_0), gone(FarSide(), app))
+        await anyio.lowlevel.checkpoint()
+        assert [reference() for reference in alive] == [None] * 3
+    finally:
+        gc.enable()
 
 
 # P7
