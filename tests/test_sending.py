@@ -391,12 +391,14 @@ async def test_nothing_is_left_to_the_garbage_collector(ending: str) -> None:
         pass
 
     alive = []
+    server = FarSide()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         for _ in range(3):
             message = Payload(CHUNK)
             alive.append(weakref.ref(message))
             await send(message)
+        del message
         if ending == "own bug":
             raise ValueError("a bug")
 
@@ -404,7 +406,7 @@ async def test_nothing_is_left_to_the_garbage_collector(ending: str) -> None:
     gc.disable()
     try:
         with contextlib.suppress(ValueError):
-            await run(FarSide(UVICORN_0_28_0), gone(FarSide(), app))
+            await run(server, gone(server, app))
         await anyio.lowlevel.checkpoint()
         assert [reference() for reference in alive] == [None] * 3
     finally:
