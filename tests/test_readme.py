@@ -1,0 +1,84 @@
+"""What README.rst shows, run; what it tells, compared."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any, get_args
+
+import anyio
+import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+
+import disconnect_mw
+from disconnect_mw._policy import Policy
+from disconnect_mw._state import TRANSITIONS, Cause, State
+
+from .far_side import DISCONNECT, FarSide, http_scope
+
+README = (Path(__file__).parent.parent / "README.rst").read_text(encoding="utf-8")
+BLOCKS = [
+    textwrap.dedent(block) for block in re.findall(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
+]
+
+
+async def endpoint(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    assert await receive() == DISCONNECT
+
+
+@pytest.mark.parametrize("framework", [Starlette, FastAPI])
+def test_the_two_lines_install_it(framework: Any) -> None:
+    app = framework()
+    exec(BLOCKS[0], {"app": app})
+    assert [middleware.cls for middleware in app.user_middleware] == [disconnect_mw.DisconnectMiddleware]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("block", BLOCKS[1:])
+async def test_any_app_is_wrapped(block: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "disconnect_mw")
+    names: dict[str, Any] = {"app": endpoint, "DisconnectMiddleware": disconnect_mw.DisconnectMiddleware}
+    lines = block.strip().splitlines()
+    exec("\n".join([*lines[:-1], "app = " + lines[-1].removeprefix("app = ")]), names)
+    server = FarSide()
+
+    async def run() -> None:
+        await names["app"](http_scope(), server.receive, server.send)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await anyio.sleep(0)
+            server.leave()
+    assert len(caplog.messages) == 1
+    shown = re.search(r"client disconnected: .*", README)
+    assert shown is not None
+    assert anonymous(shown.group()) == anonymous(caplog.messages[0])
+
+
+def anonymous(line: str) -> list[str]:
+    """The words of a log line that are the same for every client."""
+    return re.findall(r"client disconnected:|from|sent|messages muted|the app went on for|s and returned", line)
+
+
+def test_the_table_of_policies_names_every_policy() -> None:
+    assert re.findall(r"^``(\w+)`` +(?:does|raises)", README, re.MULTILINE) == list(get_args(Policy))
+
+
+def test_the_table_of_states_is_the_table() -> None:
+    rows = {
+        name: re.findall(r"``(\w+)``|(unchanged)", rest)
+        for name, rest in re.findall(r"^``(open|complete|disconnected)`` +(.*)$", README, re.MULTILINE)
+    }
+    for state in State:
+        told = [word or state.value for word, _ in rows[state.value]]
+        assert told == [TRANSITIONS[state, cause].value for cause in Cause]
+
+
+def test_what_the_default_options_are_said_to_be_they_are() -> None:
+    middleware = disconnect_mw.DisconnectMiddleware(endpoint)
+    assert 'policy="ignore", websocket_policy="raise"' in README
+    assert (middleware._policy, middleware._websocket_policy) == ("ignore", "raise")
