@@ -265,7 +265,10 @@ class Connection(abc.ABC):
             raise ClientDisconnected(self.disconnect) from (None if isinstance(cause, _Nowhere) else cause)
         if kind in _STARTS and self._late_start is None:
             self._late_start = message
-        await _runtime.checkpoint()
+        # Whoever waits for the disconnect has been woken, but had no turn yet: it will want to cancel this task, which
+        # must not meet it in here. Starlette's StreamingResponse then leaves its generator to the garbage collector.
+        if self.messages_muted > 1 or self.shared_reader is None or not self.shared_reader.is_awaited():
+            await _runtime.checkpoint()
 
     async def _pass_on(self, messages: list[Message]) -> None:
         """Send what others between here and the server may count on: whatever comes of it, and not for long."""

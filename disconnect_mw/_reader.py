@@ -139,6 +139,9 @@ class Reader:
                 return
             await _runtime.checkpoint()
 
+    def is_awaited(self) -> bool:
+        return bool(self._waiters)
+
     def interrupt(self, task: Any) -> None:
         """Wake the application's own read at the server, which may never tell it that the client has gone."""
         if not self.interrupted:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import errno
 import gc
+import itertools
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -16,7 +17,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -34,6 +35,7 @@ from .far_side import (
     UVICORN,
     UVICORN_0_28_0,
     FarSide,
+    Manners,
     ServersWord,
     http_scope,
 )
@@ -106,6 +108,32 @@ async def test_an_endless_generator_into_the_void_does_not_starve_the_loop() -> 
 
     await run(server, gone(server, app))
     assert ticks > 900
+
+
+# trio runs whoever is ready in no certain order.
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})])
+@pytest.mark.parametrize("manners", [UVICORN, UVICORN_0_28_0])
+async def test_a_listener_that_cancels_the_streamer_finds_it_in_its_generator(manners: Manners) -> None:
+    """Whose `finally` so runs at once, and not when the garbage is collected."""
+    server = FarSide(manners)
+    story: list[str] = []
+
+    async def generate() -> AsyncIterator[bytes]:
+        try:
+            for number in itertools.count():
+                if number == 3:
+                    server.leave()
+                yield b"x"
+                await anyio.lowlevel.checkpoint()
+        finally:
+            story.append("the generator stopped")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await StreamingResponse(generate())(scope, receive, send)
+        story.append("the response ended")
+
+    await run(server, app)
+    assert story == ["the generator stopped", "the response ended"]
 
 
 @pytest.mark.parametrize("failing", [START, CHUNK, FINAL])
