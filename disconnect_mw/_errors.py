@@ -45,8 +45,8 @@ _FRAMEWORK_WORDS = frozenset(
 # 0.26 lets it out of the `websockets` package.
 _SERVER_WORDS = frozenset({("websockets.exceptions", "ConnectionClosed")})
 
-# What writing to an accepted connection can give. Any other errno (a full disk, a missing file) is of something else that
-# whatever stands between this middleware and the server does in its `send`; so is a connection refused.
+# What writing to an accepted connection can give. Any other errno (a full disk, a missing file) is of something else
+# that whatever stands between this middleware and the server does in its `send`; so is a connection refused.
 _OF_A_CONNECTION = frozenset(
     {
         errno.EBADF,

@@ -45,7 +45,7 @@ running_loop: Callable[[], asyncio.AbstractEventLoop | None] = _find_loop
 """As `asyncio.get_running_loop`, without the exception where none runs."""
 
 current_task: Callable[[Any], asyncio.Task[Any] | None]
-"""The task that a loop runs, so that `interrupt` can wake it. The name is there once `running_loop` has found a loop."""
+"""The task that a loop runs, so that `interrupt` can wake it. It is there once `running_loop` has found a loop."""
 
 
 @types.coroutine

@@ -20,7 +20,8 @@ from .far_side import DISCONNECT, FarSide, http_scope
 
 README = (Path(__file__).parent.parent / "README.rst").read_text(encoding="utf-8")
 BLOCKS = [
-    textwrap.dedent(block) for block in re.findall(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
+    textwrap.dedent(block)
+    for block in re.findall(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
 ]
 
 
