@@ -48,6 +48,7 @@ class Connection(abc.ABC):
 
     __slots__ = (
         "_gate",
+        "_is_guessed",
         "_is_raising",
         "_last",
         "_late_start",
@@ -70,7 +71,6 @@ class Connection(abc.ABC):
     protocol: ClassVar[str]
     _OWED_AT_FIRST: ClassVar[Owed]
     can_be_peeked: ClassVar[bool]
-    _CODES_MATTER: ClassVar[bool]  # does the server's own disconnect say more than that there was one?
 
     state: State
     uploading: bool
@@ -87,6 +87,7 @@ class Connection(abc.ABC):
     disconnected_at: float  # on the clock of time.monotonic()
     phase: str  # how far the exchange had come
     messages_muted: int
+    _is_guessed: bool  # from an exception alone: the server has not delivered it
     _late_start: Message  # the application's own start, which came too late
 
     def open(self, receive: Receive, send: Send, is_raising: bool) -> None:
@@ -245,12 +246,14 @@ class Connection(abc.ABC):
         # send has just refused the end of it ("Too little data for declared Content-Length").
         if not says_so and ((was_last and kind != "websocket.close") or not _messages.is_in_order(self._owed, kind)):
             return False
-        if self.disconnect is None and (self._CODES_MATTER or not says_so):
-            await self.reader().ask()
-        if self.disconnect is None and not says_so:
+        if self.disconnect is None:
+            await self.reader().ask()  # for the evidence, and for the close code
+        is_guessed = self.disconnect is None
+        if is_guessed and not says_so:
             return False
         self.learn(Cause.SEND_FAILED, self.disconnect or self._new_disconnect())
         self._owed = handed_over
+        self._is_guessed = is_guessed
         self._was_not_sent()
         if self.is_being_read() and self._gate is not _BY_HAND:
             self.reader().interrupt(self._gate)
@@ -291,6 +294,7 @@ class Connection(abc.ABC):
             self.phase = self._phase_now()
             self.messages_muted = 0
             self._late_start = None
+            self._is_guessed = False
             self._route = _nowhere  # not a look at the state for each message, nor a cycle with a method of our own
         if self.disconnect is None:
             self.disconnect = {**message}  # the one delivered is the application's, to change as it likes
@@ -311,6 +315,8 @@ class Connection(abc.ABC):
         owed, self._owed = self._owed, ()
         if not owed or owed is _messages.WEBSOCKET_ACCEPTED:
             return
+        if self._is_guessed and owed is not self._OWED_AT_FIRST:
+            return  # should the client be there after all: better a response that is cut than one that looks whole
         if has_swallowed or self.messages_muted or not _runtime.is_queue(getattr(self._server_send, "__self__", None)):
             messages = _messages.fresh(owed)
             if self._late_start is not None and owed is self._OWED_AT_FIRST:
@@ -336,7 +342,6 @@ class HTTPConnection(Connection):
     protocol = "http"
     _OWED_AT_FIRST = HTTP_OWES_ALL
     can_be_peeked = True
-    _CODES_MATTER = False
     _after = staticmethod(after_http)
 
     def _note(self, message: Mapping[str, Any]) -> None:
@@ -390,7 +395,6 @@ class WebSocketConnection(Connection):
     protocol = "websocket"
     _OWED_AT_FIRST = _messages.WEBSOCKET_OWES_HANDSHAKE
     can_be_peeked = False
-    _CODES_MATTER = True
     _after = staticmethod(after_websocket)
 
     def open(self, receive: Receive, send: Send, is_raising: bool) -> None:

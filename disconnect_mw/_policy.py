@@ -44,7 +44,7 @@ def make_truthful(scope: Any, policy: Policy) -> None:
 
 def _true_version(policy: Policy, claimed: object) -> str:
     parts = claimed.split(".") if isinstance(claimed, str) else ()
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
         return _DEFAULT if policy == "ignore" else _NEAREST[policy]
     version = tuple(map(int, parts))
     is_true = version < (2, 4) if policy == "ignore" else version >= (2, 4)

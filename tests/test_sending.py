@@ -413,6 +413,26 @@ async def test_an_error_of_a_middleware_outside_is_no_departure(number: int) -> 
     assert server.sent == [START, CHUNK]
 
 
+async def test_a_departure_that_is_only_guessed_makes_no_response_look_whole() -> None:
+    """A middleware outside lost a connection of its own, and the client is there."""
+    server = FarSide()
+
+    async def losing(message: Any) -> None:
+        await server.send(message)
+        if message is CHUNK:
+            raise ConnectionResetError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        await send(CHUNK)
+        await send(FINAL)
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, losing)
+    assert server.sent == [START, CHUNK]
+
+
 @pytest.mark.parametrize("ending", ["muted", "own bug"])
 async def test_nothing_is_left_to_the_garbage_collector(ending: str) -> None:
     class Payload(dict[str, Any]):
