@@ -120,6 +120,38 @@ async def test_an_interrupted_task_can_be_cancelled_and_timed_as_before() -> Non
         await DisconnectMiddleware(app)(http_scope(), deaf, server.send)
 
 
+@on_asyncio
+async def test_two_sends_that_fail_at_once_wake_a_waiting_receive_once() -> None:
+    """And a server whose receive swallows that, as gunicorn's once did, changes nothing."""
+    failing = anyio.Event()
+
+    async def swallowing() -> Any:
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError:
+            return FIRST
+
+    async def send(message: Any) -> None:
+        await failing.wait()
+        raise ConnectionResetError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            listeners = Listeners(tasks, receive, 1)
+            await turns()
+            for _ in range(2):
+                tasks.start_soon(send, START)
+            await turns()
+            failing.set()
+        assert listeners.answers == [DISCONNECT]
+        task = asyncio.current_task()
+        assert task is not None
+        assert sys.version_info < (3, 11) or task.cancelling() == 0
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), swallowing, send)
+
+
 async def test_a_websocket_that_polls_without_waiting_gets_every_message() -> None:
     server = FarSide(incoming=[])
     messages = [{"type": "websocket.receive", "text": str(number)} for number in range(5)]

@@ -461,6 +461,24 @@ async def test_nothing_is_left_to_the_garbage_collector(ending: str) -> None:
         gc.enable()
 
 
+async def test_a_cancelled_send_passes_although_the_client_has_gone() -> None:
+    """The server blocked it, and knows."""
+    server = FarSide()
+
+    async def blocking(message: Any) -> None:
+        await anyio.sleep_forever()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        server.leave()
+        with anyio.move_on_after(0.01) as scope:
+            await send(START)
+        assert scope.cancelled_caught
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, blocking)
+
+
 # P7
 
 
@@ -566,6 +584,27 @@ async def test_what_the_server_says_of_a_peer_that_is_there_is_heard(error: Exce
 
     with anyio.fail_after(5):
         await DisconnectMiddleware(app)({**http_scope(), "type": "websocket"}, server.receive, picky)
+
+
+async def test_a_disconnect_of_which_only_the_send_tells_has_code_1006() -> None:
+    server = WebSocketServer(None, [CONNECT])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        server.error = OSError()
+        server.has_left = True
+        server.receive = anyio.sleep_forever  # type: ignore[method-assign]  # it tells nothing
+        with pytest.raises(ClientDisconnected) as raised:
+            await send(TEXT)
+        assert raised.value.message == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        assert await receive() == raised.value.message
+
+    async def silent() -> Any:
+        return await server.receive()
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)({**http_scope(), "type": "websocket"}, silent, server.send)
 
 
 async def test_an_unanswered_handshake_is_closed_for_the_app() -> None:
