@@ -479,6 +479,27 @@ async def test_a_cancelled_send_passes_although_the_client_has_gone() -> None:
         await DisconnectMiddleware(app)(http_scope(), server.receive, blocking)
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})])
+async def test_a_task_that_is_cancelled_in_a_send_is_cancelled() -> None:
+    """asyncio says it only once."""
+    server = FarSide()
+
+    async def blocking(message: Any) -> None:
+        await anyio.sleep_forever()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        sending = asyncio.create_task(send(START))
+        await asyncio.sleep(0)
+        server.leave()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, blocking)
+
+
 # P7
 
 
