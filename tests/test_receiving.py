@@ -207,7 +207,7 @@ async def test_a_task_that_survived_a_cancellation_is_not_cancelled_for_ours() -
 @on_asyncio
 async def test_a_cancellation_that_meets_the_interruption_passes() -> None:
     """Whichever turn of the loop it comes in: before, in the same one, after."""
-    met = []
+    met: list[int] = []
 
     async def deaf() -> Any:
         await asyncio.Event().wait()
@@ -234,116 +234,6 @@ async def test_a_cancellation_that_meets_the_interruption_passes() -> None:
             await DisconnectMiddleware(app)(http_scope(), deaf, failing)
     assert met == list(range(len(met)))
     assert 0 < len(met) < 20
-
-
-@on_asyncio
-async def test_two_sends_that_fail_at_once_wake_a_waiting_receive_once() -> None:
-    """And a server whose receive swallows that, as gunicorn's once did, changes nothing."""
-    failing = anyio.Event()
-
-    async def swallowing() -> Any:
-        try:
-            await anyio.sleep_forever()
-        except asyncio.CancelledError:
-            return FIRST
-
-    async def send(message: Any) -> None:
-        await failing.wait()
-        raise ConnectionResetError
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        async with anyio.create_task_group() as tasks:
-            listeners = Listeners(tasks, receive, 1)
-            await turns()
-            for _ in range(2):
-                tasks.start_soon(send, START)
-            await turns()
-            failing.set()
-        assert listeners.answers == [DISCONNECT]
-        task = asyncio.current_task()
-        assert task is not None
-        assert sys.version_info < (3, 11) or task.cancelling() == 0
-
-    with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), swallowing, send)
-
-
-async def test_a_websocket_that_polls_without_waiting_gets_every_message() -> None:
-    server = FarSide(incoming=[])
-    messages = [{"type": "websocket.receive", "text": str(number)} for number in range(5)]
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        got = []
-        for message in messages:
-            with anyio.move_on_after(0):
-                got.append(await receive())
-            server.deliver(message)
-            await turns()
-        for _ in range(5):
-            with anyio.move_on_after(0):
-                got.append(await receive())
-        assert got == messages
-
-    with anyio.fail_after(5):
-        await DisconnectMiddleware(app)({**http_scope(), "type": "websocket"}, server.receive, server.send)
-
-
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_task_that_survived_a_cancellation_is_not_cancelled_for_ours() -> None:
-    """Nor is it woken: its cancellation and ours could not be told apart."""
-    server = FarSide(UVICORN_0_28_0, [])
-
-    async def deaf() -> Any:
-        await asyncio.Event().wait()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        async def listen() -> Any:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(60)
-            return await receive()
-
-        listener = asyncio.create_task(listen())
-        await turns()
-        listener.cancel()
-        await turns()
-        server.has_left = True
-        await send(START)
-        await turns()
-        if sys.version_info >= (3, 11):
-            assert not listener.done()
-            listener.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await listener
-        else:
-            assert await listener == DISCONNECT
-
-    await DisconnectMiddleware(app)(http_scope(), deaf, server.send)
-
-
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_cancellation_that_meets_the_interruption_passes() -> None:
-    server = FarSide(UVICORN_0_28_0, [])
-
-    async def deaf() -> Any:
-        await asyncio.Event().wait()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        listener = asyncio.create_task(receive())
-        await turns()
-        server.has_left = True
-
-        async def failing() -> None:
-            await send(START)
-
-        sending = asyncio.create_task(failing())
-        while not server.sent:
-            await asyncio.sleep(0)
-        listener.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await listener
-        await sending
-
-    await DisconnectMiddleware(app)(http_scope(), deaf, server.send)
 
 
 @pytest.mark.parametrize("cancelled", [0, 1, 2])
