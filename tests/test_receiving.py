@@ -215,21 +215,22 @@ async def test_a_cancellation_that_meets_the_interruption_passes() -> None:
     async def failing(message: Any) -> None:
         raise ConnectionResetError
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        listener = asyncio.create_task(receive())
-        await asyncio.sleep(0)
-        sending = asyncio.create_task(send(START))
-        for _ in range(delay):
-            await asyncio.sleep(0)
-        if listener.cancel():
-            met.append(delay)
-            with pytest.raises(asyncio.CancelledError):
-                await listener
-        else:
-            assert await listener == DISCONNECT
-        await sending
-
     for delay in range(20):
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            listener = asyncio.create_task(receive())
+            await asyncio.sleep(0)
+            sending = asyncio.create_task(send(START))
+            for _ in range(delay):
+                await asyncio.sleep(0)
+            if listener.cancel():
+                met.append(delay)
+                with pytest.raises(asyncio.CancelledError):
+                    await listener
+            else:
+                assert await listener == DISCONNECT
+            await sending
+
         with anyio.fail_after(5):
             await DisconnectMiddleware(app)(http_scope(), deaf, failing)
     assert met == list(range(len(met)))
