@@ -246,7 +246,7 @@ def test_what_is_no_version_is_refused(version: str, capsys: pytest.CaptureFixtu
     [
         (
             "  x No solution found when resolving dependencies:\n  Because there is no version of uvicorn==9.9.9 and\n",
-            "there is no uvicorn 9.9.9, or none for this Python: look for the versions with pip index versions uvicorn",
+            "there is no uvicorn 9.9.9, or none for this Python: see pip index versions uvicorn",
         ),
         (
             "error: Request failed after 3 retries\n  Caused by: dns error\n",

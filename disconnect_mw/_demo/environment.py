@@ -95,7 +95,7 @@ def _why_not_installed(uvicorn: str, said: str) -> str:
     """An installer's report in two lines. Without a network pip, too, says that there is no such version."""
     is_offline = "from versions: none" in said or "connection broken" in said
     if not is_offline and ("no version of uvicorn" in said or "No matching distribution" in said):
-        return f"there is no uvicorn {uvicorn}, or none for this Python: look for the versions with pip index versions uvicorn"
+        return f"there is no uvicorn {uvicorn}, or none for this Python: see pip index versions uvicorn"
     lines = [line.strip(" │╰─▶×") for line in said.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("WARNING", "hint", "[notice]"))]
     last = lines[-1] if lines else "nothing"
