@@ -294,9 +294,11 @@ def interrupt(reader: Any) -> bool:
         if reader.cancelling():
             return False
         reader.cancel(_MARK)
-    else:
+    else:  # 3.10 does not count cancellations; but one that came before has ended what the task waits for,
+        if reader._fut_waiter is None or reader._fut_waiter.done():
+            return False
         reader.cancel(_MARK)
-        reader._cancel_message = _MARK  # 3.10 does not count cancellations, but the next one overwrites this
+        reader._cancel_message = _MARK  # and the next one overwrites this
     return True
 
 
