@@ -27,7 +27,7 @@ def trailers(**more: Any) -> Words:
 
 
 def pathsend() -> Words:
-    return {"type": "http.response.pathsend", "path": "/tmp/x"}
+    return {"type": "http.response.pathsend", "path": "report.pdf"}
 
 
 def zerocopysend(**more: Any) -> Words:
