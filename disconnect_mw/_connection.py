@@ -7,13 +7,14 @@ message costs one coroutine frame and a look at whether it starts or ends someth
 from __future__ import annotations
 
 import abc
+import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
-from . import _messages, _runtime
-from ._errors import ClientDisconnected, tells_of_departure
+from . import _messages, _runtime, _watch
+from ._errors import ClientDisconnected, receive_tells_of_departure, tells_of_departure
 from ._messages import HTTP_OWES_ALL, HTTP_OWES_BODY, Message, Owed, after_http, after_websocket, field
 from ._reader import Reader
 from ._state import TRANSITIONS, Cause, State
@@ -43,6 +44,10 @@ async def _nowhere(message: Message) -> None:
     raise _Nowhere
 
 
+def _is_of_server(exception: BaseException) -> bool:
+    return isinstance(exception, Exception) and not isinstance(exception, (_Nowhere, _runtime.Interrupted))
+
+
 class Connection(abc.ABC):
     """One exchange: what the application and the server have said, and whether the client is still there."""
 
@@ -58,6 +63,7 @@ class Connection(abc.ABC):
         "_reader",
         "_route",
         "_server_send",
+        "_woken",
         "disconnect",
         "disconnected_at",
         "messages_muted",
@@ -66,6 +72,7 @@ class Connection(abc.ABC):
         "shared_reader",
         "state",
         "uploading",
+        "watched",
     )
 
     protocol: ClassVar[str]
@@ -73,7 +80,7 @@ class Connection(abc.ABC):
     can_be_peeked: ClassVar[bool]
 
     state: State
-    uploading: bool
+    uploading: bool | None  # None: nothing of the body has been read
     disconnect: Message | None  # what every receive answers, once it is known
     _last: Message  # the last message, while it is on its way
     _gate: Any  # None: the next receive may go straight to the server; else who is there, or that it is shut
@@ -82,6 +89,7 @@ class Connection(abc.ABC):
     shared_reader: Reader | None  # who reads when it is not simply the application that does
     _owed: Owed
     _owed_before: Owed  # the message on its way
+    watched: _watch.Watched | None  # where somebody looks whether the client has gone, although nobody reads
 
     # Set when the client has left:
     disconnected_at: float  # on the clock of time.monotonic()
@@ -89,6 +97,7 @@ class Connection(abc.ABC):
     messages_muted: int
     _is_guessed: bool  # from an exception alone: the server has not delivered it
     _late_start: Message  # the application's own start, which came too late
+    _woken: set[Any]  # tasks that a send had blocked
 
     def open(self, receive: Receive, send: Send, is_raising: bool) -> None:
         """Stand between the application and the server.
@@ -101,7 +110,12 @@ class Connection(abc.ABC):
         self.state = _OPEN
         self._owed = self._owed_before = self._OWED_AT_FIRST
         self.disconnect = self._gate = self._loop = self.shared_reader = self._last = None
-        self.uploading = False
+        self.uploading = self.watched = None
+
+    def watch(self, scope: Any) -> None:
+        """Have somebody look whether the client has gone, although the application may not ask."""
+        self._loop = _runtime.running_loop() or self._without_asyncio()
+        self.watched = _watch.Watched(self, scope)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state.value}>"
@@ -109,6 +123,10 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def took(self, message: Message) -> Message:
         """Note what the server delivered, and give it back."""
+
+    def took_exception(self, exception: BaseException) -> bool:
+        """Is what the server's receive raised its way to deliver a disconnect?"""
+        return False
 
     @abc.abstractmethod
     def _new_disconnect(self) -> Message:
@@ -138,7 +156,7 @@ class Connection(abc.ABC):
         try:
             message = await self.server_receive()
         except BaseException as exception:
-            if self._is_interrupted(exception):
+            if self._is_interrupted(exception) or self.took_exception(exception):
                 return self.disconnect_again()
             self.reader().prefers_task = True  # who cancels one read (a peek, a time-out) will cancel the next
             raise
@@ -166,6 +184,10 @@ class Connection(abc.ABC):
             self._reader = _BY_HAND
         else:
             self._reader = self.server_receive = receive
+            send = _runtime.Interruptible(receive.trio, self._server_send)
+            if self._route is self._server_send:
+                self._route = send
+            self._server_send = send
         return _NO_LOOP
 
     def _is_interrupted(self, exception: BaseException | None) -> bool:
@@ -226,7 +248,7 @@ class Connection(abc.ABC):
 
     async def _reports_departure(self, exception: BaseException, message: Message) -> bool:
         """Has the client gone, or is it something else that `send` raised?"""
-        if isinstance(exception, _Nowhere):
+        if isinstance(exception, _Nowhere) or self._is_woken(exception):
             return True
         was_last = message is self._last
         if was_last:
@@ -259,13 +281,38 @@ class Connection(abc.ABC):
             self.reader().interrupt(self._gate)
         return True
 
+    sends_by = send.__code__
+    """What a task is in while a message of a connection's is on its way to the server."""
+
+    def interrupt_send(self, task: Any = None) -> None:
+        """Wake the send of `task` that is at the server, which may never do so itself; without one all, on trio."""
+        if task is None:
+            if isinstance(self._server_send, _runtime.Interruptible):
+                self._server_send.cancel()
+        elif _runtime.interrupt(task):
+            self._woken.add(task)
+
+    def _is_woken(self, exception: BaseException) -> bool:
+        """Is a send back from the server only because the client is known to have gone?"""
+        if isinstance(exception, _runtime.Interrupted):
+            return True
+        if self.disconnect is None or not self._woken:
+            return False
+        task = _runtime.current_task(_runtime.running_loop())
+        if task not in self._woken:
+            return False
+        self._woken.discard(task)
+        return _runtime.absorb(task, exception)
+
     async def _send_late(self, message: Message, cause: BaseException) -> None:
         """What becomes of a message once the client has gone."""
+        if self.state is _COMPLETE:  # its last message had been blocked: that much is the normal end
+            return
         self.messages_muted += 1
         kind = field(message, "type")
         if self._is_raising and kind not in _messages.WEBSOCKET_ENDS:
             await _runtime.checkpoint()
-            raise ClientDisconnected(self.disconnect) from (None if isinstance(cause, _Nowhere) else cause)
+            raise ClientDisconnected(self.disconnect) from (cause if _is_of_server(cause) else None)
         if kind in _STARTS and self._late_start is None:
             self._late_start = message
         # Whoever waits for the disconnect has been woken, but had no turn yet: it will want to cancel this task, which
@@ -298,10 +345,30 @@ class Connection(abc.ABC):
             self._route = _nowhere  # not a look at the state for each message, nor a cycle with a method of our own
         if self.disconnect is None:
             self.disconnect = {**message}  # the one delivered is the application's, to change as it likes
+            self._woken = set()
             if not self.is_being_read():
                 self._gate = _SHUT
             if self.shared_reader is not None:
                 self.shared_reader.tell()
+            if self._can_be_blocked():
+                _watch.departures.add(self)
+
+    def _can_be_blocked(self) -> bool:
+        """May a send be at the server still, and never come back? (Not every response that is complete is asked.)"""
+        return self.state is _DISCONNECTED or (self.can_be_peeked and self.watched is not None)
+
+    def look(self, scope: Any, context: contextvars.Context) -> None:
+        """Read, if nobody does, to find out whether the client has gone.
+
+        One message ahead at the most, and nothing of a body that the application has not asked for: that would have a
+        server send `100 Continue`, and defeat its back-pressure.
+        """
+        if self.disconnect is None and not self.is_being_read() and self._may_be_read(scope):
+            self.reader().look(context)
+
+    @abc.abstractmethod
+    def _may_be_read(self, scope: Any) -> bool:
+        """Does reading take nothing that the application may not have wanted?"""
 
     async def end_orderly(self, has_swallowed: bool) -> None:
         """Send what the exchange still owes, now that the application has ended and its client has gone (P11).
@@ -327,6 +394,10 @@ class Connection(abc.ABC):
         """Leave nothing behind."""
         if self.shared_reader is not None and self.shared_reader.leave():
             self.shared_reader = None
+        if self.watched is not None:
+            self.watched.leave()
+        if self.disconnect is not None:
+            _watch.departures.discard(self)
 
     def has_raised(self, exception: BaseException) -> bool:
         return isinstance(exception, ClientDisconnected) and exception.message is self.disconnect
@@ -372,6 +443,9 @@ class HTTPConnection(Connection):
         elif kind == "http.disconnect":
             self.learn(Cause.DISCONNECT_RECEIVED, message)
         return message
+
+    def _may_be_read(self, scope: Any) -> bool:
+        return self.uploading is False or (self.uploading is None and not _messages.announces_body(scope))
 
     def _new_disconnect(self) -> Message:
         return {"type": "http.disconnect"}
@@ -419,6 +493,15 @@ class WebSocketConnection(Connection):
         elif self.shared_reader is not None:
             self.shared_reader.prefers_task = False
         return message
+
+    def took_exception(self, exception: BaseException) -> bool:
+        if not receive_tells_of_departure(exception):
+            return False
+        self.learn(Cause.DISCONNECT_RECEIVED, self._new_disconnect())
+        return True
+
+    def _may_be_read(self, scope: Any) -> bool:
+        return self._owed is _messages.WEBSOCKET_ACCEPTED
 
     def _new_disconnect(self) -> Message:
         # No close frame came: 1006 (RFC 6455, 7.4.1).

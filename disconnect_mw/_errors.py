@@ -95,6 +95,11 @@ def tells_of_departure(exception: Exception, message_type: Any) -> bool:
     return True
 
 
+def receive_tells_of_departure(exception: BaseException) -> bool:
+    """Is this what a WebSocket's `receive` raises where it should deliver the disconnect? granian 1.7.6 does."""
+    return type(exception) is RuntimeError and exception.args == ("ASGI flow error",)
+
+
 def without_disconnect(exception: BaseException, is_own: Callable[[BaseException], bool]) -> BaseException | None:
     """What is left of `exception` when all that the disconnect caused is taken out: itself, a part, or nothing.
 

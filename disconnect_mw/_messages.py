@@ -91,6 +91,22 @@ def is_in_order(owed: Owed, kind: Any) -> bool:
     return not isinstance(kind, str) or kind not in _IN_ORDER or any(owed is one for one in _IN_ORDER[kind])
 
 
+def brings_input(message: Message) -> bool:
+    """Is it of the client's own making, not just the request or the handshake that each exchange begins with?"""
+    kind = field(message, "type")
+    return not (kind == "websocket.connect" or (kind == "http.request" and not field(message, "more_body")))
+
+
+def announces_body(scope: Mapping[str, Any]) -> bool:
+    """May a body come with this request? (RFC 9112, 6.3; HTTP/2 need not announce it: RFC 9113, 8.1.1.)"""
+    for name, value in scope.get("headers", ()):
+        if name.lower() == b"transfer-encoding":
+            return True
+        if name.lower() == b"content-length":
+            return bool(value.strip() != b"0")
+    return scope.get("http_version") not in ("1.0", "1.1") and scope.get("method") not in ("GET", "HEAD", "OPTIONS")
+
+
 def fresh(owed: Owed) -> list[Message]:
     """The messages of `owed`, for others to keep and to change: middleware adds headers in place."""
     return [{**message, **({"headers": []} if "headers" in message else {})} for message in owed]

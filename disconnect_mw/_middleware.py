@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ._connection import Connection, HTTPConnection, WebSocketConnection
 from ._errors import without_disconnect
 from ._log import tell
-from ._policy import TRUE_VERSIONS, Policy, checked, make_truthful
+from ._policy import VERSIONS_BEFORE_RAISING, Policy, checked, make_truthful
 from ._state import State
 
 # As loose as they are on purpose: an app annotated with asgiref.typing and one annotated with Starlette's types fit,
@@ -18,9 +18,16 @@ from ._state import State
 ASGIApp = Callable[[Any, Any, Any], Awaitable[Any]]
 
 _DISCONNECTED = State.DISCONNECTED
+_IGNORE: Policy = "ignore"
 _RAISE: Policy = "raise"
 
+# Where many exchanges share a connection, a server may hold the sends of one back for ever once it is lost: Hypercorn.
+_MULTIPLEXED = ("2", "3")
+
 _LOGGER = logging.getLogger("disconnect_mw")
+
+inside: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
+"""Where `disconnect_mw.testing` is in use: what it has to give the application in place of `receive` and `send`."""
 
 
 class DisconnectMiddleware:
@@ -55,7 +62,7 @@ class DisconnectMiddleware:
                     f"DisconnectMiddleware takes policy and websocket_policy, not {', '.join(unknown)}: "
                     "look for a misspelling, or for an option of another version"
                 )
-            self._app = _single_callable(app)
+            self._app = single_callable(app)
             self._policy = checked("policy", policy)
             self._websocket_policy = checked("websocket_policy", websocket_policy)
 
@@ -64,27 +71,36 @@ class DisconnectMiddleware:
         connection: Connection
         if kind == "http":
             connection, policy = HTTPConnection(), self._policy
+            try:
+                is_usual = (
+                    policy is _IGNORE
+                    and scope["http_version"] == "1.1"
+                    and scope["asgi"]["spec_version"] in VERSIONS_BEFORE_RAISING
+                )
+            except (KeyError, TypeError):
+                is_usual = False
         elif kind == "websocket":
-            connection, policy = WebSocketConnection(), self._websocket_policy
+            connection, policy, is_usual = WebSocketConnection(), self._websocket_policy, False
         else:
             return await self._app(scope, receive, send)
         connection.open(receive, send, policy is _RAISE)
-        try:
-            is_truthful = scope["asgi"]["spec_version"] in TRUE_VERSIONS[policy]
-        except (KeyError, TypeError):
-            is_truthful = False
-        if not is_truthful:
+        if not is_usual:
             make_truthful(scope, policy)
+            if kind == "websocket" or policy is _RAISE or scope.get("http_version") in _MULTIPLEXED:
+                connection.watch(scope)
         rest = None
+        receive, send = connection.receive, connection.send
+        if inside is not None:
+            receive, send = inside(scope, receive, send)
         try:
             try:
-                result = await self._app(scope, connection.receive, connection.send)
+                result = await self._app(scope, receive, send)
             except BaseException as exception:  # P5, P6: _end gives back all that is not put down to the disconnect
                 rest = await _end(scope, connection, exception)
                 if rest is exception:
                     raise
             else:
-                if connection.shared_reader is not None or connection.state is _DISCONNECTED:
+                if connection.shared_reader is not None or not is_usual or connection.state is _DISCONNECTED:
                     await _end(scope, connection, None)
                 return result
             if rest is not None:
@@ -108,7 +124,8 @@ async def _end(scope: Any, connection: Connection, exception: BaseException | No
     return rest
 
 
-def _single_callable(app: Any) -> ASGIApp:
+def single_callable(app: Any) -> ASGIApp:
+    """`app`, be it of the double callable of ASGI 2; a `TypeError` for what is no application."""
     if not callable(app):
         raise TypeError(f"app must be an ASGI application, not {app!r}: pass the object, not its import path")
     # What asgiref takes for a double callable is everything that is not a coroutine function, plain functions that

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 Policy = Literal["ignore", "raise"]
 """What `send` does after the client has gone: nothing at all, or raise `ClientDisconnected`."""
 
-# The versions in use that are true under each policy. Since 2.4 the specification has `send` raise after a disconnect,
-# and Starlette then relies on that: it stops listening.
-TRUE_VERSIONS: dict[Policy, tuple[str, ...]] = {"ignore": ("2.3", "2.1", "2.0", "2.2"), "raise": ("2.4", "2.5")}
+# The versions in use that are true where sends are muted. Since 2.4 the specification has `send` raise after a
+# disconnect, and Starlette then relies on that: it stops listening.
+VERSIONS_BEFORE_RAISING = ("2.3", "2.1", "2.0", "2.2")
 _NEAREST: dict[Policy, str] = {"ignore": "2.3", "raise": "2.4"}
 _DEFAULT = "2.0"
 

@@ -8,10 +8,11 @@ before the exchange ends. gunicorn's `asgi` worker takes such a cancellation for
 
 from __future__ import annotations
 
+import contextvars
 from typing import TYPE_CHECKING, Any
 
 from . import _runtime
-from ._messages import Message
+from ._messages import Message, brings_input
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -100,10 +101,19 @@ class Reader:
             await self._read(mark)
         return bool(self._ahead) or self._failure is not None or self._connection.disconnect is not None
 
-    def _start(self) -> bool:
+    def look(self, context: contextvars.Context) -> None:
+        """Read for nobody, until there is something that somebody may want."""
+        if not (self._is_busy() or self._failure or self._is_far_ahead()):
+            self._start(context, reads_on=True)
+
+    def _is_far_ahead(self) -> bool:
+        """Has a message been read that somebody may want, beyond what each exchange begins with?"""
+        return len(self._ahead) > 1 or any(map(brings_input, self._ahead))
+
+    def _start(self, context: contextvars.Context | None = None, reads_on: bool = False) -> bool:
         """Have a task of our own read one message; False where no loop runs that could run it."""
         mark = self._mark = object()
-        task = _runtime.start(self._read(mark))
+        task = _runtime.start(self._read(mark, reads_on), context)
         if task is None:
             self._mark = None
             return False
@@ -111,19 +121,23 @@ class Reader:
             self._task = task
         return True
 
-    async def _read(self, mark: object) -> None:
+    async def _read(self, mark: object, reads_on: bool = False) -> None:
         connection = self._connection
         try:
-            message = connection.took(await connection.server_receive())
+            while True:
+                message = connection.took(await connection.server_receive())
+                if connection.disconnect is not None:
+                    break
+                self._ahead.append(message)
+                if not reads_on or self._is_far_ahead() or self._mark is not mark:
+                    break
+                self.tell()
         except BaseException as exception:
             # A cancellation that the server's receive raises belongs to the next receive, like all that it raises.
             if not isinstance(exception, Exception) and not _runtime.is_cancelled_error(exception):
                 raise
-            if self._mark is mark:
+            if self._mark is mark and not connection.took_exception(exception):
                 self._failure = exception
-        else:
-            if connection.disconnect is None:
-                self._ahead.append(message)
         finally:
             if self._mark is mark:
                 self._mark = self._task = None

@@ -1,4 +1,4 @@
-"""What asyncio and trio each call a checkpoint, a waiter, a task, an interruption.
+"""What asyncio and trio each call a checkpoint, a waiter, a task, a timer, an interruption.
 
 Nothing is imported that is not already running: the event loop is found through `sys.modules`. Where none runs at all
 (a coroutine driven by hand) a checkpoint is a bare `yield`, a waiter is polled, and nothing can be started.
@@ -7,9 +7,10 @@ Nothing is imported that is not already running: the event loop is found through
 from __future__ import annotations
 
 import contextvars
+import gc
 import sys
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -23,10 +24,23 @@ class Started(Protocol):
 Waiter: TypeAlias = "_Polled | _Event | asyncio.Future[None]"
 
 
-def _running_trio() -> Any:
+def running_trio() -> Any:
     """The module, if it is trio that runs this."""
     trio = sys.modules.get("trio")
-    return trio if trio is not None and trio.lowlevel.in_trio_run() else None
+    if trio is None:
+        return None
+    try:
+        return trio if trio.lowlevel.in_trio_run() else None
+    except AttributeError:  # from before that function was there: see `_is_run_by`
+        return trio if _is_run_by(trio) else None
+
+
+def _is_run_by(trio: Any) -> bool:
+    try:
+        trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _find_loop() -> asyncio.AbstractEventLoop | None:
@@ -55,7 +69,7 @@ def _turn() -> Generator[None, None, None]:
 
 def checkpoint() -> Awaitable[None]:
     """Give every other task of the loop its turn, and let a cancellation in."""
-    trio = _running_trio()
+    trio = running_trio()
     return _turn() if trio is None else trio.lowlevel.checkpoint()
 
 
@@ -89,7 +103,7 @@ class _Event:
 
 def new_waiter() -> Waiter:
     """What one task awaits until somebody calls `wake` with it. An asyncio.Event would be five times as large."""
-    trio = _running_trio()
+    trio = running_trio()
     if trio is not None:
         return _Event(trio)
     loop = running_loop()
@@ -154,15 +168,16 @@ class _Stepped(Coroutine[Any, Any, Any]):
         return getattr(self._coroutine, name)  # cr_frame and the like, for whoever inspects the task
 
 
-def start(coroutine: Coroutine[Any, Any, None]) -> Started | None:
+def start(coroutine: Coroutine[Any, Any, None], context: contextvars.Context | None = None) -> Started | None:
     """Run `coroutine`, which must not raise, in a task of its own; None, and nothing run, where no event loop runs.
 
-    On asyncio its first step is made at once, because Starlette's `request.is_disconnected()` peeks from a cancelled
-    scope: what a task found out one turn later it would never see.
+    It has `context`, or a copy of the caller's. On asyncio its first step is made at once, because Starlette's
+    `request.is_disconnected()` peeks from a cancelled scope: what a task found out one turn later it would never see.
     """
-    trio = _running_trio()
+    context = context or contextvars.copy_context()
+    trio = running_trio()
     if trio is not None:
-        return _start_in_trio(trio, coroutine)
+        return _start_in_trio(trio, coroutine, context)
     loop = running_loop()
     if loop is None:
         coroutine.close()
@@ -170,11 +185,10 @@ def start(coroutine: Coroutine[Any, Any, None]) -> Started | None:
     import asyncio
 
     if sys.version_info >= (3, 12):
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+        return asyncio.Task(coroutine, loop=loop, context=context, eager_start=True)
     # By hand what eager_start does: the step must find the new task as the current one, because what the server's
     # receive opens there (a time-out, an anyio task group in a middleware outside) binds itself to it.
     stepped = _Stepped(coroutine)
-    context = contextvars.copy_context()
     task = context.run(asyncio.Task, stepped, loop=loop)
     current = asyncio.current_task(loop)
     if current is not None:
@@ -189,20 +203,20 @@ def start(coroutine: Coroutine[Any, Any, None]) -> Started | None:
     return task
 
 
-def _start_in_trio(trio: Any, coroutine: Coroutine[Any, Any, None]) -> Started:
+def _start_in_trio(trio: Any, coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> Started:
     scope = trio.CancelScope()
 
     async def run() -> None:
         with scope:
             await coroutine
 
-    trio.lowlevel.spawn_system_task(run, context=contextvars.copy_context())
+    trio.lowlevel.spawn_system_task(run, context=context)
     return scope  # type: ignore[no-any-return]  # reached through sys.modules
 
 
 def cancelled_scope() -> Any:
     """On trio: in it everything that would wait is cancelled. None elsewhere."""
-    trio = _running_trio()
+    trio = running_trio()
     if trio is None:
         return None
     scope = trio.CancelScope()
@@ -223,7 +237,7 @@ def is_cancelled_error(exception: BaseException) -> bool:
 
 async def run_for(seconds: float, coroutine: Coroutine[Any, Any, None]) -> None:
     """Run `coroutine`, which must not raise, for at most `seconds`; then it is cancelled and left alone."""
-    trio = _running_trio()
+    trio = running_trio()
     if trio is not None:
         with trio.move_on_after(seconds):
             await coroutine
@@ -250,45 +264,105 @@ async def run_for(seconds: float, coroutine: Coroutine[Any, Any, None]) -> None:
         task.cancel()  # which does nothing to one that has ended
 
 
+# Later
+
+
+def event_loop() -> Any:
+    """What tells apart the event loops that run: asyncio's loop, or trio's token; None where none runs."""
+    trio = running_trio()
+    return running_loop() if trio is None else trio.lowlevel.current_trio_token()
+
+
+def call_later(seconds: float, callback: Callable[[], None]) -> None:
+    """Have the event loop, one that runs, call `callback`, in a context that belongs to nobody."""
+    trio = running_trio()
+    if trio is None:
+        running_loop().call_later(seconds, callback, context=contextvars.Context())  # type: ignore[union-attr]  # it runs
+        return
+
+    async def call() -> None:
+        await trio.sleep(seconds)
+        callback()
+
+    _start_in_trio(trio, call(), contextvars.Context())
+
+
+# What an awaitable that is suspended awaits, by its kind.
+_AWAITS = ("cr_await", "gi_yieldfrom", "ag_await")
+
+
+def chain(awaitable: Any) -> Iterator[Any]:
+    """`awaitable`, which is suspended, what it awaits, what that awaits, and so on."""
+    seen = set()  # what shows nothing of itself may refer to what awaits it
+    while awaitable is not None and id(awaitable) not in seen:
+        seen.add(id(awaitable))
+        yield awaitable
+        awaitable = _awaited_by(awaitable)
+
+
+def _awaited_by(awaitable: Any) -> Any:
+    for name in _AWAITS:
+        if hasattr(awaitable, name):
+            return getattr(awaitable, name)
+    # What stands between and shows nothing of itself (a step of an async generator, a coroutine's iterator): what it
+    # refers to.
+    return next((thing for thing in gc.get_referents(awaitable) if any(hasattr(thing, name) for name in _AWAITS)), None)
+
+
+def suspended_in(code: types.CodeType) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Each asyncio task of the loop that is suspended in a coroutine with this `code`, and the variables of that."""
+    asyncio = sys.modules.get("asyncio")
+    for task in asyncio.all_tasks() if asyncio is not None and running_loop() is not None else ():
+        for awaitable in chain(task.get_coro()):
+            if getattr(awaitable, "cr_code", None) is code and awaitable.cr_frame is not None:
+                yield task, dict(awaitable.cr_frame.f_locals)
+
+
 # Interrupting
 
 _MARK = "disconnect_mw: the client has gone"
 
 
-class _Interrupted(Exception):
-    pass
+class Interrupted(Exception):
+    """What an `Interruptible` raises where it was cut short."""
 
 
-class InterruptibleReceive:
-    """On trio, which has no way to wake another's task, the server's `receive` inside a cancel scope."""
+class Interruptible:
+    """On trio, which has no way to wake another's task, the server's `receive` or `send` inside a cancel scope."""
 
-    def __init__(self, trio: Any, receive: Callable[[], Awaitable[Any]]) -> None:
-        self._trio = trio
-        self._receive = receive
-        self._scope: Any = None
+    def __init__(self, trio: Any, call: Callable[..., Awaitable[Any]]) -> None:
+        self.trio = trio
+        self._call = call
+        self.__self__ = getattr(call, "__self__", None)  # as a bound method has it
+        self._scopes: set[Any] = set()  # of the calls that are at the server now
 
-    async def __call__(self) -> Any:
-        with self._trio.CancelScope() as self._scope:
-            return await self._receive()
-        raise _Interrupted
+    async def __call__(self, *message: Any) -> Any:
+        with self.trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                return await self._call(*message)
+            finally:
+                self._scopes.discard(scope)
+        raise Interrupted
 
     def cancel(self) -> None:
-        self._scope.cancel()
+        for scope in self._scopes:
+            scope.cancel()
 
 
-def interruptible(receive: Callable[[], Awaitable[Any]]) -> InterruptibleReceive | None:
-    """`receive` in a form that `interrupt` takes, where there is no asyncio task; None where nothing can be done."""
-    trio = _running_trio()
-    return None if trio is None else InterruptibleReceive(trio, receive)
+def interruptible(call: Callable[..., Awaitable[Any]]) -> Interruptible | None:
+    """`call` in a form that `interrupt` takes, where there is no asyncio task; None where nothing can be done."""
+    trio = running_trio()
+    return None if trio is None else Interruptible(trio, call)
 
 
 def interrupt(reader: Any) -> bool:
-    """Wake `reader`, a task or an `InterruptibleReceive`; it finds an exception, and asks `absorb` about it.
+    """Wake `reader`, a task or an `Interruptible`; it finds an exception, and asks `absorb` about it.
 
     False, and nothing done, for a task of which somebody else has asked a cancellation that was not taken back: the two
     could not be told apart.
     """
-    if isinstance(reader, InterruptibleReceive):
+    if isinstance(reader, Interruptible):
         reader.cancel()
     elif sys.version_info >= (3, 11):
         if reader.cancelling():
@@ -304,8 +378,8 @@ def interrupt(reader: Any) -> bool:
 
 def absorb(reader: Any, exception: BaseException | None) -> bool:
     """Take an interruption back. Was it the only one? If not, the other cancellation must pass (P6)."""
-    if isinstance(reader, InterruptibleReceive):
-        return exception is None or isinstance(exception, _Interrupted)
+    if isinstance(reader, Interruptible):
+        return exception is None or isinstance(exception, Interrupted)
     if sys.version_info >= (3, 11):
         return reader.uncancel() == 0  # type: ignore[no-any-return]  # a task's
     return reader._cancel_message == _MARK  # type: ignore[no-any-return]  # a task's

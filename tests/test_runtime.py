@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
 
 from disconnect_mw import DisconnectMiddleware, _reader, _runtime
 
@@ -87,6 +88,18 @@ def test_a_complaint_is_heard_where_nobody_can_be_asked() -> None:
             await send(START)
 
     drive(DisconnectMiddleware(app)(http_scope(), FarSide.receive, send))
+
+
+@pytest.mark.anyio
+async def test_a_trio_that_cannot_say_whether_it_runs_is_recognised(
+    anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can from 0.29 on; apps of asyncio have an older one imported too."""
+    monkeypatch.delattr(trio.lowlevel, "in_trio_run")
+    found = _runtime.event_loop()
+    monkeypatch.undo()
+    assert found is not None
+    assert type(found).__name__ == "TrioToken" if anyio_backend_name == "trio" else found is _runtime.running_loop()
 
 
 def test_without_asyncio_there_is_no_loop() -> None:
