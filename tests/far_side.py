@@ -1,14 +1,11 @@
-"""The far side in memory: a server whose client leaves when told, with the manners of the measured servers.
-
-It keeps a transcript of what reached it. `tests/real` holds it against the real servers.
-"""
+"""Messages, and the far side of `disconnect_mw.testing` with what most tests want of it."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-import anyio
+from disconnect_mw.testing import HTTPFarSide, HTTPManners, servers
 
 Message = dict[str, Any]
 
@@ -20,81 +17,25 @@ START_499: Message = {"type": "http.response.start", "status": 499, "headers": [
 REQUEST: Message = {"type": "http.request", "body": b"", "more_body": False}
 DISCONNECT: Message = {"type": "http.disconnect"}
 
+Manners = HTTPManners
+UVICORN = servers.UVICORN_0_54_0.http
+UVICORN_0_28_0 = servers.UVICORN_0_28_0.http
+HYPERCORN = servers.HYPERCORN_0_18_0.http
+DAPHNE = servers.DAPHNE_4_2_3.http
+GUNICORN = servers.GUNICORN_27_0_1.http
 
-class ServersWord(OSError):
-    """How uvicorn 0.28.0 says that the client has gone."""
+ALL_MANNERS = list(dict.fromkeys(dataclasses.replace(server.http, extensions=()) for server in servers.ALL))
+"""Those that differ, of all that were measured."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Manners:
-    """What a server does once its client has gone, and after a complete response."""
-
-    raises: type[Exception] | None = None  # from send; None: silent
-    repeats: bool = True  # the disconnect; or says it once and then blocks for ever (Hypercorn, Daphne)
-    ends: bool = True  # a complete response with a disconnect (uvicorn); or waits (gunicorn's asgi worker)
-    complains: bool = True  # of a message after the end (uvicorn, Hypercorn, granian); or not (Daphne, gunicorn)
-
-
-UVICORN = Manners()
-UVICORN_0_28_0 = Manners(raises=ServersWord)
-HYPERCORN = Manners(repeats=False)
-DAPHNE = Manners(repeats=False, complains=False)
-GUNICORN = Manners(ends=False, complains=False)
-ALL_MANNERS = (UVICORN, UVICORN_0_28_0, HYPERCORN, DAPHNE, GUNICORN)
+ServersWord = UVICORN_0_28_0.send.kind  # type: ignore[union-attr]  # it is the one that raises
+"""How uvicorn 0.28.0 says that the client has gone."""
 
 
-class FarSide:
-    """A server and its client, for one HTTP exchange."""
+class FarSide(HTTPFarSide):
+    """uvicorn's unless another is named."""
 
-    def __init__(self, manners: Manners = UVICORN, incoming: list[Message] | None = None) -> None:
-        self.manners = manners
-        self.sent: list[Message] = []
-        self.reads = 0  # calls of receive
-        self.cancelled_reads = 0
-        self.has_left = False
-        self.has_ended = False
-        self._told = False
-        self._incoming = [REQUEST] if incoming is None else incoming
-        self._news = anyio.Event()
-
-    def leave(self) -> None:
-        """The client goes away."""
-        self.has_left = True
-        self._ring()
-
-    def deliver(self, *messages: Message) -> None:
-        """More of the request arrives."""
-        self._incoming.extend(messages)
-        self._ring()
-
-    def _ring(self) -> None:
-        self._news.set()
-        self._news = anyio.Event()
-
-    async def receive(self) -> Message:
-        self.reads += 1
-        try:
-            while True:
-                if self._incoming and not self.has_left:
-                    return self._incoming.pop(0)
-                if self.has_left or (self.has_ended and self.manners.ends):
-                    if self.manners.repeats or not self._told:
-                        self._told = True
-                        return dict(DISCONNECT)
-                await self._news.wait()
-        except BaseException:
-            self.cancelled_reads += 1
-            raise
-
-    async def send(self, message: Message) -> None:
-        if self.has_ended and self.manners.complains and not self.has_left:
-            raise RuntimeError(f"Unexpected ASGI message '{message['type']}' sent, after response already completed.")
-        self.sent.append(message)
-        if self.has_left and self.manners.raises is not None:
-            raise self.manners.raises()
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self.has_ended = True
-            self._ring()
+    def __init__(self, manners: HTTPManners = UVICORN, incoming: list[Message] | None = None) -> None:
+        super().__init__(manners, incoming)
 
 
 def http_scope(**more: Any) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _connection, _watch
 from disconnect_mw._policy import Policy
+from disconnect_mw.testing import Raises
 
 from .far_side import (
     ALL_MANNERS,
@@ -49,6 +50,7 @@ class Run:
     def __init__(self, script: tuple[str, ...], manners: Manners, policy: Policy) -> None:
         self.script = script
         self.policy = policy
+        self.manners = manners
         self.server = FarSide(manners)
         self.answers: list[Any] = []  # of receive, to whichever listener
         # Each step, its outcome, whether the disconnect was answered by then, how many messages had reached the server.
@@ -86,6 +88,10 @@ class Run:
 
 def check(run: Run) -> None:
     has_left = known = complete = False
+    late_sends = before = 0
+    ends_late = False
+    tells = run.manners.send != "silent"  # the server's send, of the departure: it raises, or never comes back
+    complaint = run.manners.send_after_end.kind if isinstance(run.manners.send_after_end, Raises) else None
     accepted: list[Any] = []  # what the server took before the departure was known
     for step, outcome, answered, reached in run.seen:
         if step == "leave":
@@ -96,31 +102,31 @@ def check(run: Run) -> None:
             known = known or (answered and not complete)
         else:
             message = MESSAGES[step]
-            raises = run.server.manners.raises
+            is_muted, before = reached == before, reached
             if complete and not known:
-                if has_left or not run.server.manners.complains:
-                    expected = raises if has_left else None
-                    assert (type(outcome) if outcome else None) is expected, "P3: after the end a send is the server's"
-                else:
-                    assert type(outcome) is RuntimeError, "P3: the server's complaint is heard"
-            elif not known and not (has_left and raises):
+                expected = None if ends_late else complaint
+                assert (type(outcome) if outcome else None) is expected, "P3: after the end a send is the server's"
+                continue
+            late_sends += has_left
+            known = known or (has_left and is_muted)  # the watcher may know it before the app does
+            if not known and not (tells and late_sends > run.manners.sends_until_noticed):
                 assert outcome is None
                 accepted.append(message)
                 assert run.server.sent[:reached] == accepted, "P0: while the client is there, just what the app sent"
-                complete = step == "final"
+                complete, ends_late = step == "final", has_left
             else:
                 known = True
-                if run.policy == "ignore":
+                if run.policy == "ignore" or (step == "final" and outcome is None and run.manners.send == "blocks"):
                     assert outcome is None, "P1: a send after the departure is a no-op"
                 else:
                     assert type(outcome) is ClientDisconnected
                     assert outcome.message == DISCONNECT
     if known:
         late = run.server.sent[len(accepted) :]
-        assert not any(message.get("body") for message in late if message["type"] == "http.response.body") or (
-            run.server.manners.raises is not None
-        ), "P1: no payload reaches the server any more"
-        if run.server.manners.raises is None:
+        assert not any(message.get("body") for message in late if message["type"] == "http.response.body") or (tells), (
+            "P1: no payload reaches the server any more"
+        )
+        if not tells:
             whole = run.server.sent
             assert whole[0] in (START, START_499), "P11: whoever stands outside sees a whole exchange"
             assert whole[-1] == EMPTY_FINAL
@@ -131,12 +137,25 @@ def check(run: Run) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("policy", ["ignore", "raise"])
 @pytest.mark.parametrize("manners", ALL_MANNERS)
-async def test_every_script_keeps_the_promises(manners: Manners, policy: Policy) -> None:
+async def test_every_script_keeps_the_promises(
+    manners: Manners, policy: Policy, anyio_backend: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert len(SCRIPTS) > 1500
+    if manners.false_disconnect and anyio_backend[0] == "trio":
+        return  # gunicorn does not run there, and a peek on trio cancels a receive, which it takes for a departure
+    # A server that blocks for ever is waited for, again and again: not for as long as in earnest.
+    if manners.send == "blocks":
+        monkeypatch.setattr(_connection, "_SECONDS_TO_END", 0.001)
+        monkeypatch.setattr(_watch._first_looks, "_seconds", 0.001)
+        monkeypatch.setattr(_watch.departures, "_seconds", 0.001)
     for script in SCRIPTS:
+        if manners.send == "blocks" and "final" in script and set(script[script.index("final") + 1 :]) & set(MESSAGES):
+            continue  # P3: what the application sends after the end is the server's, be it for ever
         run = Run(script, manners, policy)
         with anyio.fail_after(5):
-            await DisconnectMiddleware(run.app, policy=policy)(http_scope(), run.server.receive, run.server.send)
+            await DisconnectMiddleware(run.app, policy=policy)(
+                http_scope(http_version=manners.http_version), run.server.receive, run.server.send
+            )
         try:
             check(run)
         except AssertionError as error:

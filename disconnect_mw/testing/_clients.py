@@ -1,0 +1,202 @@
+"""The clients: what each asks for, and when and how it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeAlias, get_args
+from urllib.parse import unquote_to_bytes
+
+from . import _checks
+
+Leave: TypeAlias = Literal["fin", "rst", "half", "close"]
+"""How a client leaves: it ends the connection in order, resets it, shuts its sending side only, sends a close frame."""
+
+Headers: TypeAlias = "Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]"
+
+_HEADERS = "headers must hold pairs of name and value, (b'accept', b'text/html') or both as str, not {!r}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Client:
+    """What both protocols have."""
+
+    path: str = "/"
+    _: dataclasses.KW_ONLY
+    headers: Headers = ()
+    state: Mapping[str, Any] | None = None
+    leaves_after_messages: int | None = None
+    leaves_after_seconds: float | None = None
+    leaves_by: Leave = "fin"
+    stalls_after_messages: int | None = None
+
+    def _check(self, ways: tuple[str, ...], times: tuple[str, ...]) -> None:
+        _checks.text("path", self.path)
+        if not self.path.startswith("/"):
+            raise ValueError(f"path must begin with '/', not {self.path!r}")
+        object.__setattr__(self, "headers", _pairs(self.headers))
+        _checks.a_choice("leaves_by", self.leaves_by, ways)
+        for name in ("leaves_after_messages", "stalls_after_messages"):
+            if getattr(self, name) is not None:
+                _checks.a_count(name, getattr(self, name))
+        if self.leaves_after_seconds is not None:
+            _checks.seconds("leaves_after_seconds", self.leaves_after_seconds)
+        values = {name: getattr(self, name) for name in times}
+        given = [name for name, value in values.items() if value is not None and value is not False]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} contradicts {given[1]}: a client leaves once, name one of them")
+        if not given and self.leaves_by != "fin":
+            raise ValueError(f"leaves_by {self.leaves_by!r} contradicts a client that stays: say when it leaves")
+        if self.stalls_after_messages is not None:
+            left_at = 0 if "leaves_before_accept" in given else self.leaves_after_messages
+            if left_at is not None:
+                raise ValueError(
+                    f"stalls_after_messages contradicts {given[0]}: no message reaches a client that has stalled, and "
+                    "one that has left does not stall; name leaves_after_seconds, or let it stay"
+                )
+
+    @property
+    def leaves_at_once(self) -> bool:
+        """Before the app has sent anything?"""
+        return self.leaves_after_messages == 0
+
+    def _scope(self, kind: str, scheme: str) -> dict[str, Any]:
+        path, _, query = self.path.partition("?")
+        raw_path = path.encode()
+        scope: dict[str, Any] = {
+            "type": kind,
+            "scheme": scheme,
+            "path": unquote_to_bytes(raw_path).decode("utf-8", "replace"),
+            "raw_path": raw_path,
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": list(self.headers),
+            "client": ("127.0.0.1", 50000),
+            "server": ("testserver", 80),
+        }
+        if self.state is not None:
+            scope["state"] = dict(self.state)
+        return scope
+
+
+@dataclasses.dataclass(frozen=True)
+class HTTPClient(_Client):
+    """A client of one HTTP request.
+
+    `path` may have a query. `body` is bytes or a sequence of chunks; `method` is POST if there is one, else GET.
+    `headers` are pairs of str or bytes. `state` is what a lifespan would have left in `scope["state"]`.
+
+    The client leaves as soon as `leaves_after_messages` of the app's messages have reached it (0: before the app has
+    its first turn), or `leaves_after_seconds` after the exchange began, or in the middle of its upload: when the app
+    has read `leaves_after_chunks` of the body, or sends without having read them. The rest never comes. If none is
+    given it stays to the end. It leaves by "fin", by "rst", or by "half": it shuts its sending side and reads on.
+
+    `stalls_after_messages`: having got so many it reads no more, so that a `send` of content blocks until it leaves.
+
+    Raises `TypeError` or `ValueError` for a script that asks for the impossible.
+    """
+
+    _: dataclasses.KW_ONLY
+    method: str | None = None
+    body: bytes | Iterable[bytes] = b""
+    leaves_after_chunks: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.body, bytes):
+            chunks = (self.body,) if self.body else ()
+        else:
+            chunks = _checks.a_sequence("body", self.body, (bytes,))
+        object.__setattr__(self, "body", chunks)
+        if self.method is None:
+            object.__setattr__(self, "method", "POST" if chunks else "GET")
+        _checks.text("method", self.method)
+        if self.leaves_after_chunks is not None:
+            _checks.a_count("leaves_after_chunks", self.leaves_after_chunks)
+            if self.leaves_after_chunks >= len(chunks):
+                raise ValueError(
+                    f"leaves_after_chunks {self.leaves_after_chunks} contradicts body, which has {len(chunks)} "
+                    f"chunks: to leave in the middle it must leave before the last"
+                )
+        self._check(("fin", "rst", "half"), ("leaves_after_messages", "leaves_after_seconds", "leaves_after_chunks"))
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The `http.request` messages that come before the client leaves."""
+        chunks: Any = self.body or (b"",)  # a tuple since __post_init__
+        last = len(chunks) - 1
+        messages = [
+            {"type": "http.request", "body": chunk, "more_body": index < last} for index, chunk in enumerate(chunks)
+        ]
+        return messages[: self.leaves_after_chunks]
+
+    def scope(self) -> dict[str, Any]:
+        """A new scope, without what the server adds."""
+        return {**self._scope("http", "http"), "method": self.method}
+
+
+@dataclasses.dataclass(frozen=True)
+class WebSocketClient(_Client):
+    """A client of one WebSocket.
+
+    It sends its `messages`, each str or bytes, as soon as it has been accepted. `path`, `headers`, `state`, and
+    `stalls_after_messages` are as an `HTTPClient`'s.
+
+    It leaves as soon as `leaves_after_messages` of the app's messages have reached it (its accept is the first; 0:
+    before that), or `leaves_after_seconds` after the exchange began, or with `leaves_before_accept`. If none is given
+    it stays until the app closes or ends. It leaves by "fin", "rst", "half", or by "close": a close frame with
+    `close_code` (1000 unless given) and `close_reason`.
+
+    Raises `TypeError` or `ValueError` for a script that asks for the impossible.
+    """
+
+    _: dataclasses.KW_ONLY
+    subprotocols: Iterable[str] = ()
+    messages: Iterable[str | bytes] = ()
+    leaves_before_accept: bool = False
+    close_code: int | None = None
+    close_reason: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "subprotocols", _checks.a_sequence("subprotocols", self.subprotocols, (str,)))
+        object.__setattr__(self, "messages", _checks.a_sequence("messages", self.messages, (str, bytes)))
+        _checks.a_flag("leaves_before_accept", self.leaves_before_accept)
+        self._check(get_args(Leave), ("leaves_before_accept", "leaves_after_messages", "leaves_after_seconds"))
+        _checks.text("close_reason", self.close_reason)
+        if self.leaves_by == "close":
+            if self.leaves_at_once:
+                raise ValueError("leaves_by 'close' contradicts leaving before the accept: there is no frame before it")
+            if self.close_code is not None:
+                _checks.a_close_code("close_code", self.close_code)
+        elif self.close_code is not None or self.close_reason:
+            name = "close_reason" if self.close_code is None else "close_code"
+            raise ValueError(f"{name} contradicts leaves_by {self.leaves_by!r}: only a 'close' has one")
+
+    @property
+    def leaves_at_once(self) -> bool:
+        return self.leaves_before_accept or super().leaves_at_once
+
+    def receives(self) -> list[dict[str, Any]]:
+        """The `websocket.receive` messages that it sends."""
+        return [
+            {"type": "websocket.receive", "text": message, "bytes": None}
+            if isinstance(message, str)
+            else {"type": "websocket.receive", "text": None, "bytes": message}
+            for message in self.messages
+        ]
+
+    def scope(self) -> dict[str, Any]:
+        """A new scope, without what the server adds."""
+        return {**self._scope("websocket", "ws"), "subprotocols": list(self.subprotocols)}
+
+
+Client: TypeAlias = "HTTPClient | WebSocketClient"
+
+
+def _pairs(headers: Any) -> tuple[tuple[bytes, bytes], ...]:
+    given = tuple(headers.items()) if isinstance(headers, Mapping) else headers
+    pairs = []
+    for pair in _checks.a_sequence("headers", given, (tuple, list)):
+        if len(pair) != 2 or not all(isinstance(item, (str, bytes)) for item in pair):
+            raise TypeError(_HEADERS.format(pair))
+        name, value = (item.encode("latin-1") if isinstance(item, str) else item for item in pair)
+        pairs.append((name.lower(), value))
+    return tuple(pairs)

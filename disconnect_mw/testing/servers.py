@@ -1,0 +1,381 @@
+"""The servers as they were measured (Python 3.11, Linux, November 2026), and the two extremes of the specification.
+
+One constant for each server and version. Each definition says only what differs from its neighbour's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ._manners import THE_CLIENTS, Answers, HTTPManners, Raises, Server, WebSocketManners, exception_class
+
+
+def _differing(server: Server, name: str, *, http: Any = None, websocket: Any = None) -> Server:
+    """`server` under another name, with these fields of its manners replaced."""
+    return Server(
+        name,
+        dataclasses.replace(server.http, **(http or {})),
+        dataclasses.replace(server.websocket, **(websocket or {})),
+    )
+
+
+# The extremes of the specification
+
+_CLOSED = Raises(exception_class("server.ConnectionClosed", OSError), "the client has disconnected")
+
+SPEC_SILENT = Server(
+    "spec-silent",
+    HTTPManners(spec_version="2.3"),
+    WebSocketManners(spec_version="2.3"),
+)
+"""ASGI up to 2.3: what is sent to a client that has gone is a no-op."""
+
+SPEC_RAISING = Server(
+    "spec-raising",
+    HTTPManners(spec_version="2.4", send=_CLOSED, blocked_send=_CLOSED),
+    WebSocketManners(
+        spec_version="2.4",
+        lost=Answers(send=_CLOSED),
+        before_accept=Answers(send=_CLOSED),
+        after_end=Answers(send=_CLOSED),
+        blocked_send=_CLOSED,
+    ),
+)
+"""ASGI 2.4 and later: `send` "should raise a server-specific subclass of OSError"."""
+
+# uvicorn. A client that has gone: ClientDisconnected, once the app has received the disconnect: RuntimeError.
+
+_DENIAL = "websocket.http.response"
+
+_AFTER_END = Raises(RuntimeError, "Unexpected ASGI message '{type}' sent, after response already completed.")
+_AFTER_CLOSE = Raises(RuntimeError, "Unexpected ASGI message '{type}', after sending 'websocket.close'.")
+_AFTER_CLOSE_OR_RESPONSE = Raises(
+    RuntimeError, "Unexpected ASGI message '{type}', after sending 'websocket.close' or response already completed."
+)
+_GONE = Raises(exception_class("uvicorn.protocols.utils.ClientDisconnected", OSError))
+_WEBSOCKETS_CLOSED = exception_class(
+    "websockets.exceptions.ConnectionClosed", exception_class("websockets.exceptions.WebSocketException", Exception)
+)
+_WEBSOCKETS_ERROR = Raises(
+    exception_class("websockets.exceptions.ConnectionClosedError", _WEBSOCKETS_CLOSED),
+    "no close frame received or sent",
+)
+_WEBSOCKETS_OK = Raises(
+    exception_class("websockets.exceptions.ConnectionClosedOK", _WEBSOCKETS_CLOSED),
+    "received 1001 (going away) bye; then sent 1001 (going away) bye",
+)
+_NO_FUTURE = Raises(TypeError, "An asyncio.Future, a coroutine or an awaitable is required")
+_NO_ATTRIBUTE = Raises(AttributeError, "'WebSocketProtocol' object has no attribute 'transfer_data_task'")
+
+UVICORN_0_13_4 = Server(
+    "uvicorn-0.13.4",
+    HTTPManners(spec_version="2.1", drops_unread=True, read_ahead=65536, send_after_end=_AFTER_END),
+    WebSocketManners(
+        spec_version="2.1",
+        drops_unread=True,
+        lost=Answers(send=_WEBSOCKETS_ERROR),
+        closed=Answers(send=_WEBSOCKETS_OK),
+        before_accept=Answers(send=_WEBSOCKETS_ERROR, close=_NO_FUTURE),
+        after_end=Answers(send=_AFTER_CLOSE, close=_AFTER_CLOSE),
+        blocked_send=_WEBSOCKETS_ERROR,
+        tells_reason=False,
+    ),
+)
+UVICORN_0_20_0 = _differing(
+    UVICORN_0_13_4,
+    "uvicorn-0.20.0",
+    http={"spec_version": "2.3"},
+    websocket={
+        "spec_version": "2.3",
+        "drops_unread": False,
+        "told": Answers(send=_AFTER_CLOSE_OR_RESPONSE, close=_AFTER_CLOSE_OR_RESPONSE),
+        "codes_of_loss": (1006, 1005),
+        "codes_of_close": (THE_CLIENTS, 1005),
+        "codes_before_accept": (1006,),
+        "codes_after_end": (1005,),
+        "late_close_code": 1005,
+    },
+)
+UVICORN_0_27_0 = _differing(
+    UVICORN_0_20_0,
+    "uvicorn-0.27.0",
+    websocket={
+        "spec_version": "2.4",
+        "extensions": (_DENIAL,),
+        "lost": Answers(send=_GONE),
+        "closed": None,
+        "before_accept": Answers(send=_GONE, close=_NO_ATTRIBUTE),
+        "after_end": Answers(send=_AFTER_CLOSE_OR_RESPONSE, close=_AFTER_CLOSE_OR_RESPONSE),
+        "blocked_send": _GONE,
+    },
+)
+UVICORN_0_28_0 = _differing(
+    UVICORN_0_27_0, "uvicorn-0.28.0", http={"spec_version": "2.4", "send": _GONE, "blocked_send": _GONE}
+)
+"""The one version whose HTTP `send` raises."""
+
+UVICORN_0_28_1 = _differing(UVICORN_0_27_0, "uvicorn-0.28.1", http={"spec_version": "2.4"})
+"""It claims 2.4, as all versions to 0.32.0 do, and stays silent."""
+
+UVICORN_0_30_6 = _differing(UVICORN_0_28_1, "uvicorn-0.30.6", websocket={"tells_reason": True})
+UVICORN_0_34_3 = _differing(UVICORN_0_30_6, "uvicorn-0.34.3", http={"spec_version": "2.3"})
+UVICORN_0_54_0 = _differing(UVICORN_0_34_3, "uvicorn-0.54.0")
+
+# uvicorn with wsproto: HTTP is the same.
+
+_WSPROTO_ERROR = Raises(
+    exception_class(
+        "wsproto.utilities.LocalProtocolError", exception_class("wsproto.utilities.ProtocolError", Exception)
+    ),
+    "the event cannot be sent in state ConnectionState.CLOSED.",
+)
+_NO_ACCEPT = Raises(RuntimeError, "Expected ASGI message 'websocket.send' or 'websocket.close', but got '{type}'.")
+
+UVICORN_0_13_4_WSPROTO = Server(
+    "uvicorn-0.13.4-wsproto",
+    UVICORN_0_13_4.http,
+    WebSocketManners(
+        spec_version="2.1",
+        closed=Answers(send=_WSPROTO_ERROR, close=_WSPROTO_ERROR),
+        after_end=Answers(send=_AFTER_CLOSE, close=_AFTER_CLOSE),
+        codes_of_loss=(),
+        codes_of_reset=(None,),
+        late_close_code=1000,
+        then="waits",
+        blocked_send="blocks",
+        stays_blocked=True,
+        tells_reason=False,
+    ),
+)
+"""A lost connection is told only by RST, without a code."""
+
+UVICORN_0_20_0_WSPROTO = Server(
+    "uvicorn-0.20.0-wsproto",
+    UVICORN_0_20_0.http,
+    dataclasses.replace(
+        UVICORN_0_13_4_WSPROTO.websocket,
+        spec_version="2.3",
+        before_accept=Answers(send=_WSPROTO_ERROR, close=_WSPROTO_ERROR, accept=_NO_ACCEPT, refuse=_WSPROTO_ERROR),
+        codes_of_loss=(1005,),
+        codes_of_reset=None,
+        codes_of_close=(THE_CLIENTS, 1005),
+        codes_before_accept=(1006,),
+        codes_after_end=(1000, 1005),
+    ),
+)
+UVICORN_0_27_0_WSPROTO = Server(
+    "uvicorn-0.27.0-wsproto",
+    UVICORN_0_27_0.http,
+    dataclasses.replace(
+        UVICORN_0_20_0_WSPROTO.websocket,
+        spec_version="2.4",
+        extensions=(_DENIAL,),
+        closed=Answers(send=_GONE, close=_GONE),
+        before_accept=Answers(send=_GONE, close=_GONE, accept=_NO_ACCEPT, refuse=_GONE),
+    ),
+)
+UVICORN_0_28_0_WSPROTO = Server("uvicorn-0.28.0-wsproto", UVICORN_0_28_0.http, UVICORN_0_27_0_WSPROTO.websocket)
+UVICORN_0_28_1_WSPROTO = Server("uvicorn-0.28.1-wsproto", UVICORN_0_28_1.http, UVICORN_0_27_0_WSPROTO.websocket)
+UVICORN_0_30_6_WSPROTO = Server(
+    "uvicorn-0.30.6-wsproto",
+    UVICORN_0_30_6.http,
+    dataclasses.replace(UVICORN_0_27_0_WSPROTO.websocket, tells_reason=True),
+)
+UVICORN_0_34_3_WSPROTO = Server("uvicorn-0.34.3-wsproto", UVICORN_0_34_3.http, UVICORN_0_30_6_WSPROTO.websocket)
+
+_ALWAYS_GONE = Answers(send=_GONE, close=_GONE, accept=_GONE, refuse=_GONE)
+
+UVICORN_0_54_0_WSPROTO = Server(
+    "uvicorn-0.54.0-wsproto",
+    UVICORN_0_54_0.http,
+    dataclasses.replace(
+        UVICORN_0_34_3_WSPROTO.websocket,
+        lost=_ALWAYS_GONE,
+        closed=None,
+        before_accept=_ALWAYS_GONE,
+        after_end=_ALWAYS_GONE,
+        late_close_code=None,
+        blocked_send=_GONE,
+        stays_blocked=False,
+    ),
+)
+UVICORN_0_54_0_SANSIO = _differing(UVICORN_0_54_0_WSPROTO, "uvicorn-0.54.0-sansio")
+"""With the implementation that uvicorn calls websockets-sansio."""
+
+# Hypercorn: silent, and it tells only once.
+
+_UNEXPECTED = Raises(
+    exception_class("hypercorn.utils.UnexpectedMessageError", Exception),
+    "Unexpected message type, {type} given the state ASGIHTTPState.CLOSED",
+)
+
+HYPERCORN_0_14_4 = Server(
+    "hypercorn-0.14.4",
+    HTTPManners(spec_version="2.1", times_told=1, send_after_end=_UNEXPECTED, half_close="delivers"),
+    WebSocketManners(
+        spec_version="2.3", extensions=(_DENIAL,), codes_of_close=(1006,), then="waits", tells_reason=False
+    ),
+)
+HYPERCORN_0_16_0 = _differing(HYPERCORN_0_14_4, "hypercorn-0.16.0")
+HYPERCORN_0_18_0 = _differing(HYPERCORN_0_16_0, "hypercorn-0.18.0")
+
+HYPERCORN_0_14_4_HTTP2 = _differing(
+    HYPERCORN_0_14_4,
+    "hypercorn-0.14.4-http2",
+    http={
+        "http_version": "2",
+        "extensions": ("http.response.early_hint", "http.response.push"),
+        "send": "blocks",
+        "sends_until_noticed": 2,
+        "send_after_reset": "silent",
+        "blocked_send": "never blocks",
+        "half_close": "departure",
+    },
+)
+"""When the connection is lost ("fin") it blocks for ever; a reset of the stream ("rst") leaves it silent."""
+
+HYPERCORN_0_16_0_HTTP2 = _differing(HYPERCORN_0_14_4_HTTP2, "hypercorn-0.16.0-http2")
+HYPERCORN_0_18_0_HTTP2 = _differing(
+    HYPERCORN_0_16_0_HTTP2,
+    "hypercorn-0.18.0-http2",
+    http={"extensions": ("http.response.early_hint", "http.response.push", "http.response.trailers")},
+)
+
+# Daphne: silent, tells only once, takes uploads and responses of any size into memory.
+
+DAPHNE_3_0_2 = Server(
+    "daphne-3.0.2",
+    HTTPManners(spec_version=None, times_told=1, buffers_upload=True, blocked_send="never blocks", cancels_after=10),
+    WebSocketManners(
+        spec_version=None,
+        codes_after_end=(1006,),
+        then="waits",
+        blocked_send="never blocks",
+        cancels_after=10,
+        tells_reason=False,
+    ),
+)
+DAPHNE_4_2_3 = _differing(DAPHNE_3_0_2, "daphne-4.2.3", websocket={"codes_after_end": (1000,)})
+
+# granian
+
+_PATHSEND = "http.response.pathsend"
+_FLOW_ERROR = Raises(RuntimeError, "ASGI flow error")
+
+GRANIAN_1_7_6 = Server(
+    "granian-1.7.6",
+    HTTPManners(
+        spec_version="2.3",
+        extensions=(_PATHSEND,),
+        tells="after a send",
+        times_told=1,
+        times_told_of_cut_upload=2,
+        send_after_end=_FLOW_ERROR,
+    ),
+    WebSocketManners(
+        spec_version="2.3",
+        extensions=(_PATHSEND,),
+        sends_until_noticed=1,
+        lost=Answers(send=_FLOW_ERROR),
+        told=Answers(),
+        before_accept=Answers(send=_FLOW_ERROR, accept=_FLOW_ERROR),
+        after_end=Answers(send=_FLOW_ERROR),
+        codes_of_loss=(),
+        codes_after_end=(),
+        then=_FLOW_ERROR,
+        receive_before_accept="connect",
+        blocked_send=_FLOW_ERROR,
+        tells_reason=False,
+    ),
+)
+"""It does not notice that an HTTP client has left, until a `send` fails; and a WebSocket's `receive` raises."""
+
+GRANIAN_2_8_7 = Server(
+    "granian-2.8.7",
+    HTTPManners(
+        spec_version="2.3",
+        extensions=(_PATHSEND, _DENIAL),
+        send_after_end=Raises(RuntimeError, "ASGI flow error: Transport not initialized or closed"),
+    ),
+    WebSocketManners(
+        spec_version="2.3",
+        extensions=(_PATHSEND, _DENIAL),
+        codes_of_loss=(1005,),
+        codes_of_close=(THE_CLIENTS, 1005),
+        codes_after_end=(1005,),
+        late_close_code=1005,
+        receive_before_accept="waits",
+        tells_reason=False,
+    ),
+)
+
+# gunicorn
+
+_WEBSOCKET_DISCONNECTED = Raises(
+    exception_class(
+        "gunicorn.asgi.websocket.WebSocketDisconnected",
+        exception_class("gunicorn.asgi.protocol.ClientDisconnected", OSError),
+        RuntimeError,
+    ),
+    "WebSocket closed",
+)
+
+GUNICORN_27_0_1 = Server(
+    "gunicorn-27.0.1",
+    HTTPManners(
+        spec_version="2.4",
+        drops_unread=True,
+        wakes_all=False,
+        disconnect_after_end=False,
+        blocked_send="blocks",
+        false_disconnect=True,
+        cancels_after=3,
+    ),
+    WebSocketManners(
+        spec_version="2.4",
+        lost=Answers(send=_WEBSOCKET_DISCONNECTED, close="blocks"),
+        closed=Answers(send=_WEBSOCKET_DISCONNECTED),
+        before_accept=Answers(send=_WEBSOCKET_DISCONNECTED, close="blocks"),
+        after_end=Answers(send=_WEBSOCKET_DISCONNECTED),
+        then="waits",
+        blocked_send="blocks",
+        cancels_after=3,
+        tells_reason=False,
+    ),
+)
+"""With its worker class `asgi`. With uvicorn's it behaves as uvicorn does."""
+
+ALL = (
+    SPEC_SILENT,
+    SPEC_RAISING,
+    UVICORN_0_13_4,
+    UVICORN_0_20_0,
+    UVICORN_0_27_0,
+    UVICORN_0_28_0,
+    UVICORN_0_28_1,
+    UVICORN_0_30_6,
+    UVICORN_0_34_3,
+    UVICORN_0_54_0,
+    UVICORN_0_13_4_WSPROTO,
+    UVICORN_0_20_0_WSPROTO,
+    UVICORN_0_27_0_WSPROTO,
+    UVICORN_0_28_0_WSPROTO,
+    UVICORN_0_28_1_WSPROTO,
+    UVICORN_0_30_6_WSPROTO,
+    UVICORN_0_34_3_WSPROTO,
+    UVICORN_0_54_0_WSPROTO,
+    UVICORN_0_54_0_SANSIO,
+    HYPERCORN_0_14_4,
+    HYPERCORN_0_16_0,
+    HYPERCORN_0_18_0,
+    HYPERCORN_0_14_4_HTTP2,
+    HYPERCORN_0_16_0_HTTP2,
+    HYPERCORN_0_18_0_HTTP2,
+    DAPHNE_3_0_2,
+    DAPHNE_4_2_3,
+    GRANIAN_1_7_6,
+    GRANIAN_2_8_7,
+    GUNICORN_27_0_1,
+)
+"""Every server here, the extremes first."""

@@ -1,0 +1,660 @@
+"""`disconnect_mw.testing.FarSide`: each server's manners, as they were measured, step by step and without a loop.
+
+The tables have the notation of the measurements: `R:x` is what `receive` answers; the others are what `send` does with
+a message. Where two patterns fit a server, the longer one counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from disconnect_mw.testing import (
+    FarSide,
+    HTTPClient,
+    HTTPFarSide,
+    HTTPManners,
+    Server,
+    WebSocketClient,
+    WebSocketFarSide,
+    servers,
+)
+
+from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, REQUEST, START
+
+MESSAGES: dict[str, dict[str, Any]] = {
+    "start": START,
+    "body": CHUNK,
+    "final": FINAL,
+    "accept": {"type": "websocket.accept"},
+    "send": {"type": "websocket.send", "text": "hello"},
+    "close": {"type": "websocket.close", "code": 1000},
+}
+
+
+def outcome(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What a call comes to that has one step to do it in: an answer, an exception, or "HANG"."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    except Exception as exception:
+        return exception
+    coroutine.close()
+    return "HANG"
+
+
+def shown(answer: Any) -> str:
+    if isinstance(answer, Exception):
+        return f"!{type(answer).__name__}"
+    if not isinstance(answer, dict):
+        return "ok" if answer is None else str(answer)
+    kind = answer["type"]
+    if kind == "http.request":
+        return "req"
+    if kind == "websocket.receive":
+        return "msg"
+    if kind == "websocket.disconnect":
+        reason = f",{answer['reason']}" if answer.get("reason") else ""
+        return f"DISC({answer.get('code')}{reason})"
+    return {"http.disconnect": "DISC", "websocket.connect": "connect"}[kind]
+
+
+def play(far_side: FarSide, script: str) -> str:
+    seen = []
+    for step in script.split():
+        if step in ("fin", "rst", "half", "clean"):
+            far_side.leave("close" if step == "clean" else step)  # type: ignore[arg-type]  # a way to leave
+        elif step == "R":
+            seen.append(f"R:{shown(outcome(far_side.receive()))}")
+        else:
+            answer = outcome(far_side.send(MESSAGES[step]))
+            seen.append(f"{step}:{shown(answer)}")
+    return " ".join(seen)
+
+
+def expected_of(server: Server, table: dict[str, str]) -> str:
+    """The line of the table that names the server; the longest pattern counts."""
+    name, best = str(server), ("", "")
+    for outcomes, names in table.items():
+        for prefix in names.split():
+            if re.match(prefix.replace(".", r"\.").replace("*", ".*") + "$", name) and len(prefix) > len(best[0]):
+                best = prefix, outcomes
+    assert best[0], f"no line for {name}"
+    return best[1]
+
+
+GONE, CLOSED = "!ClientDisconnected", "!RuntimeError"
+
+MEASURED = [server for server in servers.ALL if not str(server).startswith("spec")]
+
+HTTP: dict[str, tuple[str, dict[str, str]]] = {
+    "the client leaves before the response, unseen (a.fin)": (
+        "R fin start body body final R R",
+        {
+            "R:req start:ok body:ok body:ok final:ok R:DISC R:DISC": "uvicorn* granian-2* gunicorn*",
+            "R:req start:!ClientDisconnected body:!ClientDisconnected body:!ClientDisconnected "
+            "final:!ClientDisconnected R:DISC R:DISC": "uvicorn-0.28.0*",
+            "R:req start:ok body:ok body:ok final:ok R:DISC R:HANG": "hypercorn* daphne* granian-1*",
+            "R:req start:ok body:ok body:HANG final:HANG R:DISC R:HANG": "hypercorn*http2",
+        },
+    ),
+    "the client leaves before the response, seen (a2.rst_seen)": (
+        "R rst R start body final R R",
+        {
+            "R:req R:DISC start:ok body:ok final:ok R:DISC R:DISC": "uvicorn* granian-2* gunicorn*",
+            "R:req R:DISC start:!ClientDisconnected body:!ClientDisconnected final:!ClientDisconnected "
+            "R:DISC R:DISC": "uvicorn-0.28.0*",
+            "R:req R:DISC start:ok body:ok final:ok R:HANG R:HANG": "hypercorn* daphne*",
+            "R:req R:HANG start:ok body:ok final:ok R:DISC R:HANG": "granian-1*",
+        },
+    ),
+    "the client leaves during the response (c2.tcp_fin)": (
+        "R start body fin R body body body final R",
+        {
+            "R:req start:ok body:ok R:DISC body:ok body:ok body:ok final:ok R:DISC": "uvicorn* granian-2* gunicorn*",
+            "R:req start:ok body:ok R:DISC body:!ClientDisconnected body:!ClientDisconnected "
+            "body:!ClientDisconnected final:!ClientDisconnected R:DISC": "uvicorn-0.28.0*",
+            "R:req start:ok body:ok R:DISC body:ok body:ok body:ok final:ok R:HANG": "hypercorn* daphne*",
+            "R:req start:ok body:ok R:DISC body:ok body:ok body:HANG final:HANG R:HANG": "hypercorn*http2",
+            "R:req start:ok body:ok R:HANG body:ok body:ok body:ok final:ok R:DISC": "granian-1*",
+        },
+    ),
+    "the app has not read (h.norecv_fin)": (
+        "fin R R R",
+        {
+            "R:DISC R:DISC R:DISC": "uvicorn* gunicorn*",
+            "R:req R:DISC R:HANG": "hypercorn* daphne*",
+            "R:req R:HANG R:HANG": "granian-1*",
+            "R:req R:DISC R:DISC": "granian-2*",
+        },
+    ),
+    "after a complete response (i.after_end)": (
+        "R start body final R R body start R",
+        {
+            "R:req start:ok body:ok final:ok R:DISC R:DISC body:!RuntimeError start:!RuntimeError R:DISC": "uvicorn* "
+            "granian-2*",
+            "R:req start:ok body:ok final:ok R:DISC R:HANG body:!UnexpectedMessageError "
+            "start:!UnexpectedMessageError R:HANG": "hypercorn*",
+            "R:req start:ok body:ok final:ok R:DISC R:HANG body:ok start:ok R:HANG": "daphne*",
+            "R:req start:ok body:ok final:ok R:DISC R:HANG body:!RuntimeError start:!RuntimeError R:HANG": "granian-1*",
+            "R:req start:ok body:ok final:ok R:HANG R:DISC body:ok start:ok R:DISC": "gunicorn*",
+        },
+    ),
+    "a cancelled receive (r1.recv_cancelled)": (
+        "R R R start body final",
+        {
+            "R:req R:HANG R:HANG start:ok body:ok final:ok": "*",
+            "R:req R:HANG R:DISC start:ok body:ok final:ok": "gunicorn*",
+        },
+    ),
+    "half-close (e.halfclose)": (
+        "R half R start body final",
+        {
+            "R:req R:DISC start:ok body:ok final:ok": "*",
+            f"R:req R:DISC start:{GONE} body:{GONE} final:{GONE}": "uvicorn-0.28.0*",
+            "R:req R:HANG start:ok body:ok final:ok": "granian-1*",
+            "R:req R:DISC start:ok body:ok final:HANG": "hypercorn*http2",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("server", MEASURED, ids=str)
+@pytest.mark.parametrize("scenario", HTTP)
+def test_http_manners_are_the_measured_ones(scenario: str, server: Server) -> None:
+    script, table = HTTP[scenario]
+    assert play(HTTPFarSide(server.http), script) == expected_of(server, table)
+
+
+KIB = 1024
+BIG = {"type": "http.request", "body": b"x" * 100 * KIB, "more_body": True}
+
+UPLOADS: dict[str, tuple[str, dict[str, str]]] = {
+    "cut, read live (f.post_live)": (
+        "R fin R R R start final",
+        {
+            "R:req R:DISC R:DISC R:DISC start:ok final:ok": "uvicorn* granian-2* gunicorn*",
+            "R:req R:DISC R:DISC R:DISC start:!ClientDisconnected final:!ClientDisconnected": "uvicorn-0.28.0*",
+            "R:req R:DISC R:HANG R:HANG start:ok final:ok": "hypercorn* daphne*",
+            "R:req R:DISC R:DISC R:HANG start:ok final:ok": "granian-1*",
+        },
+    ),
+    "cut, read late (f2.post_late)": (
+        "fin R R R",
+        {
+            "R:req R:DISC R:DISC": "uvicorn* granian*",
+            "R:req R:DISC R:HANG": "hypercorn* daphne*",
+            "R:DISC R:DISC R:DISC": "gunicorn*",
+        },
+    ),
+    "cut, unread, and the client seen to have gone only by that (f3.post_noread)": (
+        "fin start body R",
+        {
+            "start:ok body:ok R:req": "*",
+            "start:ok body:ok R:DISC": "gunicorn*",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("server", MEASURED, ids=str)
+@pytest.mark.parametrize("scenario", UPLOADS)
+def test_manners_with_a_big_upload_are_the_measured_ones(scenario: str, server: Server) -> None:
+    script, table = UPLOADS[scenario]
+    assert play(HTTPFarSide(server.http, [BIG]), script) == expected_of(server, table)
+
+
+NO_MORE = "!WebSocketDisconnected"
+
+WEBSOCKET: dict[str, tuple[str, dict[str, str]]] = {
+    "clean close, unseen (m.clean)": (
+        "R accept clean send send close R R R",
+        {
+            "send:!ConnectionClosedOK send:!ConnectionClosedOK close:ok R:DISC(1001) R:DISC(1001) R:DISC(1001)": (
+                "uvicorn-0.13.4"
+            ),
+            "send:!LocalProtocolError send:!LocalProtocolError close:!LocalProtocolError "
+            "R:DISC(1001) R:DISC(1000) R:HANG": "uvicorn-0.13.4-wsproto",
+            "send:!ConnectionClosedOK send:!ConnectionClosedOK close:ok R:DISC(1005) R:DISC(1005) R:DISC(1005)": (
+                "uvicorn-0.20.0"
+            ),
+            "send:!LocalProtocolError send:!LocalProtocolError close:!LocalProtocolError "
+            "R:DISC(1001) R:DISC(1005) R:DISC(1000)": "uvicorn-0.20.0-wsproto",
+            f"send:{GONE} send:{GONE} close:ok R:DISC(1005) R:DISC(1005) R:DISC(1005)": "uvicorn*",
+            f"send:{GONE} send:{GONE} close:{GONE} R:DISC(1001) R:DISC(1005) R:DISC(1000)": (
+                "uvicorn-0.27.0-wsproto uvicorn-0.28.*-wsproto"
+            ),
+            f"send:{GONE} send:{GONE} close:{GONE} R:DISC(1001,bye) R:DISC(1005) R:DISC(1000)": (
+                "uvicorn-0.30.6-wsproto uvicorn-0.34.3-wsproto"
+            ),
+            f"send:{GONE} send:{GONE} close:{GONE} R:DISC(1001,bye) R:DISC(1005) R:HANG": (
+                "uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio"
+            ),
+            "send:ok send:ok close:ok R:DISC(1006) R:HANG R:HANG": "hypercorn*",
+            "send:ok send:ok close:ok R:DISC(1001) R:HANG R:HANG": "daphne*",
+            f"send:ok send:{CLOSED} close:ok R:{CLOSED} R:{CLOSED} R:{CLOSED}": "granian-1*",
+            "send:ok send:ok close:ok R:DISC(1005) R:DISC(1005) R:DISC(1005)": "granian-2*",
+            f"send:{NO_MORE} send:{NO_MORE} close:ok R:DISC(1001) R:HANG R:HANG": "gunicorn*",
+        },
+    ),
+    "lost by FIN, unseen (m.fin)": (
+        "R accept fin send send close R R R",
+        {
+            "send:!ConnectionClosedError send:!ConnectionClosedError close:ok R:DISC(1006) R:DISC(1006) R:DISC(1006)": (
+                "uvicorn-0.13.4"
+            ),
+            "send:!ConnectionClosedError send:!ConnectionClosedError close:ok R:DISC(1005) R:DISC(1005) R:DISC(1005)": (
+                "uvicorn-0.20.0"
+            ),
+            f"send:{GONE} send:{GONE} close:ok R:DISC(1005) R:DISC(1005) R:DISC(1005)": "uvicorn*",
+            "send:ok send:ok close:ok R:DISC(1000) R:HANG R:HANG": "uvicorn-0.13.4-wsproto",
+            "send:ok send:ok close:ok R:DISC(1005) R:DISC(1000) R:HANG": "uvicorn*-wsproto",
+            f"send:{GONE} send:{GONE} close:{GONE} R:DISC(1005) R:HANG R:HANG": (
+                "uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio"
+            ),
+            "send:ok send:ok close:ok R:DISC(1006) R:HANG R:HANG": "hypercorn* daphne*",
+            f"send:ok send:{CLOSED} close:ok R:{CLOSED} R:{CLOSED} R:{CLOSED}": "granian-1*",
+            "send:ok send:ok close:ok R:DISC(1005) R:DISC(1005) R:DISC(1005)": "granian-2*",
+            f"send:{NO_MORE} send:{NO_MORE} close:HANG R:DISC(1006) R:HANG R:HANG": "gunicorn*",
+        },
+    ),
+    "lost by RST, seen (mr.rst_recv)": (
+        "R accept rst R send send close R R",
+        {
+            "R:DISC(1006) send:!ConnectionClosedError send:!ConnectionClosedError close:ok R:DISC(1006) R:DISC(1006)": (
+                "uvicorn-0.13.4"
+            ),
+            "R:DISC(None) send:ok send:ok close:ok R:DISC(1000) R:HANG": "uvicorn-0.13.4-wsproto",
+            f"R:DISC(1006) send:{CLOSED} send:{CLOSED} close:{CLOSED} R:DISC(1005) R:DISC(1005)": "uvicorn*",
+            "R:DISC(1005) send:ok send:ok close:ok R:DISC(1000) R:HANG": "uvicorn*-wsproto",
+            f"R:DISC(1005) send:{GONE} send:{GONE} close:{GONE} R:HANG R:HANG": (
+                "uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio"
+            ),
+            "R:DISC(1006) send:ok send:ok close:ok R:HANG R:HANG": "hypercorn* daphne*",
+            f"R:{CLOSED} send:{CLOSED} send:{CLOSED} close:ok R:{CLOSED} R:{CLOSED}": "granian-1*",
+            "R:DISC(1005) send:ok send:ok close:ok R:DISC(1005) R:DISC(1005)": "granian-2*",
+            f"R:DISC(1006) send:{NO_MORE} send:{NO_MORE} close:HANG R:HANG R:HANG": "gunicorn*",
+        },
+    ),
+    "clean close, seen (mr.clean_recv)": (
+        "R accept clean R send close R R R",
+        {
+            "R:DISC(1001) send:!ConnectionClosedOK close:ok R:DISC(1001) R:DISC(1001) R:DISC(1001)": "uvicorn-0.13.4",
+            "R:DISC(1001) send:!LocalProtocolError close:!LocalProtocolError R:DISC(1000) R:HANG R:HANG": (
+                "uvicorn-0.13.4-wsproto"
+            ),
+            f"R:DISC(1001) send:{CLOSED} close:{CLOSED} R:DISC(1005) R:DISC(1005) R:DISC(1005)": (
+                "uvicorn-0.20.0 uvicorn-0.27.0 uvicorn-0.28.*"
+            ),
+            f"R:DISC(1001,bye) send:{CLOSED} close:{CLOSED} R:DISC(1005) R:DISC(1005) R:DISC(1005)": "uvicorn*",
+            "R:DISC(1001) send:!LocalProtocolError close:!LocalProtocolError R:DISC(1005) R:DISC(1000) R:HANG": (
+                "uvicorn-0.20.0-wsproto"
+            ),
+            f"R:DISC(1001) send:{GONE} close:{GONE} R:DISC(1005) R:DISC(1000) R:HANG": (
+                "uvicorn-0.27.0-wsproto uvicorn-0.28.*-wsproto"
+            ),
+            f"R:DISC(1001,bye) send:{GONE} close:{GONE} R:DISC(1005) R:DISC(1000) R:HANG": "uvicorn*-wsproto",
+            f"R:DISC(1001,bye) send:{GONE} close:{GONE} R:DISC(1005) R:HANG R:HANG": (
+                "uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio"
+            ),
+            "R:DISC(1006) send:ok close:ok R:HANG R:HANG R:HANG": "hypercorn*",
+            "R:DISC(1001) send:ok close:ok R:HANG R:HANG R:HANG": "daphne*",
+            f"R:DISC(1001) send:ok close:ok R:{CLOSED} R:{CLOSED} R:{CLOSED}": "granian-1*",
+            "R:DISC(1001) send:ok close:ok R:DISC(1005) R:DISC(1005) R:DISC(1005)": "granian-2*",
+            "R:DISC(1001) send:!WebSocketDisconnected close:ok R:HANG R:HANG R:HANG": "gunicorn*",
+        },
+    ),
+    "gone before the accept, unseen (mpre.fin)": (
+        "R fin accept send close R R R",
+        {
+            "accept:ok send:!ConnectionClosedError close:!TypeError R:DISC(1006) R:DISC(1006) R:DISC(1006)": (
+                "uvicorn-0.13.4 uvicorn-0.20.0"
+            ),
+            f"accept:ok send:{GONE} close:!AttributeError R:DISC(1006) R:DISC(1006) R:DISC(1006)": "uvicorn*",
+            "accept:ok send:ok close:ok R:DISC(1000) R:HANG R:HANG": "uvicorn-0.13.4-wsproto",
+            "accept:!RuntimeError send:!LocalProtocolError close:!LocalProtocolError "
+            "R:DISC(1006) R:DISC(1000) R:HANG": "uvicorn-0.20.0-wsproto",
+            f"accept:!RuntimeError send:{GONE} close:{GONE} R:DISC(1006) R:DISC(1000) R:HANG": "uvicorn*-wsproto",
+            f"accept:{GONE} send:{GONE} close:{GONE} R:DISC(1006) R:HANG R:HANG": (
+                "uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio"
+            ),
+            "accept:ok send:ok close:ok R:DISC(1006) R:HANG R:HANG": "hypercorn* daphne*",
+            f"accept:{CLOSED} send:{CLOSED} close:ok R:connect R:connect R:connect": "granian-1*",
+            "accept:ok send:ok close:ok R:DISC(1005) R:DISC(1005) R:DISC(1005)": "granian-2*",
+            "accept:ok send:!WebSocketDisconnected close:HANG R:DISC(1006) R:HANG R:HANG": "gunicorn*",
+        },
+    ),
+    "refused after the client had gone (mpreclose.rst)": (
+        "R rst close R R",
+        {
+            "close:ok R:DISC(1006) R:DISC(1006)": "uvicorn*",
+            "close:ok R:DISC(None) R:DISC(1000)": "uvicorn-0.13.4-wsproto",
+            "close:!LocalProtocolError R:DISC(1006) R:DISC(1000)": "uvicorn-0.20.0-wsproto",
+            f"close:{GONE} R:DISC(1006) R:DISC(1000)": "uvicorn*-wsproto",
+            f"close:{GONE} R:DISC(1006) R:HANG": "uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio",
+            "close:ok R:DISC(1006) R:HANG": "hypercorn* daphne* gunicorn*",
+            "close:ok R:connect R:connect": "granian-1*",
+            "close:ok R:HANG R:HANG": "granian-2*",
+        },
+    ),
+    "the app's own close (mapp.close)": (
+        "R accept send close send close R R R",
+        {
+            f"send:ok close:ok send:{CLOSED} close:{CLOSED} R:DISC(1000) R:DISC(1000) R:DISC(1000)": "uvicorn-0.13.4",
+            f"send:ok close:ok send:{CLOSED} close:{CLOSED} R:DISC(1005) R:DISC(1005) R:DISC(1005)": "uvicorn*",
+            f"send:ok close:ok send:{CLOSED} close:{CLOSED} R:DISC(1000) R:HANG R:HANG": "uvicorn-0.13.4-wsproto",
+            f"send:ok close:ok send:{CLOSED} close:{CLOSED} R:DISC(1000) R:DISC(1005) R:HANG": "uvicorn*-wsproto",
+            f"send:ok close:ok send:{GONE} close:{GONE} R:DISC(1000) R:DISC(1005) R:HANG": (
+                "uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio"
+            ),
+            "send:ok close:ok send:ok close:ok R:DISC(1000) R:HANG R:HANG": "hypercorn* daphne*",
+            "send:ok close:ok send:ok close:ok R:DISC(1006) R:HANG R:HANG": "daphne-3*",
+            f"send:ok close:ok send:{CLOSED} close:ok R:{CLOSED} R:{CLOSED} R:{CLOSED}": "granian-1*",
+            "send:ok close:ok send:ok close:ok R:DISC(1005) R:DISC(1005) R:DISC(1005)": "granian-2*",
+            "send:ok close:ok send:!WebSocketDisconnected close:ok R:DISC(1000) R:HANG R:HANG": "gunicorn*",
+        },
+    ),
+    "messages that wait (mqueue.rst)": (
+        "R accept rst R R R R",
+        {
+            "R:DISC(1006) R:DISC(1006) R:DISC(1006) R:DISC(1006)": "uvicorn-0.13.4",
+            "R:msg R:msg R:DISC(None) R:HANG": "uvicorn-0.13.4-wsproto",
+            "R:msg R:msg R:DISC(1006) R:DISC(1005)": "uvicorn*",
+            "R:msg R:msg R:DISC(1005) R:HANG": "uvicorn*-wsproto uvicorn-0.54.0-sansio",
+            "R:msg R:msg R:DISC(1006) R:HANG": "hypercorn* daphne* gunicorn*",
+            f"R:msg R:msg R:{CLOSED} R:{CLOSED}": "granian-1*",
+            "R:msg R:msg R:DISC(1005) R:DISC(1005)": "granian-2*",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("server", MEASURED, ids=str)
+@pytest.mark.parametrize("scenario", WEBSOCKET)
+def test_websocket_manners_are_the_measured_ones(scenario: str, server: Server) -> None:
+    script, table = WEBSOCKET[scenario]
+    client = WebSocketClient(
+        messages=["one", b"two"] if "wait" in scenario else [],
+        leaves_after_seconds=9,
+        leaves_by="close",
+        close_code=1001,
+        close_reason="bye",
+    )
+    head = "R:connect accept:ok " if script.startswith("R accept") else "R:connect "
+    seen = play(WebSocketFarSide(server.websocket, client=client), script)
+    assert seen == head + expected_of(server, table)
+
+
+# Blocked by flow control (k.backpressure, mk.backpressure): what a send comes to when its client resets the connection,
+# and the next one; "unblocked" where it never blocks.
+
+BLOCKED = {
+    "ok body:ok": "uvicorn* hypercorn* granian*",
+    "!ClientDisconnected body:!ClientDisconnected": "uvicorn-0.28.0*",
+    "HANG body:ok": "gunicorn*",
+    "unblocked body:ok": "daphne* hypercorn*http2",
+}
+BLOCKED_WEBSOCKET = {
+    "!ConnectionClosedError send:!ConnectionClosedError": "uvicorn-0.13.4 uvicorn-0.20.0",
+    f"{GONE} send:{GONE}": "uvicorn* uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio",
+    "HANG send:HANG": "uvicorn*-wsproto",
+    "ok send:ok": "hypercorn* granian-2*",
+    "unblocked send:ok": "daphne*",
+    f"{CLOSED} send:{CLOSED}": "granian-1*",
+    "HANG send:!WebSocketDisconnected": "gunicorn*",
+}
+
+
+def play_blocked(far_side: FarSide, before: list[str], blocked: str) -> str:
+    for step in before:
+        assert outcome(far_side.send(MESSAGES[step])) is None
+    call: Any = far_side.send(MESSAGES[blocked])
+    try:
+        call.send(None)
+    except StopIteration:
+        first = "unblocked"
+        far_side.leave("rst")
+    else:
+        call.send(None)
+        assert far_side.delivered == [MESSAGES[step] for step in before], "the client reads no more"
+        far_side.leave("rst")
+        try:
+            call.send(None)
+        except StopIteration:
+            first = "ok"
+        except Exception as exception:
+            first = shown(exception)
+        else:
+            first = "HANG"
+            call.close()
+    return f"{first} {play(far_side, blocked)}"
+
+
+@pytest.mark.parametrize("server", MEASURED, ids=str)
+def test_a_send_that_a_stalled_client_blocks_ends_as_measured(server: Server) -> None:
+    stalled = HTTPClient(leaves_after_seconds=9, stalls_after_messages=1)
+    assert play_blocked(HTTPFarSide(server.http, client=stalled), ["start"], "body") == expected_of(server, BLOCKED)
+
+
+@pytest.mark.parametrize("server", MEASURED, ids=str)
+def test_a_websocket_send_that_a_stalled_client_blocks_ends_as_measured(server: Server) -> None:
+    stalled = WebSocketClient(leaves_after_seconds=9, stalls_after_messages=1)
+    far_side = WebSocketFarSide(server.websocket, client=stalled)
+    assert play_blocked(far_side, ["accept"], "send") == expected_of(server, BLOCKED_WEBSOCKET)
+
+
+def test_a_stalled_client_lets_pass_what_has_no_content() -> None:
+    far_side = HTTPFarSide(client=HTTPClient(stalls_after_messages=0))
+    assert play(far_side, "start") == "start:ok"
+    assert outcome(far_side.send(EMPTY_FINAL)) is None
+    assert (far_side.has_ended, far_side.delivered) == (True, [])
+
+
+# Who waits
+
+
+def started(far_side: FarSide, count: int) -> list[Any]:
+    calls: list[Any] = [far_side.receive() for _ in range(count)]
+    for call in calls:
+        call.send(None)
+    return calls
+
+
+def answers(calls: list[Any]) -> list[str]:
+    seen = []
+    for call in calls:
+        try:
+            call.send(None)
+        except StopIteration as stop:
+            seen.append(shown(stop.value))
+        else:
+            seen.append("HANG")
+            call.close()
+    return seen
+
+
+TWO_WAITERS = {
+    "DISC DISC": "uvicorn* granian-2*",
+    "DISC HANG": "hypercorn* daphne* gunicorn*",
+    "HANG HANG": "granian-1*",
+}
+
+
+@pytest.mark.parametrize("server", MEASURED, ids=str)
+def test_as_many_waiting_tasks_wake_as_measured(server: Server) -> None:
+    far_side = HTTPFarSide(server.http)
+    assert play(far_side, "R") == "R:req"
+    calls = started(far_side, 2)
+    far_side.leave()
+    assert " ".join(answers(calls)) == expected_of(server, TWO_WAITERS)
+
+
+def test_a_server_that_wakes_one_task_needs_none_to_wait() -> None:
+    far_side = HTTPFarSide(servers.GUNICORN_27_0_1.http)
+    far_side.leave()
+    assert play(far_side, "R R") == "R:DISC R:DISC"
+
+
+def test_a_failed_send_wakes_who_waits_on_granian() -> None:
+    far_side = HTTPFarSide(servers.GRANIAN_1_7_6.http, [])
+    calls = started(far_side, 1)
+    far_side.leave()
+    assert outcome(far_side.send(START)) is None
+    assert answers(calls) == ["DISC"]
+
+
+def test_what_is_delivered_wakes_who_waits_and_none_gets_it_twice() -> None:
+    far_side = HTTPFarSide(incoming=[])
+    calls = started(far_side, 2)
+    far_side.deliver(REQUEST)
+    assert answers(calls) == ["req", "HANG"]
+    assert (far_side.reads, far_side.cancelled_reads) == (2, 1)
+
+
+# The client
+
+
+def test_a_reset_stream_leaves_hypercorns_http2_silent() -> None:
+    far_side = HTTPFarSide(servers.HYPERCORN_0_18_0_HTTP2.http)
+    assert play(far_side, "R start body rst R body body body final R") == (
+        "R:req start:ok body:ok R:DISC body:ok body:ok body:ok final:ok R:HANG"
+    )
+
+
+def test_only_hypercorn_delivers_to_a_client_that_is_half_closed() -> None:
+    for server in (servers.HYPERCORN_0_18_0, servers.UVICORN_0_54_0):
+        far_side = HTTPFarSide(server.http)
+        play(far_side, "R half start final")
+        whole = [START, FINAL]
+        delivers = server is servers.HYPERCORN_0_18_0
+        assert (far_side.delivered, far_side.wasted) == ((whole, []) if delivers else ([], whole))
+        assert far_side.sent == whole
+
+
+def test_a_client_leaves_once_and_only_in_a_way_there_is() -> None:
+    far_side = HTTPFarSide()
+    departures: list[str] = []
+    far_side.on_departure = lambda: departures.append(far_side.left_by)
+    with pytest.raises(ValueError, match="'fin' or 'rst' or 'half', not 'close'"):
+        far_side.leave("close")
+    far_side.leave("rst")
+    far_side.leave()
+    assert (departures, far_side.left_by) == (["rst"], "rst")
+
+
+def test_a_client_leaves_as_its_script_says() -> None:
+    far_side = HTTPFarSide(client=HTTPClient(leaves_after_messages=2, leaves_by="rst"))
+    far_side.begin()
+    assert play(far_side, "R start") == "R:req start:ok"
+    assert not far_side.has_left
+    assert play(far_side, "body R body") == "body:ok R:DISC body:ok"
+    assert (far_side.left_by, far_side.delivered, far_side.wasted) == ("rst", [START, CHUNK], [CHUNK])
+    far_side = HTTPFarSide(client=HTTPClient(leaves_after_messages=0))
+    far_side.begin()
+    assert far_side.has_left
+    websocket = WebSocketFarSide(client=WebSocketClient(leaves_before_accept=True))
+    websocket.begin()
+    assert play(websocket, "R R") == "R:connect R:DISC(1006)"
+    websocket = WebSocketFarSide(client=WebSocketClient(leaves_after_messages=1, leaves_by="close"))
+    assert play(websocket, "R accept R") == "R:connect accept:ok R:DISC(1000)"
+
+
+def test_a_client_that_leaves_with_the_last_message_has_got_the_whole_response() -> None:
+    far_side = HTTPFarSide(client=HTTPClient(leaves_after_messages=2))
+    assert play(far_side, "R start final") == "R:req start:ok final:ok"
+    assert (far_side.has_left, far_side.has_ended, far_side.wasted) == (True, True, [])
+
+
+def test_a_client_leaves_in_the_middle_of_its_upload() -> None:
+    client = HTTPClient(body=[b"a", b"b", b"c"], leaves_after_chunks=2)
+    far_side = HTTPFarSide(client=client)
+    assert play(far_side, "R") == "R:req"
+    assert not far_side.has_left
+    assert play(far_side, "R R") == "R:req R:DISC"
+    far_side = HTTPFarSide(client=client)
+    assert play(far_side, "R start R R") == "R:req start:ok R:req R:DISC", "it sends without having read so much"
+    assert far_side.wasted == [START]
+    far_side = HTTPFarSide(client=HTTPClient(body=[b"a", b"b"], leaves_after_chunks=0))
+    far_side.begin()
+    assert play(far_side, "R") == "R:DISC"
+
+
+def test_daphne_gives_an_upload_in_one_piece_or_not_at_all() -> None:
+    manners = servers.DAPHNE_4_2_3.http
+    far_side = HTTPFarSide(manners, client=HTTPClient(body=[b"a", b"b"]))
+    assert outcome(far_side.receive()) == {
+        "type": "http.request",
+        "body": b"ab",
+        "more_body": False,
+    }
+    assert far_side.calls_the_app
+    cut = HTTPClient(body=[b"a", b"b"], leaves_after_chunks=0)
+    assert not HTTPFarSide(manners, client=cut).calls_the_app
+    assert HTTPFarSide(client=cut).calls_the_app
+
+
+def test_a_response_with_trailers_ends_with_them() -> None:
+    far_side = HTTPFarSide()
+    for message in ({**START, "trailers": True}, FINAL):
+        assert outcome(far_side.send(message)) is None
+    assert not far_side.has_ended
+    assert outcome(far_side.send({"type": "http.response.trailers", "headers": []})) is None
+    assert far_side.has_ended
+
+
+def test_a_websocket_can_be_refused_by_a_response() -> None:
+    for gone in (False, True):
+        far_side = WebSocketFarSide()
+        if gone:
+            far_side.leave()
+        for message in (
+            {"type": "websocket.http.response.start", "status": 401, "headers": []},
+            {"type": "websocket.http.response.body", "body": b"no", "more_body": True},
+            {"type": "websocket.http.response.body", "body": b"!"},
+        ):
+            assert outcome(far_side.send(message)) is None
+        assert far_side.has_ended is not gone
+        far_side.leave()
+        assert play(far_side, "R R") == f"R:connect R:DISC({1006 if gone else 1000})"
+
+
+def test_what_comes_after_the_end_of_a_websocket_is_the_servers_to_judge() -> None:
+    far_side = WebSocketFarSide(servers.UVICORN_0_54_0_SANSIO.websocket)
+    assert play(far_side, "R accept close accept") == f"R:connect accept:ok close:ok accept:{GONE}"
+    assert len(far_side.sent) == 2
+
+
+# The scope
+
+
+@pytest.mark.parametrize("server", servers.ALL, ids=str)
+def test_the_scope_claims_what_the_server_claims(server: Server) -> None:
+    scope = HTTPFarSide(server.http).scope()
+    asgi = {"version": "3.0"}
+    if "daphne" not in str(server):
+        asgi["spec_version"] = str(server.http.spec_version)
+    assert scope["asgi"] == asgi
+    assert scope["http_version"] == ("2" if "http2" in str(server) else "1.1")
+    scope = WebSocketFarSide(server.websocket).scope()
+    assert (scope["type"], scope["asgi"].get("spec_version")) == ("websocket", server.websocket.spec_version)
+    assert set(scope.get("extensions", ())) == set(server.websocket.extensions)
+
+
+def test_a_far_side_whose_time_is_over_lets_nobody_back() -> None:
+    far_side = HTTPFarSide(HTTPManners())
+    far_side.is_out_of_time = lambda: True
+    assert play(far_side, "R start") == "R:HANG start:HANG"
+    assert far_side.sent == []
+    assert DISCONNECT not in far_side.delivered
+
+
+def test_gunicorn_takes_no_cancelled_receive_for_a_departure_before_the_body_has_been_read() -> None:
+    chunk = {"type": "http.request", "body": b"a", "more_body": True}
+    far_side = HTTPFarSide(servers.GUNICORN_27_0_1.http, [chunk])
+    assert play(far_side, "R R") == "R:req R:HANG"
+    far_side.deliver(REQUEST)
+    assert play(far_side, "R R R") == "R:req R:HANG R:DISC"

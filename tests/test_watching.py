@@ -1,0 +1,396 @@
+"""P7, P10: where the application does not ask for its client, somebody looks; and no send stays blocked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _watch
+from disconnect_mw.testing import HTTPClient, HTTPFarSide, Server, WebSocketClient, WebSocketFarSide, servers
+
+from .far_side import CHUNK, DISCONNECT, FINAL, REQUEST, START
+
+pytestmark = pytest.mark.anyio
+
+App = Callable[[Any, Any, Any], Awaitable[Any]]
+
+ACCEPT = {"type": "websocket.accept"}
+TEXT = {"type": "websocket.send", "text": "tick"}
+
+SILENT = servers.HYPERCORN_0_18_0  # its `send` never tells
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The looks come fast, so that the tests do."""
+    for batch, seconds in ((_watch._first_looks, 0.01), (_watch._looks, 0.02), (_watch.departures, 0.01)):
+        monkeypatch.setattr(batch, "_seconds", seconds)
+
+
+async def run(far: Any, app: App, **options: Any) -> Any:
+    with anyio.fail_after(5):
+        return await DisconnectMiddleware(app, **options)(far.scope(), far.receive, far.send)
+
+
+def http(manners: Any = SILENT.http, client: HTTPClient | None = None) -> HTTPFarSide:
+    return HTTPFarSide(manners, client=client or HTTPClient())
+
+
+def websocket(server: Server = SILENT, **client: Any) -> WebSocketFarSide:
+    return WebSocketFarSide(server.websocket, client=WebSocketClient(**client))
+
+
+async def ticks(send: Any, message: Any) -> None:
+    """Send until that raises, as a feed does."""
+    while True:
+        await send(message)
+        await anyio.sleep(0.001)
+
+
+@pytest.mark.parametrize("reads_connect", [True, False])
+async def test_a_websocket_app_that_only_sends_stops_on_a_silent_server(reads_connect: bool) -> None:
+    far = websocket()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if reads_connect:
+            assert (await receive())["type"] == "websocket.connect"
+        await send(ACCEPT)
+        far.leave()
+        with pytest.raises(ClientDisconnected):
+            await ticks(send, TEXT)
+
+    await run(far, app)
+
+
+async def test_an_http_app_that_only_sends_stops_under_raise_on_a_silent_server() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        far.leave()
+        await ticks(send, CHUNK)
+
+    await run(far, app, policy="raise")
+
+
+async def test_what_was_read_ahead_is_delivered_in_order() -> None:
+    far = websocket(messages=("first", "second", "third"))
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(ACCEPT)
+        await anyio.sleep(0.05)
+        reads = far.reads
+        await anyio.sleep(0.05)
+        assert far.reads == reads == 2, "the handshake and one message ahead"
+        while (message := await receive())["type"] != "websocket.disconnect":
+            seen.append(message.get("text"))
+            if message.get("text") == "third":
+                far.leave()
+
+    await run(far, app)
+    assert seen == [None, "first", "second", "third"]
+
+
+async def test_nothing_of_a_body_is_read_that_the_app_has_not_asked_for() -> None:
+    far = http(client=HTTPClient(headers=[(b"transfer-encoding", b"chunked")], body=[b"a", b"b", b"c"]))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.sleep(0.05)
+        assert far.reads == 0
+        await receive()
+        await anyio.sleep(0.05)
+        assert far.reads == 1
+        await receive()
+        await receive()
+        await anyio.sleep(0.05)
+        assert far.reads == 4, "only the disconnect can still come"
+
+    await run(far, app, policy="raise")
+
+
+async def test_a_receive_that_always_has_the_request_to_give_is_not_read_for_ever() -> None:
+    """As a test's own stand-in for a server may."""
+    reads = 0
+
+    async def receive() -> Any:
+        nonlocal reads
+        reads += 1
+        return dict(REQUEST)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.sleep(0.05)
+
+    await DisconnectMiddleware(app, policy="raise")(http_scope(), receive, HTTPFarSide().send)
+    assert reads == 2
+
+
+async def test_an_app_that_reads_is_left_alone_and_is_looked_at_again_later() -> None:
+    far = websocket(messages=("first",))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        await receive()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            await anyio.sleep(0.05)
+            assert far.reads == 3, "it reads by itself"
+            tasks.cancel_scope.cancel()
+        far.leave()
+        with pytest.raises(ClientDisconnected):
+            await ticks(send, TEXT)
+
+    await run(far, app)
+
+
+async def test_a_request_that_ends_soon_is_never_looked_at() -> None:
+    far = http(client=HTTPClient())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(FINAL)
+
+    await run(far, app, policy="raise")
+    await anyio.sleep(0.05)
+    assert far.reads == 0
+
+
+async def test_what_others_do_in_receive_has_the_context_of_the_exchange() -> None:
+    far = websocket()
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nobody's")
+    found: list[str] = []
+
+    async def outer_receive() -> Any:
+        found.append(variable.get())
+        return await far.receive()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(ACCEPT)
+        await anyio.sleep(0.03)
+
+    variable.set("mine")
+    await DisconnectMiddleware(app)(far.scope(), outer_receive, far.send)
+    assert set(found) == {"mine"}
+
+
+async def test_nothing_that_was_watched_is_left_behind() -> None:
+    class Scope(dict):  # type: ignore[type-arg]  # a dict that can be referred to weakly
+        pass
+
+    far = websocket()
+    scope = Scope(far.scope())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(ACCEPT)
+        await anyio.sleep(0.03)
+
+    await DisconnectMiddleware(app)(scope, far.receive, far.send)
+    left = weakref.ref(scope)
+    del scope
+    await anyio.sleep(0.05)
+    gc.collect()
+    assert left() is None
+
+
+# Blocked
+
+
+class Blocking:
+    """A server whose `send` of a body or a text never comes back, once it has said so."""
+
+    def __init__(self) -> None:
+        self.is_blocked = anyio.Event()
+        self.is_gone = anyio.Event()
+        self._has_begun = False
+
+    async def receive(self) -> Any:
+        if not self._has_begun:
+            self._has_begun = True
+            return dict(REQUEST)
+        await self.is_gone.wait()
+        return dict(DISCONNECT)
+
+    async def send(self, message: Any) -> None:
+        if message.get("body"):
+            self.is_blocked.set()
+            await anyio.sleep_forever()
+
+
+async def told(receive: Any, server: Blocking) -> None:
+    """Wait for the disconnect, once a send is blocked."""
+    await server.is_blocked.wait()
+    server.is_gone.set()
+    assert await receive() == DISCONNECT
+
+
+@pytest.mark.parametrize("policy", ["ignore", "raise"])
+@pytest.mark.parametrize("listens", ["before", "after"])
+async def test_a_send_that_is_blocked_wakes_when_the_disconnect_is_known(listens: str, policy: Any) -> None:
+    server = Blocking()
+    outcomes: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+
+        async def stream() -> None:
+            for _ in range(2):
+                try:
+                    outcomes.append(await send(CHUNK))
+                except ClientDisconnected as exception:
+                    outcomes.append(exception)
+
+        async with anyio.create_task_group() as tasks:
+            if listens == "before":
+                tasks.start_soon(told, receive, server)
+                await anyio.sleep(0)
+            tasks.start_soon(stream)
+            if listens == "after":
+                await server.is_blocked.wait()
+                tasks.start_soon(told, receive, server)
+        await anyio.sleep(0)  # no cancellation is left behind
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app, policy=policy)(http_scope(), server.receive, server.send)
+    if policy == "ignore":
+        assert outcomes == [None, None]
+    else:
+        assert [type(outcome) for outcome in outcomes] == [ClientDisconnected] * 2
+        assert [outcome.__cause__ for outcome in outcomes] == [None] * 2
+
+
+def http_scope(version: str = "1.1") -> dict[str, Any]:
+    return {**HTTPFarSide().scope(), "http_version": version}
+
+
+async def through_a_generator(send: Any) -> AsyncGenerator[None, None]:
+    await send(CHUNK)
+    yield
+
+
+async def test_a_send_is_found_wherever_the_tasks_wait_for_it() -> None:
+    """In an async generator, say, of which nothing that the task awaits tells."""
+    server = Blocking()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(told, receive, server)
+            async with contextlib.aclosing(through_a_generator(send)) as steps:
+                async for _ in steps:
+                    pass
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
+
+
+@pytest.mark.parametrize("policy", ["ignore", "raise"])
+async def test_a_last_message_that_is_blocked_over_http_2_comes_back(policy: Any) -> None:
+    """Hypercorn, once the connection is lost: nobody asks, and without a look the app would wait for ever."""
+    server = Blocking()
+    server.is_gone.set()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await send(START)
+        await send(FINAL)
+        return "done"
+
+    with anyio.fail_after(5):
+        run = DisconnectMiddleware(app, policy=policy)(http_scope("2"), server.receive, server.send)
+        assert await run == "done"
+
+
+async def test_a_send_that_the_server_wakes_itself_is_not_cut_short() -> None:
+    server = Blocking()
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            server.is_blocked.set()
+            await server.is_gone.wait()
+            await anyio.sleep(0)
+            sent.append(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(told, receive, server)
+            tasks.start_soon(send, CHUNK)
+        await anyio.sleep(0.05)
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, send)
+    assert sent == [CHUNK]
+
+
+async def test_a_cancellation_from_outside_passes_through_a_blocked_send() -> None:
+    """P6, also in the turn in which the send is woken."""
+    server = Blocking()
+    passed: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+
+        async def stream(scope: anyio.CancelScope) -> None:
+            with scope:
+                await send(CHUNK)
+                passed.append("came back")
+
+        async with anyio.create_task_group() as tasks:
+            cancelled = anyio.CancelScope()
+            tasks.start_soon(stream, cancelled)
+            await server.is_blocked.wait()
+            tasks.start_soon(told, receive, server)
+            await anyio.sleep(0)
+            cancelled.cancel()
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
+    assert passed == []
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
+@pytest.mark.parametrize("order", ["ours first", "theirs first"])
+async def test_a_cancellation_in_the_very_turn_of_ours_passes(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Blocking()
+    ended: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+
+        async def stream() -> None:
+            await send(CHUNK)
+            ended.append("came back")
+
+        task = asyncio.ensure_future(stream())
+        await server.is_blocked.wait()
+        wake = _watch.departures._turn
+
+        def both(connections: Any) -> None:
+            if order == "theirs first":
+                task.cancel()
+            wake(connections)
+            if order == "ours first":
+                task.cancel()
+
+        monkeypatch.setattr(_watch.departures, "_turn", both)
+        await told(receive, server)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
+    assert ended == []
