@@ -387,7 +387,8 @@ class Connection(abc.ABC):
         if has_swallowed or self.messages_muted or not _runtime.is_queue(getattr(self._server_send, "__self__", None)):
             messages = _messages.fresh(owed)
             if self._late_start is not None and owed is self._OWED_AT_FIRST:
-                messages = [self._late_start, *_messages.fresh(self._after(owed, self._late_start))]
+                start = _messages.without_length(self._late_start)
+                messages = [start, *_messages.fresh(self._after(owed, start))]
             await self._pass_on(messages)
 
     def leave(self) -> None:

@@ -112,6 +112,18 @@ def fresh(owed: Owed) -> list[Message]:
     return [{**message, **({"headers": []} if "headers" in message else {})} for message in owed]
 
 
+def without_length(start: Message) -> Message:
+    """An application's `http.response.start` as that of a response that stays empty.
+
+    A server that counts (h11) complains of a length that is not kept, to whatever stands between it and us.
+    """
+    try:
+        headers = [header for header in start["headers"] if bytes(header[0]).lower() != b"content-length"]
+    except (KeyError, TypeError, ValueError, IndexError):  # no headers, or none of their kind: not ours to judge
+        return start
+    return {**start, "headers": headers}
+
+
 def with_code(message: Message) -> Message:
     """A `websocket.disconnect` with the code that the specification has it mean if it brings none.
 

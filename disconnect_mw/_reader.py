@@ -73,7 +73,7 @@ class Reader:
                     self._waiters.remove(waiter)
                     if self._is_left:
                         self.leave()
-            elif self.prefers_task and (await self._is_there_now() or self._start()):
+            elif self.prefers_task and (await self._is_there_now() or self._start(reads_on=connection.can_be_peeked)):
                 if self._ahead:
                     return self._ahead.pop(0)
             else:
@@ -91,14 +91,19 @@ class Reader:
     async def _is_there_now(self) -> bool:
         """On trio, where a task cannot make its first step at once: is there a message that need not be waited for?
 
-        A peek, which comes from a cancelled scope, gets no further than this.
+        A peek, which comes from a cancelled scope, gets no further than this; the next one finds what a task has read
+        by then. trio's own channels, and so Hypercorn's `receive`, give nothing in a cancelled scope.
         """
         scope = _runtime.cancelled_scope()
         if scope is None:
             return False
         mark = self._mark = object()
-        with scope:
-            await self._read(mark)
+        try:
+            with scope:
+                await self._read(mark)
+        except BaseException:
+            self._start(reads_on=self._connection.can_be_peeked)
+            raise
         return bool(self._ahead) or self._failure is not None or self._connection.disconnect is not None
 
     def look(self, context: contextvars.Context) -> None:
@@ -111,7 +116,11 @@ class Reader:
         return len(self._ahead) > 1 or any(map(brings_input, self._ahead))
 
     def _start(self, context: contextvars.Context | None = None, reads_on: bool = False) -> bool:
-        """Have a task of our own read one message; False where no loop runs that could run it."""
+        """Have a task of our own read one message; False where no loop runs that could run it.
+
+        With `reads_on` it goes on until there is something that somebody may want: after the end of the request there
+        is nothing but the disconnect.
+        """
         mark = self._mark = object()
         task = _runtime.start(self._read(mark, reads_on), context)
         if task is None:

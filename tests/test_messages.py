@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from disconnect_mw import _messages
-from disconnect_mw._messages import Owed, after_http, after_websocket, field, fresh, is_in_order, with_code
+from disconnect_mw._messages import (
+    Owed,
+    after_http,
+    after_websocket,
+    field,
+    fresh,
+    is_in_order,
+    with_code,
+    without_length,
+)
 
 Words = Mapping[str, Any]
 
@@ -267,3 +276,22 @@ def test_a_disconnect_with_a_code_is_the_servers_own_message() -> None:
 )
 def test_a_field_of_what_is_no_mapping_is_none(message: Any, value: Any) -> None:
     assert field(message, "type") == value
+
+
+@pytest.mark.parametrize(
+    ("headers", "left"),
+    [
+        ([(b"Content-Length", b"5"), (b"x-status", b"ready")], [(b"x-status", b"ready")]),
+        ([[b"content-length", b"5"]], []),
+        ([], []),
+        ([()], [()]),  # none of their kind: the server's to judge
+        (7, 7),
+        ([("content-length", "5")], [("content-length", "5")]),
+    ],
+)
+def test_a_start_whose_body_stays_away_announces_no_length(headers: Any, left: Any) -> None:
+    assert without_length(start(status=201, headers=headers)) == start(status=201, headers=left)
+    assert without_length({"type": "http.response.start", "status": 204}) == {
+        "type": "http.response.start",
+        "status": 204,
+    }

@@ -720,6 +720,18 @@ async def test_the_ignore_policy_mutes_a_websocket() -> None:
 # P11
 
 
+async def test_a_start_that_comes_too_late_goes_out_without_the_length_of_a_body_that_does_not() -> None:
+    """Where BaseHTTPMiddleware stands outside on Hypercorn, h11 would complain of it."""
+    server = FarSide()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"7"), (b"a", b"b")]})
+        await send({"type": "http.response.body", "body": b"payload"})
+
+    await DisconnectMiddleware(gone(server, app))(http_scope(), server.receive, server.send)
+    assert server.sent == [{"type": "http.response.start", "status": 201, "headers": [(b"a", b"b")]}, EMPTY_FINAL]
+
+
 def stacked(app: ASGIApp, order: str) -> Any:
     """`app` under ours ("o") and BaseHTTPMiddlewares ("b"), the outermost first."""
 
