@@ -13,6 +13,7 @@ from disconnect_mw._messages import (
     Owed,
     after_http,
     after_websocket,
+    announces_body,
     field,
     fresh,
     is_in_order,
@@ -295,3 +296,25 @@ def test_a_start_whose_body_stays_away_announces_no_length(headers: Any, left: A
         "type": "http.response.start",
         "status": 204,
     }
+
+
+LENGTH, NOTHING, CHUNKED = (b"Content-Length", b"7"), (b"content-length", b" 0"), (b"Transfer-Encoding", b"chunked")
+
+
+@pytest.mark.parametrize(
+    ("method", "version", "headers", "announces"),
+    [
+        ("GET", "1.1", [], False),
+        ("POST", "1.1", [(b"accept", b"*/*")], False),
+        ("POST", "1.1", [LENGTH], True),
+        ("POST", "1.1", [NOTHING], False),
+        ("GET", "1.1", [CHUNKED], True),
+        ("POST", "1.0", [], False),
+        ("GET", "2", [], False),
+        ("POST", "2", [], True),
+        ("POST", "2", [NOTHING], False),
+        ("GET", "2", [LENGTH], True),
+    ],
+)
+def test_a_body_is_announced_or_may_come_unannounced(method: str, version: str, headers: Any, announces: bool) -> None:
+    assert announces_body({"method": method, "http_version": version, "headers": headers}) is announces

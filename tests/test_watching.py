@@ -11,10 +11,19 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _watch
-from disconnect_mw.testing import HTTPClient, HTTPFarSide, Server, WebSocketClient, WebSocketFarSide, servers
+from disconnect_mw.testing import (
+    HTTPClient,
+    HTTPFarSide,
+    HTTPManners,
+    Server,
+    WebSocketClient,
+    WebSocketFarSide,
+    servers,
+)
 
 from .far_side import CHUNK, DISCONNECT, FINAL, REQUEST, START
 
@@ -40,8 +49,14 @@ async def run(far: Any, app: App, **options: Any) -> Any:
         return await DisconnectMiddleware(app, **options)(far.scope(), far.receive, far.send)
 
 
-def http(manners: Any = SILENT.http, client: HTTPClient | None = None) -> HTTPFarSide:
-    return HTTPFarSide(manners, client=client or HTTPClient())
+class SlowFarSide(HTTPFarSide):
+    async def deliver_soon(self, message: Any) -> None:
+        await anyio.sleep(0.01)
+        self.deliver(message)
+
+
+def http(manners: Any = SILENT.http, client: HTTPClient | None = None, incoming: Any = None) -> SlowFarSide:
+    return SlowFarSide(manners, incoming, client=client or HTTPClient())
 
 
 def websocket(server: Server = SILENT, **client: Any) -> WebSocketFarSide:
@@ -144,6 +159,7 @@ async def test_an_app_that_reads_is_left_alone_and_is_looked_at_again_later() ->
             tasks.start_soon(receive)
             await anyio.sleep(0.05)
             assert far.reads == 3, "it reads by itself"
+            assert send.__self__.shared_reader is None, "and by the shortest way"
             tasks.cancel_scope.cancel()
         far.leave()
         with pytest.raises(ClientDisconnected):
@@ -180,6 +196,131 @@ async def test_what_others_do_in_receive_has_the_context_of_the_exchange() -> No
     variable.set("mine")
     await DisconnectMiddleware(app)(far.scope(), outer_receive, far.send)
     assert set(found) == {"mine"}
+
+
+async def test_a_websocket_is_not_read_for_before_it_is_accepted() -> None:
+    """granian 1.7.6 would give `websocket.connect` again and again."""
+    far = websocket()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.sleep(0.05)
+        assert far.reads == 0
+
+    await run(far, app)
+
+
+async def test_what_a_websocket_app_sends_under_ignore_reaches_the_server_no_longer_either() -> None:
+    far = websocket()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(ACCEPT)
+        far.leave()
+        await anyio.sleep(0.05)
+        await send(TEXT)
+
+    await run(far, app, websocket_policy="ignore")
+    assert TEXT not in far.sent
+
+
+async def test_a_receive_gets_what_is_read_for_nobody_while_that_goes_on() -> None:
+    far = http(HTTPManners(), incoming=[])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.sleep(0.05)
+        assert far.reads == 1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(far.deliver_soon, REQUEST)
+            assert await receive() == REQUEST
+        assert far.reads == 2, "only the disconnect can still come"
+
+    await run(far, app, policy="raise")
+
+
+@pytest.mark.parametrize("reads", ["by itself", "by a look"])
+async def test_a_receive_that_raises_in_place_of_the_disconnect_delivers_it(reads: str) -> None:
+    """granian 1.7.6."""
+    far = websocket(servers.GRANIAN_1_7_6)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        far.leave()
+        if reads == "by a look":
+            await anyio.sleep(0.05)
+        for _ in range(3):
+            assert await receive() == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+
+    await run(far, app)
+
+
+@pytest.mark.parametrize("order", ["ours first", "theirs first"])
+async def test_a_peek_finds_what_a_task_has_read_where_a_cancelled_scope_gets_nothing(order: str) -> None:
+    """As from trio's channels, and so from Hypercorn's receive: Starlette's is_disconnected() was False for ever."""
+    is_gone = anyio.Event()
+    there = [dict(REQUEST)]
+
+    async def from_a_channel() -> Any:
+        await anyio.lowlevel.checkpoint()
+        if there:
+            return there.pop()
+        await is_gone.wait()
+        return dict(DISCONNECT)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if order == "theirs first":
+            await receive()
+        seen: list[Any] = []
+        for number in range(8):
+            if number == 4:
+                is_gone.set()
+            with anyio.CancelScope() as peek:
+                peek.cancel()
+                seen.append(await receive())
+            await anyio.sleep(0.001)
+        assert seen[-1] == DISCONNECT
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), from_a_channel, HTTPFarSide().send)
+
+
+async def departed() -> weakref.ref[Any]:
+    """A far side whose exchange is over."""
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        far.leave()
+        await receive()
+        assert await receive() == DISCONNECT
+
+    await DisconnectMiddleware(app)(far.scope(), far.receive, far.send)
+    return weakref.ref(far)
+
+
+async def test_nothing_of_a_departure_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_watch.departures, "_seconds", 1)
+    left = await departed()
+    gc.collect()
+    assert left() is None
+
+
+async def test_the_timer_keeps_no_context_alive() -> None:
+    class Thing:
+        pass
+
+    variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")
+    thing = Thing()
+    token = variable.set(thing)
+    far = websocket()
+    await DisconnectMiddleware(silent)(far.scope(), far.receive, far.send)
+    variable.reset(token)
+    left = weakref.ref(thing)
+    del thing, token
+    gc.collect()
+    assert left() is None
+
+
+async def silent(scope: Any, receive: Any, send: Any) -> None:
+    pass
 
 
 async def test_nothing_that_was_watched_is_left_behind() -> None:
@@ -308,6 +449,20 @@ async def test_a_last_message_that_is_blocked_over_http_2_comes_back(policy: Any
     with anyio.fail_after(5):
         run = DisconnectMiddleware(app, policy=policy)(http_scope("2"), server.receive, server.send)
         assert await run == "done"
+
+
+async def test_a_send_that_is_muted_is_no_send_that_is_blocked() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        assert await receive() == DISCONNECT
+        with anyio.move_on_after(0.05):
+            while True:
+                await send(CHUNK)
+
+    await run(far, app)
 
 
 async def test_a_send_that_the_server_wakes_itself_is_not_cut_short() -> None:
