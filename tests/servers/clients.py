@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it says is there at once
         self.came = b""
 
     def __enter__(self: _Client) -> _Client:
@@ -47,11 +49,20 @@ class Client:
                 raise AssertionError(f"the server closed before {what!r} came; what came: {self.came[-300:]!r}")
             self.came += part
 
-    def hear_the_end(self) -> bytes:
+    def hear_the_end(self) -> None:
         """Read to the end of the connection, however it ends."""
-        while part := self._read("the end of the connection"):
-            self.came += part
-        return self.came
+        while self._read("the end of the connection"):
+            pass
+
+    def listen(self, seconds: float) -> bool:
+        """Take what comes within so many seconds; False at the end of the connection."""
+        self._socket.settimeout(seconds)
+        try:
+            part = self._read("anything")
+        except Hang:
+            return True
+        self.came += part
+        return bool(part)
 
     def _read(self, awaited: str) -> bytes:
         try:
@@ -84,6 +95,10 @@ class Client:
         except (BlockingIOError, ConnectionError):
             pass
 
+    def more(self, body: bytes) -> None:
+        """The rest of an upload."""
+        self.say(body)
+
     # HTTP/1.1
 
     def request(
@@ -113,8 +128,17 @@ class WebSocketClient(Client):
     def text(self, text: bytes) -> None:
         self._frame(0x1, text)
 
-    def close_frame(self, code: int = CLEAN_CLOSE) -> None:
-        self._frame(0x8, struct.pack("!H", code))
+    def messages(self, messages: Iterable[str | bytes]) -> None:
+        """Text messages and binary ones, in one piece."""
+        self.say(
+            *(
+                self._framed(0x1, message.encode()) if isinstance(message, str) else self._framed(0x2, message)
+                for message in messages
+            )
+        )
+
+    def close_frame(self, code: int = CLEAN_CLOSE, reason: str = "") -> None:
+        self._frame(0x8, struct.pack("!H", code) + reason.encode())
 
     def leave(self, how: str) -> None:
         """Leave as any client, or `clean`: by a closing handshake with code 1001."""
@@ -124,7 +148,10 @@ class WebSocketClient(Client):
         super().leave(how)
 
     def _frame(self, opcode: int, payload: bytes) -> None:
+        self.say(self._framed(opcode, payload))
+
+    def _framed(self, opcode: int, payload: bytes) -> bytes:
         assert len(payload) < 126
         mask = os.urandom(4)
         masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
-        self.say(bytes([0x80 | opcode, 0x80 | len(payload)]), mask, masked)
+        return bytes([0x80 | opcode, 0x80 | len(payload)]) + mask + masked

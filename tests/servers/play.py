@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
 from typing import Any
+
+import anyio
 
 
 def emit(**event: Any) -> None:
     """Write one event for the other process."""
     rest = json.dumps(event).encode() + b"\n"
     while rest:
-        rest = rest[os.write(sys.stdout.fileno(), rest) :]
+        rest = rest[os.write(sys.__stdout__.fileno(), rest) :]  # type: ignore[union-attr]  # it is there
 
 
 def named(exception: BaseException) -> str:
@@ -24,19 +25,22 @@ def named(exception: BaseException) -> str:
     return f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}{inner}"
 
 
-_SIGNALS: dict[tuple[str, str], asyncio.Event] = {}
+_SIGNALS: dict[tuple[str, str], anyio.Event] = {}
 
 
-def signal(run: str, name: str) -> asyncio.Event:
+def signal(run: str, name: str) -> anyio.Event:
     """The cue `name` of a run; the client's side gives it by a request of its own."""
-    return _SIGNALS.setdefault((run, name), asyncio.Event())
+    if (run, name) not in _SIGNALS:
+        _SIGNALS[run, name] = anyio.Event()
+    return _SIGNALS[run, name]
 
 
 class Play:
     """One call of an app."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, variant: str) -> None:
         self._run = run
+        self.variant = variant
         self.known = False  # has the app seen that its client has gone?
         self._disconnect: Any = None
 
@@ -68,17 +72,17 @@ class Play:
 
 
 class Stage:
-    """The app's `receive` and `send`, recorded."""
+    """The app's `receive` and `send`, recorded; `raw_receive` and `raw_send` are not."""
 
     def __init__(self, scope: Any, receive: Any, send: Any) -> None:
         self.play: Play = scope["tests.play"]
         self.scope = scope
-        self._receive = receive
-        self._send = send
+        self.raw_receive = receive
+        self.raw_send = send
 
     async def receive(self) -> Any:
         try:
-            message = await self._receive()
+            message = await self.raw_receive()
         except Exception as exception:
             self.play.line(f"receive: raises {named(exception)}")
             raise
@@ -88,7 +92,7 @@ class Stage:
     async def send(self, type: str, **message: Any) -> None:
         """Send, and let what it raises out."""
         try:
-            result = await self._send({"type": type, **message})
+            result = await self.raw_send({"type": type, **message})
         except Exception as exception:
             self.play.known |= named(exception) == "disconnect_mw.ClientDisconnected"
             self.play.line(f"send {type}: raises {named(exception)}")

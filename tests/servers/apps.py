@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import anyio
+from anyio.abc import TaskGroup
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware
 
-from .play import Play, Stage
+from .play import Play, Stage, named
 
 SENDS = 20
 """How many messages an app sends that does not care."""
@@ -33,7 +33,7 @@ PATIENCE = 2.0
 Probe = Callable[[Stage], Awaitable[None]]
 
 APPS: dict[tuple[str, str], Any] = {}
-"""Every app by name and variant: the policy of a probe, or where `BaseHTTPMiddleware` stands."""
+"""Every app by name and variant: a policy, or where `BaseHTTPMiddleware` stands; "bare" is without our middleware."""
 
 
 def probe(run: Probe) -> Probe:
@@ -45,7 +45,30 @@ def probe(run: Probe) -> Probe:
 
     install("ignore")
     install("raise")
+    APPS[run.__name__, "bare"] = app
     return run
+
+
+async def together(*functions: Callable[[], Awaitable[Any]]) -> None:
+    async with anyio.create_task_group() as tasks:
+        for function in functions:
+            tasks.start_soon(_awaited, function)
+
+
+async def _awaited(function: Callable[[], Awaitable[Any]]) -> None:
+    await function()
+
+
+async def begun(tasks: TaskGroup, function: Callable[[], Awaitable[Any]]) -> None:
+    """Start `function` in a task of its own, and come back when it waits for something."""
+    starting = anyio.Event()
+
+    async def run() -> None:
+        starting.set()
+        await function()
+
+    tasks.start_soon(run)
+    await starting.wait()
 
 
 # HTTP
@@ -87,7 +110,7 @@ async def peek(stage: Stage) -> None:
 async def aftermath(stage: Stage) -> None:
     """All that an app may try once it knows."""
     await stage.receive()
-    await asyncio.gather(stage.receive(), stage.receive())
+    await together(stage.receive, stage.receive)
     await peek(stage)
     await chunk(stage)
     await final(stage)
@@ -108,9 +131,8 @@ async def before_start(stage: Stage) -> None:
     await stage.receive()
     stage.play.ready("reading")
     await disconnected(stage)
-    stage.play.line(
-        f"spec_version at least 2.4: {tuple(map(int, stage.scope['asgi']['spec_version'].split('.'))) >= (2, 4)}"
-    )
+    version = stage.scope["asgi"].get("spec_version", "2.0")
+    stage.play.line(f"spec_version at least 2.4: {tuple(map(int, version.split('.'))) >= (2, 4)}")
     await start(stage)
     await aftermath(stage)
 
@@ -122,7 +144,7 @@ async def send_only(stage: Stage) -> None:
     await stage.play.cue("gone")
     for _ in range(SENDS):
         try:
-            await stage._send({"type": "http.response.body", "body": b"chunk", "more_body": True})
+            await stage.raw_send({"type": "http.response.body", "body": b"chunk", "more_body": True})
         except ClientDisconnected:  # policy "raise", where the server itself tells it to the sender
             break
     await disconnected(stage)
@@ -169,22 +191,29 @@ async def answers_during_upload(stage: Stage) -> None:
 @probe
 async def two_readers(stage: Stage) -> None:
     await begin(stage)
-    readers = [asyncio.ensure_future(stage.receive()) for _ in range(2)]
-    await asyncio.wait(readers, timeout=0)
-    stage.play.ready("streaming")
-    await asyncio.gather(*readers)
+    async with anyio.create_task_group() as tasks:
+        await begun(tasks, stage.receive)
+        await begun(tasks, stage.receive)
+        stage.play.ready("streaming")
     await aftermath(stage)
 
 
 @probe
 async def cancelled_reader(stage: Stage) -> None:
     await begin(stage)
-    readers = [asyncio.ensure_future(stage.receive()) for _ in range(2)]
-    await asyncio.wait(readers, timeout=0)
-    readers[0].cancel()
-    await asyncio.wait(readers[:1])
-    stage.play.ready("streaming")
-    await readers[1]
+    scope, cancelled = anyio.CancelScope(), anyio.Event()
+
+    async def first() -> None:
+        with scope:
+            await stage.receive()
+        cancelled.set()
+
+    async with anyio.create_task_group() as tasks:
+        await begun(tasks, first)
+        await begun(tasks, stage.receive)
+        scope.cancel()
+        await cancelled.wait()
+        stage.play.ready("streaming")
     await aftermath(stage)
 
 
@@ -201,34 +230,83 @@ async def peeks(stage: Stage) -> None:
     await aftermath(stage)
 
 
+class Flood:
+    """Sends without end; it blocks where the client reads nothing, unless the server takes all of it."""
+
+    ENOUGH = 64
+
+    def __init__(self, stage: Stage, **message: Any) -> None:
+        self._stage = stage
+        self._message = message
+        self._sent = 0
+
+    async def run(self) -> None:
+        play = self._stage.play
+        try:
+            while not play.known and self._sent < self.ENOUGH:
+                await self._stage.raw_send({**self._message})
+                self._sent += 1
+                await anyio.sleep(0)  # uvicorn's send alone gives nobody else a turn
+        except ClientDisconnected:
+            # Under "raise" a send that was on its way when the client left may come back either way.
+            if play.variant != "raise":
+                play.line("the blocked send: raises ClientDisconnected")
+        except Exception as exception:
+            play.line(f"the blocked send: raises {named(exception)}")
+
+    async def is_blocked(self) -> None:
+        """Come back when no send has returned for a while: the last one is blocked."""
+        before = -1
+        while before != self._sent:
+            before = self._sent
+            await anyio.sleep(0.1)
+
+
+async def floods(stage: Stage, listens_before: bool, **message: Any) -> None:
+    async def listen() -> None:
+        await disconnected(stage)
+
+    flood = Flood(stage, **message)
+    async with anyio.create_task_group() as tasks:
+        if listens_before:
+            await begun(tasks, listen)
+        await begun(tasks, flood.run)
+        await flood.is_blocked()
+        stage.play.ready("blocked")
+        if not listens_before:
+            await listen()
+    stage.play.known = True
+    stage.play.line("the blocked send came back")
+
+
 @probe
 async def blocked_send(stage: Stage) -> None:
     await stage.receive()
     await start(stage)
-    sent = 0
+    await floods(stage, False, type="http.response.body", body=bytes(262144), more_body=True)
+    await aftermath(stage)
 
-    async def flood() -> None:
-        nonlocal sent
-        while not stage.play.known:
-            await stage._send({"type": "http.response.body", "body": bytes(262144), "more_body": True})
-            sent += 1
-            await asyncio.sleep(0)  # uvicorn's send alone gives nobody else a turn
 
-    async def watch() -> None:
-        before = -1
-        while before != sent:  # no send has returned for a while: the last one is blocked
-            before = sent
-            await asyncio.sleep(0.1)
+@probe
+async def blocked_send_heard(stage: Stage) -> None:
+    await stage.receive()
+    await start(stage)
+    await floods(stage, True, type="http.response.body", body=bytes(262144), more_body=True)
+    await aftermath(stage)
+
+
+@probe
+async def blocked_send_alone(stage: Stage) -> None:
+    """Nobody listens."""
+    await stage.receive()
+    await start(stage)
+    flood = Flood(stage, type="http.response.body", body=bytes(262144), more_body=True)
+    async with anyio.create_task_group() as tasks:
+        await begun(tasks, flood.run)
+        await flood.is_blocked()
         stage.play.ready("blocked")
-        await disconnected(stage)
-
-    flooding = asyncio.ensure_future(flood())
-    await watch()
-    try:
-        await flooding
-        stage.play.line("the blocked send: None")
-    except OSError as exception:
-        stage.play.line(f"the blocked send: raises {type(exception).__name__}")
+    await disconnected(stage)
+    stage.play.line("the blocked send came back")
     await aftermath(stage)
 
 
@@ -241,18 +319,18 @@ async def tight_loop(stage: Stage) -> None:
     async def beat() -> None:
         nonlocal beats
         while True:
-            await asyncio.sleep(0.001)
+            await anyio.sleep(0.001)
             beats += 1
 
-    listening = asyncio.ensure_future(stage.receive())
-    beating = asyncio.ensure_future(beat())
-    stage.play.ready("streaming")
-    await listening
-    before, deadline = beats, time.monotonic() + PATIENCE
-    while beats < before + 50 and time.monotonic() < deadline:
-        await stage._send({"type": "http.response.body", "body": b"x", "more_body": True})
-    stage.play.line("the heart beats" if beats >= before + 50 else f"STARVED: {beats - before} beats")
-    beating.cancel()
+    async with anyio.create_task_group() as tasks:
+        await begun(tasks, beat)
+        stage.play.ready("streaming")
+        await stage.receive()
+        before, deadline = beats, time.monotonic() + PATIENCE
+        while beats < before + 50 and time.monotonic() < deadline:
+            await stage.raw_send({"type": "http.response.body", "body": b"x", "more_body": True})
+        stage.play.line("the heart beats" if beats >= before + 50 else f"STARVED: {beats - before} beats")
+        tasks.cancel_scope.cancel()
 
 
 @probe
@@ -300,7 +378,7 @@ async def bug_file() -> None:
 
 
 async def bug_outbound() -> None:
-    await asyncio.open_connection("127.0.0.1", free_port())
+    socket.create_connection(("127.0.0.1", free_port()))
 
 
 async def bug_timeout() -> None:
@@ -333,7 +411,7 @@ async def stays(stage: Stage) -> None:
     """The client stays: an upload, answered in two parts, and a disconnect as the normal end."""
     body = b""
     while True:
-        message = await stage._receive()
+        message = await stage.raw_receive()
         body += message.get("body", b"")
         if not message.get("more_body"):
             break
@@ -343,14 +421,95 @@ async def stays(stage: Stage) -> None:
     await stage.send("http.response.body", body=body)
 
 
+async def receives_nothing(stage: Stage, seconds: float) -> None:
+    """A receive under a time-out, cancelled while the client stays."""
+    with anyio.move_on_after(seconds):
+        message = await stage.raw_receive()
+        stage.play.line(f"OUT OF THE BLUE: {message['type']}")
+
+
+@probe
+async def is_not_gone(stage: Stage) -> None:
+    """The client stays; those who asked after it in vain must not be told later that it has gone."""
+    await stage.receive()
+    for _ in range(2):
+        await peek(stage)
+        await receives_nothing(stage, 0.01)
+    await stage.send("http.response.start", status=200, headers=[(b"content-length", b"15")])
+    await peek(stage)
+    await chunk(stage)
+    await receives_nothing(stage, 0.01)
+    await chunk(stage)
+    await peek(stage)
+    await final(stage)
+
+
+@probe
+async def upload_in_time(stage: Stage) -> None:
+    """Receives that are cancelled between the parts of an upload lose nothing."""
+    size = 0
+    while size < 1000:
+        size += len((await stage.raw_receive())["body"])
+    await receives_nothing(stage, 0.01)
+    await peek(stage)
+    stage.play.ready("uploading")
+    while True:
+        message = await stage.raw_receive()
+        size += len(message["body"])
+        if not message["more_body"]:
+            break
+    await stage.send("http.response.start", status=200, headers=[])
+    await stage.send("http.response.body", body=b"%d bytes" % size)
+
+
+@probe
+async def after_its_end(stage: Stage) -> None:
+    """A disconnect that comes after the whole response is the normal end, and the client is still there."""
+    await stage.receive()
+    length = [(b"content-length", b"5")]
+    await stage.send("http.response.start", status=200, headers=length)
+    await stage.send("http.response.body", body=b"final")
+    for _ in range(2):
+        with anyio.move_on_after(0.1) as scope:
+            stage.play.line(f"after the end: {(await stage.raw_receive())['type']}")
+        if scope.cancelled_caught:
+            stage.play.line("after the end: nothing")
+
+
+@probe
+async def lives_on(stage: Stage) -> None:
+    """Another stream of a connection on which one was reset."""
+    await stage.raw_receive()
+    await stage.raw_send({"type": "http.response.start", "status": 200, "headers": []})
+    await stage.raw_send({"type": "http.response.body", "body": b"half", "more_body": True})
+    await stage.play.cue("gone")
+    await stage.raw_send({"type": "http.response.body", "body": b"whole"})
+
+
+@probe
+async def goes_on_for_long(stage: Stage) -> None:
+    """Does not care, until the server cancels it."""
+    await begin(stage)
+    stage.play.ready("streaming")
+    await disconnected(stage)
+    try:
+        await anyio.sleep(5)
+    except BaseException:
+        stage.play.line("cancelled")
+        raise
+    stage.play.line("NOT CANCELLED")
+
+
 async def answer(stage: Stage, length: bytes, *bodies: bytes) -> None:
     """A mistake of the app's: the server must hear it, and be heard."""
-    await stage._receive()
+    await stage.raw_receive()
     try:
         if length:
-            await stage._send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+            await stage.raw_send(
+                {"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]}
+            )
         for body in bodies:
-            await stage._send({"type": "http.response.body", "body": body})
+            await stage.raw_send({"type": "http.response.body", "body": body})
     except Exception as exception:
         if not type(exception).__module__.startswith("disconnect_mw"):
             stage.play.line("the server complains")
@@ -383,7 +542,7 @@ async def greet(stage: Stage) -> None:
 
 async def ws_aftermath(stage: Stage) -> None:
     await stage.receive()
-    await asyncio.gather(stage.receive(), stage.receive())
+    await together(stage.receive, stage.receive)
     await peek(stage)
     await stage.try_send("websocket.send", text="again")
     await stage.try_send("websocket.send", bytes=b"again")
@@ -396,10 +555,10 @@ async def sends_until_it_raises(stage: Stage) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
-            await stage._send({"type": "websocket.send", "text": "tick"})
+            await stage.raw_send({"type": "websocket.send", "text": "tick"})
         except Exception:
             break
-        await asyncio.sleep(0.01)
+        await anyio.sleep(0.01)
     else:
         return
     await stage.try_send("websocket.send", text="tick")
@@ -430,8 +589,8 @@ async def ws_only_ever_sends(stage: Stage) -> None:
     stage.play.ready("open")
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        await stage._send({"type": "websocket.send", "text": "tick"})
-        await asyncio.sleep(0.01)
+        await stage.raw_send({"type": "websocket.send", "text": "tick"})
+        await anyio.sleep(0.01)
     stage.play.line("SILENCE")
 
 
@@ -447,10 +606,10 @@ async def ws_queued(stage: Stage) -> None:
 @probe
 async def ws_two_readers(stage: Stage) -> None:
     await greet(stage)
-    readers = [asyncio.ensure_future(stage.receive()) for _ in range(2)]
-    await asyncio.wait(readers, timeout=0)
-    stage.play.ready("open")
-    await asyncio.gather(*readers)
+    async with anyio.create_task_group() as tasks:
+        await begun(tasks, stage.receive)
+        await begun(tasks, stage.receive)
+        stage.play.ready("open")
     await ws_aftermath(stage)
 
 
@@ -459,17 +618,31 @@ async def ws_sends_while_reading(stage: Stage) -> None:
     """One task reads, another sends: both learn."""
     await greet(stage)
     stage.play.ready("open")
-    await asyncio.gather(stage.receive(), ws_sender(stage))
+
+    async def sender() -> None:
+        while not stage.play.known:
+            try:
+                await stage.raw_send({"type": "websocket.send", "text": "tick"})
+            except Exception:
+                break
+            await anyio.sleep(0.01)
+
+    await together(stage.receive, sender)
     await ws_aftermath(stage)
 
 
-async def ws_sender(stage: Stage) -> None:
-    while not stage.play.known:
-        try:
-            await stage._send({"type": "websocket.send", "text": "tick"})
-        except Exception:
-            break
-        await asyncio.sleep(0.01)
+@probe
+async def ws_blocked_send(stage: Stage) -> None:
+    await greet(stage)
+    await floods(stage, False, type="websocket.send", bytes=bytes(262144))
+    await ws_aftermath(stage)
+
+
+@probe
+async def ws_blocked_send_heard(stage: Stage) -> None:
+    await greet(stage)
+    await floods(stage, True, type="websocket.send", bytes=bytes(262144))
+    await ws_aftermath(stage)
 
 
 @probe
@@ -487,8 +660,8 @@ async def ws_accepts_late(stage: Stage) -> None:
     stage.play.ready("asked")
     await stage.play.cue("gone")
     with contextlib.suppress(ClientDisconnected):  # some servers know at once, others at the next send
-        await stage._send({"type": "websocket.accept"})
-    await stage.try_send("websocket.send", text="hello")
+        await stage.raw_send({"type": "websocket.accept"})
+    await sends_until_it_raises(stage)
     await stage.receive()
     await ws_aftermath(stage)
 
@@ -532,12 +705,39 @@ async def ws_stays(stage: Stage) -> None:
     await stage.send("websocket.send", text=message["text"])
     await stage.send("websocket.close", code=1000)
     try:
-        await stage._send({"type": "websocket.send", "text": "too late"})
+        await stage.raw_send({"type": "websocket.send", "text": "too late"})
     except Exception as exception:
         ours = type(exception).__module__.startswith("disconnect_mw")
         stage.play.line("too late: raises OURS" if ours else "too late: the server complains")
         return
     stage.play.line("too late: NO COMPLAINT")
+
+
+@probe
+async def ws_goes_on_for_long(stage: Stage) -> None:
+    await greet(stage)
+    stage.play.ready("open")
+    await disconnected(stage)
+    try:
+        await anyio.sleep(5)
+    except BaseException:
+        stage.play.line("cancelled")
+        raise
+    stage.play.line("NOT CANCELLED")
+
+
+@probe
+async def ws_is_not_gone(stage: Stage) -> None:
+    """The client stays; a receive under a time-out must lose none of its messages."""
+    await stage.receive()
+    await stage.send("websocket.accept")
+    await receives_nothing(stage, 0.01)
+    await receives_nothing(stage, 0.01)
+    await stage.send("websocket.send", text="hello")
+    stage.play.ready("open")
+    message = await stage.receive()
+    await stage.send("websocket.send", text=message["text"])
+    await stage.send("websocket.close", code=1000)
 
 
 install_bugs()
@@ -560,7 +760,7 @@ async def endless(play: Play) -> AsyncIterator[bytes]:
         play.ready("streaming")
         while True:
             yield b"data: tick\n\n"
-            await asyncio.sleep(0.01)
+            await anyio.sleep(0.01)
     finally:
         play.known = True
         play.line("the generator stopped")
@@ -598,9 +798,19 @@ async def polls(request: Request) -> Response:
     play.ready("polling")
     deadline = time.monotonic() + PATIENCE
     while not (seen := await request.is_disconnected()) and time.monotonic() < deadline:
-        await asyncio.sleep(0.005)
+        await anyio.sleep(0.005)
     play.line(f"disconnected: {seen}")
     return PlainTextResponse("nobody there", background=background(play))
+
+
+async def polls_in_vain(request: Request) -> Response:
+    """The client stays."""
+    await request.body()
+    seen = []
+    for _ in range(5):
+        seen.append(await request.is_disconnected())
+        await anyio.sleep(0.01)
+    return JSONResponse(seen)
 
 
 async def polls_blindly(request: Request) -> Response:
@@ -653,7 +863,7 @@ async def ws_feed(websocket: WebSocket) -> None:
     try:
         while time.monotonic() < deadline:
             await websocket.send_text("tick")
-            await asyncio.sleep(0.01)
+            await anyio.sleep(0.01)
     except WebSocketDisconnect:
         play.line("WebSocketDisconnect")
         raise
@@ -665,14 +875,13 @@ class PassOn(BaseHTTPMiddleware):
         return await call_next(request)
 
 
-ROUTES = [
-    Route(f"/{f.__name__}/{{v}}/{{r}}", f, methods=["GET", "POST"]) for f in (stream, file, body, polls, polls_blindly)
-]
-ROUTES += [Route(f"/{f.__name__}/{{v}}/{{r}}", f) for f in (slow, bug, missing_file)]
+ROUTES = [Route(f"/{f.__name__}/{{v}}/{{r}}", f, methods=["GET", "POST"]) for f in (stream, file, body, polls)]
+ROUTES += [Route(f"/{f.__name__}/{{v}}/{{r}}", f) for f in (polls_blindly, polls_in_vain, slow, bug, missing_file)]
 WEBSOCKET_ROUTES = [WebSocketRoute(f"/{f.__name__}/{{v}}/{{r}}", f) for f in (ws_echo, ws_feed)]
 
 # What add_middleware is given, first one innermost.
 VARIANTS: dict[str, list[Any]] = {
+    "bare": [],
     "alone": [DisconnectMiddleware],
     "outside": [DisconnectMiddleware, PassOn],
     "inside": [PassOn, DisconnectMiddleware],

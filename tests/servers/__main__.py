@@ -1,0 +1,181 @@
+"""The scenarios against many versions of every server: `python -m tests.servers`.
+
+From the moment an app knows that its client has gone it must see the same on all of them. Each version has a virtual
+environment of its own, made when it is not there yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .conformance import CRASHES, DIFFERS, GOOD, HANGS, LIMIT, NOT_PLAYED, SAME, Column, play_all
+from .environments import Environments
+from .scenarios import SCENARIOS, Scenario
+from .setups import NEWEST, VERSIONS, Setup, setups_of
+
+SECONDS_BETWEEN_LINES = 15
+
+MARKS = {SAME: ".", LIMIT: "L", DIFFERS: "D", HANGS: "H", CRASHES: "C", NOT_PLAYED: "-"}
+NOT_FOR_IT = " "
+
+
+class Meter:
+    """How far it is: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        self._bar = Progress(*self._columns, console=console, disable=not console.is_terminal, transient=True)
+        self._is_bar = console.is_terminal
+        self._task = self._bar.add_task("", total=0)
+        self._total = self._done = 0
+        self._told = self._began = time.monotonic()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Meter:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def expect(self, count: int) -> None:
+        with self._lock:
+            self._total += count
+            self._bar.update(self._task, total=self._total)
+
+    def tell(self, line: str) -> None:
+        """Something that is worth reading before the end."""
+        with self._lock:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def step(self, what: str) -> None:
+        with self._lock:
+            self._done += 1
+            self._bar.update(self._task, description=what, advance=1)
+            now = time.monotonic()
+            if not self._is_bar and now - self._told > SECONDS_BETWEEN_LINES:
+                self._told = now
+                print(f"{now - self._began:4.0f} s: {self._done} of {self._total} played; {what}", file=sys.stderr)
+
+
+def print_table(columns: Sequence[Column], scenarios: Sequence[Scenario]) -> None:
+    """One row per scenario, one column per server."""
+    for index, column in enumerate(columns):
+        print(f"{' |' * index} {column.title}")
+    for scenario in scenarios:
+        cells = (column.cells.get(scenario.name) for column in columns)
+        marks = "".join(f" {MARKS[cell] if cell else NOT_FOR_IT}" for cell in cells)
+        print(f"{marks}  {scenario.name}")
+    print(". the same   " + "   ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items() if mark != "."))
+
+
+def print_summary(columns: Sequence[Column]) -> None:
+    for column in columns:
+        verdicts = list(column.cells.values())
+        counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in MARKS if verdict in verdicts)
+        print(f"{column.title}: {counts or 'nothing'} ({column.seconds:.0f} s)")
+        for reason, count in column.limits.items():
+            print(f"    limit of the server, {count} times: {reason}")
+        stories = [f"{name}: {column.cells[name]}\n  {story}" for name, story in column.stories.items()]
+        for line in "\n".join((*column.troubles, *stories)).splitlines():
+            print(f"    {line}")
+
+
+def wanted_setups(names: Sequence[str]) -> Iterator[Setup]:
+    """Of servers named as `hypercorn` or `hypercorn==0.16.0`, all versions or that one."""
+    for name in names:
+        server, _, version = name.partition("==")
+        if server not in VERSIONS:
+            raise ValueError(f"there is no server {server!r} here: choose from {', '.join(VERSIONS)}")
+        for one in (version,) if version else VERSIONS[server]:
+            yield from setups_of(server, one)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.servers", description=__doc__)
+    parser.add_argument("--cache", type=Path, help="where the environments are kept (default: a temporary directory)")
+    parser.add_argument("--python", default="3.11", help="version or path of the interpreter (default 3.11)")
+    parser.add_argument("--allow-missing", action="store_true", help="a version that does not install is no failure")
+    parser.add_argument(
+        "--workers", type=int, default=4, help="servers at once, which wait for the most part (default 4)"
+    )
+    parser.add_argument("--only", default="", help="scenarios whose name contains this")
+    parser.add_argument(
+        "--bare", action="store_true", help="play the apps without the middleware, to see the difference"
+    )
+    parser.add_argument(
+        "servers", nargs="*", default=VERSIONS, help=f"NAME or NAME==VERSION (default: {' '.join(VERSIONS)})"
+    )
+    options = parser.parse_args()
+    try:
+        setups = list(wanted_setups(options.servers))
+    except ValueError as error:
+        parser.error(str(error))
+    scenarios = [scenario for scenario in SCENARIOS if options.only in scenario.name]
+    began = time.monotonic()
+    missing: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="disconnect-mw-") as temporary, Meter() as meter:
+        home = (options.cache or Path(temporary)).absolute()
+        home.mkdir(parents=True, exist_ok=True)
+        environments = Environments(home, options.python)
+
+        def run(setup: Setup) -> Column | None:
+            name = f"{setup.server} {setup.version}"
+            suitable = [scenario for scenario in scenarios if scenario.suits(setup)]
+            if not setup.runs_here:
+                missing[f"{name} {setup.kind}"] = "it does not run on this platform"
+                return None
+            try:
+                python = environments.interpreter(setup)
+                version = environments.installed_version(setup)
+            except OSError as failure:
+                missing[name] = f"it did not install: {failure}"
+                return None
+            if setup.version == NEWEST and any(
+                (one.server, one.version, one.kind) == (setup.server, version, setup.kind) for one in setups
+            ):
+                again.add(f"the newest {setup.server} is {version}: it is not played twice")
+                return None
+            meter.expect(len(suitable))
+            column = Column(setup, version)
+
+            def heard(scenario: Scenario, verdict: str) -> None:
+                meter.step(column.title)
+                if verdict not in GOOD and not options.bare:
+                    meter.tell(f"{column.title}: {scenario.name}: {verdict}")
+
+            play_all(python, column, suitable, options.bare, heard)
+            return column
+
+        again: set[str] = set()
+        with ThreadPoolExecutor(options.workers) as workers:
+            columns = [column for column in workers.map(run, setups) if column is not None and column.cells]
+    print_table(columns, scenarios)
+    print()
+    print_summary(columns)
+    for line in sorted(again):
+        print(line)
+    for name, reason in missing.items():
+        print(f"MISSING: {name} was not played: {reason}")
+    bad = sum(not column.is_good for column in columns)
+    print(f"{len(columns)} servers, {len(scenarios)} scenarios, {bad} servers with differences, ", end="")
+    print(f"{len(missing)} missing, {time.monotonic() - began:.0f} s")
+    return 1 if bad or not columns or (missing and not options.allow_missing) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

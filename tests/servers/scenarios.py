@@ -1,0 +1,546 @@
+"""The scenarios: which app, what its client does, and what must come of it.
+
+What is expected is one literal for every server. Where a server cannot give it, `limits` says which, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .clients import Client, WebSocketClient
+from .http2 import HTTP2Client
+from .server import Outcome, Server, Visit
+from .setups import Setup
+
+Drive = Callable[[Visit], None]
+
+
+HTTP1, HTTP2, WEBSOCKET = "HTTP/1.1", "HTTP/2", "WebSocket"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    app: str
+    variant: str
+    drive: Drive = field(repr=False)
+    expected: Outcome
+    ends: int = 1
+    protocol: str = HTTP1
+    told_matters: bool = True  # False: whether the departure is known at all is up to the server
+    complains: bool = False  # the app's mistake is heard, in whatever words of the server's
+    is_of_starlette: bool = False
+    needs_impatience: bool = False  # of the server
+
+    @property
+    def how(self) -> str:
+        """How the client leaves."""
+        return self.name.split(", ")[-2]
+
+    def suits(self, setup: Setup) -> bool:
+        """Is it for this server at all?"""
+        return self.needs_impatience == setup.is_impatient and (self.protocol != HTTP2 or setup.speaks_http2)
+
+    def play(self, server: Server, bare: bool = False) -> tuple[Outcome, str]:
+        """The outcome, and the story to read if it is not the expected one; `bare` is without the middleware."""
+        visit = server.visit(self.app, "bare" if bare else self.variant)
+        self.drive(visit)
+        outcome = visit.outcome(self.ends, 0 if self.complains else len(self.expected.errors))
+        if bare or not self.told_matters:
+            outcome = replace(outcome, told=self.expected.told)
+        if self.complains and outcome.errors and outcome.ends[0].startswith("raised "):
+            outcome = replace(outcome, ends=("raised",), errors=("a complaint",))
+        return outcome, visit.story()
+
+
+GONE = "receive: http.disconnect"
+NO_PEEK = "peek: nothing"
+
+
+def muted(*messages: str) -> tuple[str, ...]:
+    return tuple(f"send {message}: None" for message in messages)
+
+
+def raising(*messages: str) -> tuple[str, ...]:
+    return tuple(f"send {message}: raises disconnect_mw.ClientDisconnected" for message in messages)
+
+
+START, BODY = "http.response.start", "http.response.body"
+SENDS = {"ignore": muted, "raise": raising}
+
+
+def http_end(policy: str, *before: str) -> Outcome:
+    """What every HTTP probe sees that asks for all it can: the disconnect, again and again, and its sends."""
+    sends = SENDS[policy]
+    return Outcome((*before, *[GONE] * 4, *sends(BODY, BODY, BODY), GONE))
+
+
+WS_GONE = "receive: websocket.disconnect"
+WS_SENDS = {"ignore": muted, "raise": raising}
+
+
+def ws_end(policy: str, *before: str) -> Outcome:
+    sends = WS_SENDS[policy]
+    return Outcome(
+        (
+            *before,
+            *[WS_GONE] * 4,
+            *sends("websocket.send", "websocket.send"),
+            *muted("websocket.close", "websocket.close"),
+            WS_GONE,
+        )
+    )
+
+
+# What clients do
+
+
+CLIENTS = {HTTP1: Client, HTTP2: HTTP2Client}
+
+
+def get(how: str, until: str = "streaming", hear: bytes = b"chunk", cue: bool = False, protocol: str = HTTP1) -> Drive:
+    def drive(visit: Visit) -> None:
+        with CLIENTS[protocol](visit.port) as client:
+            client.request(visit.path)
+            visit.until(until)
+            client.hear(hear)
+            client.leave(how)
+            if cue:
+                visit.cue()
+            if how == "half":
+                client.hear_the_end()
+
+    return drive
+
+
+def post(
+    how: str, until: str, *, chunked: bool = False, size: int = 1000, cue: bool = False, protocol: str = HTTP1
+) -> Drive:
+    """Leave in the middle of an upload."""
+
+    def drive(visit: Visit) -> None:
+        with CLIENTS[protocol](visit.port) as client:
+            client.request(visit.path, bytes(size), length=200_000, chunked=chunked)
+            visit.until(until)
+            client.leave(how)
+            if cue:
+                visit.cue()
+
+    return drive
+
+
+def second_of_two(how: str, protocol: str = HTTP1) -> Drive:
+    """The first request on the connection is answered in full, the client leaves during the second."""
+
+    def drive(visit: Visit) -> None:
+        with CLIENTS[protocol](visit.port) as client:
+            client.request(visit.at("stays"), b"first")
+            client.hear(b"\r\n\r\nfirstfirst")
+            client.request(visit.path)
+            visit.until("streaming")
+            client.hear(b"chunk")
+            client.leave(how)
+
+    return drive
+
+
+def pipelined(how: str) -> Drive:
+    """Both requests are there at once, the client leaves during the second."""
+
+    def drive(visit: Visit) -> None:
+        with Client(visit.port) as client:
+            host = "HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            client.say(f"GET {visit.at('stays')} {host}GET {visit.path} {host}".encode())
+            visit.until("streaming")
+            client.hear(b"chunk")
+            client.leave(how)
+
+    return drive
+
+
+def one_of_two_streams(visit: Visit) -> None:
+    """Two requests at once on one connection; one is reset, the other answered in full."""
+    with HTTP2Client(visit.port) as client:
+        client.request(visit.at("lives_on"))
+        client.hear(b"half")
+        client.request(visit.path)
+        visit.until("streaming")
+        client.hear(b"chunk")
+        client.leave("reset")
+        visit.cue()
+        client.hear(b"whole")
+
+
+def does_not_read(how: str, protocol: str = HTTP1) -> Drive:
+    def drive(visit: Visit) -> None:
+        with CLIENTS[protocol](visit.port) as client:
+            client.request(visit.path)
+            visit.until("blocked")
+            client.leave(how)
+
+    return drive
+
+
+def expects_100(how: str) -> Drive:
+    def drive(visit: Visit) -> None:
+        with Client(visit.port) as client:
+            head = (
+                f"POST {visit.path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\nExpect: 100-continue\r\n\r\n"
+            )
+            client.say(head.encode())
+            client.hear(b"HTTP/1.1 100")
+            client.say(bytes(1000))
+            visit.until("uploading")
+            client.leave(how)
+
+    return drive
+
+
+def waits(answer: bytes, body: bytes | None = b"body", protocol: str = HTTP1) -> Drive:
+    """The client that stays."""
+
+    def drive(visit: Visit) -> None:
+        with CLIENTS[protocol](visit.port) as client:
+            client.request(visit.path, body)
+            client.hear(answer)
+
+    return drive
+
+
+def waits_twice(answer: bytes, protocol: str = HTTP1) -> Drive:
+    """The client that stays, and after that asks for more on the same connection."""
+
+    def drive(visit: Visit) -> None:
+        with CLIENTS[protocol](visit.port) as client:
+            client.request(visit.path)
+            client.hear(answer)
+            visit.outcome()
+            client.request(visit.at("stays"), b"second")
+            client.hear(b"\r\n\r\nsecondsecond")
+
+    return drive
+
+
+def uploads_in_time(protocol: str = HTTP1) -> Drive:
+    def drive(visit: Visit) -> None:
+        with CLIENTS[protocol](visit.port) as client:
+            client.request(visit.path, bytes(1000), length=1500)
+            visit.until("uploading")
+            client.more(bytes(500))
+            client.hear(b"1500 bytes")
+
+    return drive
+
+
+def waits_for_the_end(visit: Visit) -> None:
+    with Client(visit.port) as client:
+        client.say(f"GET {visit.path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        client.hear_the_end()
+
+
+def opened(how: str, queued: int = 0, cue: bool = False) -> Drive:
+    """A WebSocket whose client leaves once it is open."""
+
+    def drive(visit: Visit) -> None:
+        with WebSocketClient(visit.port) as client:
+            client.ask(visit.path)
+            client.hear(b"hello")
+            visit.until("open")
+            for _ in range(queued):
+                client.text(b"queued")
+            client.leave(how)
+            if cue:
+                visit.cue()
+            if how in ("clean", "half"):
+                client.hear_the_end()
+
+    return drive
+
+
+def ws_does_not_read(how: str) -> Drive:
+    def drive(visit: Visit) -> None:
+        with WebSocketClient(visit.port) as client:
+            client.ask(visit.path)
+            client.hear(b"hello")
+            visit.until("blocked")
+            client.leave(how)
+
+    return drive
+
+
+def asked(how: str, cue: bool = False) -> Drive:
+    """A WebSocket whose client leaves before it is accepted."""
+
+    def drive(visit: Visit) -> None:
+        with WebSocketClient(visit.port) as client:
+            client.ask(visit.path)
+            visit.until("asked")
+            client.leave(how)
+            if cue:
+                visit.cue()
+            if how == "half":
+                client.hear_the_end()
+
+    return drive
+
+
+def ws_waits(visit: Visit) -> None:
+    with WebSocketClient(visit.port) as client:
+        client.ask(visit.path)
+        client.hear(b"\r\n\r\n")
+        client.text(b"echo me")
+        client.hear(b"\x81\x07echo me")
+        client.hear(b"\x88\x02\x03\xe8")
+        client.close_frame(1000)
+        client.hear_the_end()
+
+
+def ws_waits_in_vain(visit: Visit) -> None:
+    with WebSocketClient(visit.port) as client:
+        client.ask(visit.path)
+        client.hear(b"hello")
+        visit.until("open")
+        client.text(b"echo me")
+        client.hear(b"\x81\x07echo me")
+        client.hear(b"\x88\x02\x03\xe8")
+        client.close_frame(1000)
+        client.hear_the_end()
+
+
+def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...]) -> Iterator[Scenario]:
+    prefix = "h2 " if protocol == HTTP2 else ""
+
+    def scenario(text: str, how: str, policy: str, app: str, drive: Drive, expected: Outcome, **more: Any) -> Scenario:
+        return Scenario(f"{prefix}{text}, {how}, {policy}", app, policy, drive, expected, protocol=protocol, **more)
+
+    def leaves(how: str, until: str = "streaming", hear: bytes = b"chunk", cue: bool = False) -> Drive:
+        return get(how, until, hear, cue, protocol)
+
+    def cuts(how: str, until: str, **more: Any) -> Drive:
+        return post(how, until, protocol=protocol, **more)
+
+    for policy in ("ignore", "raise"):
+        end = http_end(policy, GONE)
+        started = http_end(policy, GONE, *SENDS[policy](START))
+        version = f"spec_version at least 2.4: {policy == 'raise'}"
+        before = http_end(policy, GONE, version, *SENDS[policy](START))
+        twice = Outcome(end.seen, ("returned",) * 2)
+        lets_out = Outcome((GONE, *SENDS[policy](BODY)))
+        for how in all_ways:
+            yield scenario("listener mid-stream", how, policy, "listen", leaves(how), end)
+            yield scenario(
+                "listener before the start", how, policy, "before_start", leaves(how, "reading", b""), before
+            )
+            yield scenario("sends first, reads later", how, policy, "send_only", leaves(how, cue=True), end)
+            late = leaves(how, "waiting", b"", cue=True)
+            yield scenario("reads nothing until then", how, policy, "reads_late", late, started)
+            yield scenario("cut upload", how, policy, "upload", cuts(how, "uploading"), started)
+            yield scenario("two readers", how, policy, "two_readers", leaves(how), http_end(policy, GONE, GONE))
+            yield scenario("peeks", how, policy, "peeks", leaves(how, cue=True), end)
+        for how in main_ways:
+            yield scenario("a reader cancelled", how, policy, "cancelled_reader", leaves(how), end)
+            unread = cuts(how, "waiting", size=60_000, cue=True)
+            yield scenario("cut upload, unread", how, policy, "reads_late", unread, started)
+            early = cuts(how, "streaming")
+            yield scenario("cut upload, answered early", how, policy, "answers_during_upload", early, end)
+            second = second_of_two(how, protocol)
+            yield scenario("second request", how, policy, "listen", second, twice, ends=2)
+            early = leaves(how, "reading", b"")
+            yield scenario("returns early", how, policy, "returns_early", early, Outcome((GONE,)))
+            yield scenario("lets it out", how, policy, "lets_out", leaves(how), lets_out)
+            yield scenario("lets a group out", how, policy, "lets_a_group_out", leaves(how), lets_out)
+            if protocol == HTTP1:
+                chunked = cuts(how, "uploading", chunked=True)
+                yield scenario("cut chunked upload", how, policy, "upload", chunked, started)
+                yield scenario("cut upload, 100-continue", how, policy, "upload", expects_100(how), started)
+                yield scenario("pipelined request", how, policy, "listen", pipelined(how), twice, ends=2)
+        for how in main_ways:
+            if how == "fin":  # a client that closes with unread bytes leaves by RST anyway
+                continue
+            blocked = http_end(policy, GONE, BACK)
+            for text, app in (
+                ("send blocked, then heard", "blocked_send"),
+                ("send blocked, and heard", "blocked_send_heard"),
+                ("send blocked, heard late", "blocked_send_alone"),
+            ):
+                yield scenario(text, how, policy, app, does_not_read(how, protocol), blocked)
+        for bug, raised in BUGS:
+            own = Outcome((GONE,), (f"raised {raised}",), errors=(raised,))
+            yield scenario(f"{bug} of the app's own", "fin", policy, bug, leaves("fin"), own)
+        if protocol == HTTP2:
+            yield scenario("another stream lives on", "reset", policy, "listen", one_of_two_streams, twice, ends=2)
+        answered = Outcome((f"send {START}: None", *[f"send {BODY}: None"] * 2), told=0)
+        both = waits(b"\r\n\r\nbodybody", protocol=protocol)
+        yield scenario("client", "stays", policy, "stays", both, answered)
+        yield scenario(
+            "client asked after in vain",
+            "stays",
+            policy,
+            "is_not_gone",
+            waits(b"chunkchunkfinal", None, protocol),
+            THERE,
+        )
+        uploaded = Outcome((NO_PEEK, *muted(START, BODY)), told=0)
+        yield scenario("upload in time", "stays", policy, "upload_in_time", uploads_in_time(protocol), uploaded)
+        over = Outcome(("receive: http.request", *muted(START, BODY), *AFTER_THE_END), told=0)
+        yield scenario("after its end", "stays", policy, "after_its_end", waits(b"final", None, protocol), over)
+        once_more = Outcome((*over.seen, *answered.seen), ("returned",) * 2, told=0)
+        drive = waits_twice(b"final", protocol)
+        yield scenario("kept alive after its end", "stays", policy, "after_its_end", drive, once_more, ends=2)
+        for app in ("sends_after_its_end", "sends_before_its_start", "sends_too_much"):
+            if protocol == HTTP1:
+                yield scenario(
+                    app.replace("_", " "), "stays", policy, app, waits_for_the_end, COMPLAINT, complains=True
+                )
+    for how in main_ways:
+        drive = leaves(how, cue=True)
+        yield scenario("sends and never reads", how, "ignore", "never_receives", drive, NEVER, told_matters=False)
+        beats = Outcome((GONE, "the heart beats"))
+        yield scenario("tight loop", how, "ignore", "tight_loop", leaves(how), beats)
+        if protocol == HTTP1:
+            drive = leaves(how)
+            yield scenario(
+                "goes on for long", how, "ignore", "goes_on_for_long", drive, KILLED_HTTP, needs_impatience=True
+            )
+
+
+BACK = "the blocked send came back"
+AFTER_THE_END = ("after the end: http.disconnect",) * 2
+COMPLAINT = Outcome(("the server complains",), ("raised",), told=0, errors=("a complaint",))
+KILLED_HTTP = Outcome((GONE, "cancelled"), ("raised asyncio.CancelledError",))
+KILLED_WEBSOCKET = replace(KILLED_HTTP, seen=(WS_GONE, "cancelled"))
+THERE = Outcome(
+    (
+        "receive: http.request",
+        *[NO_PEEK] * 2,
+        *muted(START),
+        NO_PEEK,
+        *muted(BODY, BODY),
+        NO_PEEK,
+        *muted(BODY),
+    ),
+    told=0,
+)
+NEVER = Outcome((*muted(START), *muted(BODY) * 22))
+GREETED = Outcome(("receive: websocket.connect", *muted("websocket.accept", "websocket.send")))
+
+BUGS = (
+    ("bug_value", "builtins.ValueError"),
+    ("bug_file", "builtins.FileNotFoundError"),
+    ("bug_outbound", "builtins.ConnectionRefusedError"),
+    ("bug_timeout", "builtins.TimeoutError"),
+)
+
+
+def _websocket() -> Iterator[Scenario]:
+    def scenario(text: str, how: str, policy: str, app: str, drive: Drive, expected: Outcome) -> Scenario:
+        return Scenario(f"{text}, {how}, {policy}", app, policy, drive, expected, protocol=WEBSOCKET)
+
+    for policy in ("raise", "ignore"):
+        sends = WS_SENDS[policy]
+        known = ws_end(policy, WS_GONE)
+        for how in ("fin", "rst", "half", "clean"):
+            yield scenario("ws listener", how, policy, "ws_listen", opened(how), known)
+            yield scenario(
+                "ws two readers", how, policy, "ws_two_readers", opened(how), ws_end(policy, WS_GONE, WS_GONE)
+            )
+            yield scenario("ws queued messages", how, policy, "ws_queued", opened(how, queued=3, cue=True), known)
+            yield scenario("ws returns", how, policy, "ws_returns", opened(how), Outcome((WS_GONE,)))
+            lets_out = Outcome((WS_GONE, *sends("websocket.send")))
+            yield scenario("ws lets it out", how, policy, "ws_lets_out", opened(how), lets_out)
+            if policy == "raise":
+                sent = ws_end(policy, *sends("websocket.send"), WS_GONE)
+                yield scenario("ws sends, then reads", how, policy, "ws_send_only", opened(how, cue=True), sent)
+                yield scenario("ws only ever sends", how, policy, "ws_only_ever_sends", opened(how), GREETED)
+                yield scenario("ws sends while it reads", how, policy, "ws_sends_while_reading", opened(how), known)
+        for how in ("fin", "rst", "half"):
+            before = ws_end(policy, WS_GONE, *sends("websocket.accept"))
+            yield scenario("ws before accept", how, policy, "ws_before_accept", asked(how), before)
+            yield scenario(
+                "ws returns before accept", how, policy, "ws_returns_before_accept", asked(how), Outcome((WS_GONE,))
+            )
+            closes = Outcome((WS_GONE, *muted("websocket.close")))
+            yield scenario("ws closes before accept", how, policy, "ws_closes_before_accept", asked(how), closes)
+            if policy == "raise":
+                late = ws_end(policy, *sends("websocket.send"), WS_GONE)
+                yield scenario("ws accepts too late", how, policy, "ws_accepts_late", asked(how, cue=True), late)
+        for bug, raised in BUGS:
+            own = Outcome((WS_GONE,), (f"raised {raised}",), errors=(raised,))
+            yield scenario(f"ws {bug} of the app's own", "rst", policy, f"ws_{bug}", opened("rst"), own)
+        seen = ("receive: websocket.connect", *muted("websocket.accept"), "receive: websocket.receive")
+        stayed = Outcome((*seen, *muted("websocket.send", "websocket.close"), "too late: the server complains"), told=0)
+        yield scenario("ws client", "stays", policy, "ws_stays", ws_waits, stayed)
+        in_vain = ("receive: websocket.connect", *muted("websocket.accept", "websocket.send"))
+        in_vain += ("receive: websocket.receive", *muted("websocket.send", "websocket.close"))
+        drive, outcome = ws_waits_in_vain, Outcome(in_vain, told=0)
+        yield scenario("ws client asked after in vain", "stays", policy, "ws_is_not_gone", drive, outcome)
+        blocked = ws_end(policy, WS_GONE, BACK)
+        for text, app in (("then", "ws_blocked_send"), ("and", "ws_blocked_send_heard")):
+            yield scenario(f"ws send blocked, {text} heard", "rst", policy, app, ws_does_not_read("rst"), blocked)
+    for how in ("fin", "rst"):
+        killed = scenario("ws goes on for long", how, "raise", "ws_goes_on_for_long", opened(how), KILLED_WEBSOCKET)
+        yield replace(killed, needs_impatience=True)
+
+
+def _starlette(protocol: str, *, main_ways: tuple[str, ...], file_ways: tuple[str, ...]) -> Iterator[Scenario]:
+    prefix = "h2 " if protocol == HTTP2 else ""
+    background = "the background task ran"
+    for variant in ("alone", "outside", "inside", "both", "around"):
+        is_inside = variant in ("inside", "both", "around")  # a BaseHTTPMiddleware inside ours
+
+        def scenario(
+            text: str,
+            how: str,
+            app: str,
+            drive: Drive,
+            *seen: str,
+            variant: str = variant,
+            ends: str = "",
+            protocol: str = protocol,
+        ) -> Scenario:
+            expected = Outcome(seen, (f"raised {ends}",), errors=(ends,)) if ends else Outcome(seen)
+            name = f"{prefix}Starlette {text}, {how}, {variant}"
+            # An app that never asks, and whose sends the server takes in silence, leaves nobody who could know.
+            asks = app not in ("slow", "bug", "missing_file", "polls_blindly")
+            return Scenario(
+                name, app, variant, drive, expected, protocol=protocol, told_matters=asks, is_of_starlette=True
+            )
+
+        def leaves(
+            how: str, until: str = "streaming", hear: bytes = b"chunk", cue: bool = False, protocol: str = protocol
+        ) -> Drive:
+            return get(how, until, hear, cue, protocol)
+
+        for how in file_ways:
+            yield scenario("file", how, "file", leaves(how, "sending", b" 200 "), background)
+        for how in main_ways:
+            ticks = leaves(how, hear=b"tick")
+            yield scenario("endless stream", how, "stream", ticks, "the generator stopped", background)
+            yield scenario("cut body()", how, "body", post(how, "uploading", protocol=protocol), "ClientDisconnect")
+            if is_inside:
+                polls = leaves(how, "polling", b"", cue=True)
+                yield scenario("is_disconnected() unheard", how, "polls_blindly", polls, background)
+            else:
+                seen = ("disconnected: False", "disconnected: True", background)
+                yield scenario("is_disconnected()", how, "polls", leaves(how, "polling", b""), *seen)
+            working = leaves(how, "working", b"", cue=True)
+            yield scenario("slow answer", how, "slow", working, "the work is done", background)
+            yield scenario("own bug", how, "bug", working, ends="builtins.ValueError")
+            yield scenario("missing file", how, "missing_file", working, ends="builtins.RuntimeError")
+            if protocol == HTTP1:
+                yield scenario("echo", how, "ws_echo", opened(how), protocol=WEBSOCKET)
+                yield scenario("feed", how, "ws_feed", opened(how), "WebSocketDisconnect", protocol=WEBSOCKET)
+        never = waits(b"[false,false,false,false,false]", None, protocol)
+        there = scenario("is_disconnected() of a client that", "stays", "polls_in_vain", never)
+        yield replace(there, expected=Outcome((), told=0))
+
+
+SCENARIOS = (
+    *_http(HTTP1, all_ways=("fin", "rst", "half"), main_ways=("fin", "rst")),
+    *_websocket(),
+    *_starlette(HTTP1, main_ways=("fin", "rst"), file_ways=("rst", "half")),
+    *_http(HTTP2, all_ways=("reset", "fin", "rst"), main_ways=("reset", "fin", "rst")),
+    *_starlette(HTTP2, main_ways=("reset", "fin", "rst"), file_ways=("reset", "rst")),
+)
