@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 from . import _messages, _runtime, _watch
-from ._errors import ClientDisconnected, receive_tells_of_departure, tells_of_departure
+from ._errors import ClientDisconnected, tells_of_lost_websocket, tells_of_departure
 from ._messages import HTTP_OWES_ALL, HTTP_OWES_BODY, Message, Owed, after_http, after_websocket, field
 from ._reader import Reader
 from ._state import TRANSITIONS, Cause, State
@@ -124,9 +124,16 @@ class Connection(abc.ABC):
     def took(self, message: Message) -> Message:
         """Note what the server delivered, and give it back."""
 
-    def took_exception(self, exception: BaseException) -> bool:
-        """Is what the server's receive raised its way to deliver a disconnect?"""
+    def is_departure(self, exception: BaseException) -> bool:
+        """Is it what a server raises from send and receive alike, where it should deliver a disconnect?"""
         return False
+
+    def took_exception(self, exception: BaseException) -> bool:
+        """Note what the server's receive raised, if that was its way to deliver a disconnect."""
+        if not self.is_departure(exception):
+            return False
+        self.learn(Cause.DISCONNECT_RECEIVED, self._new_disconnect())
+        return True
 
     @abc.abstractmethod
     def _new_disconnect(self) -> Message:
@@ -262,11 +269,12 @@ class Connection(abc.ABC):
         if not isinstance(exception, Exception):
             return False
         kind = field(message, "type")
-        says_so = tells_of_departure(exception, kind)
+        is_in_order = _messages.is_in_order(self._owed, kind)
+        says_so = tells_of_departure(exception, kind) or (is_in_order and self.is_departure(exception))
         # A message that was out of order is the application's mistake whatever the server would say. After a last one
         # it has nothing to say: uvicorn's receive gives the disconnect of a response that is complete, although its
         # send has just refused the end of it ("Too little data for declared Content-Length").
-        if not says_so and ((was_last and kind != "websocket.close") or not _messages.is_in_order(self._owed, kind)):
+        if not says_so and ((was_last and kind != "websocket.close") or not is_in_order):
             return False
         if self.disconnect is None:
             await self.reader().ask()  # for the evidence, and for the close code
@@ -495,11 +503,8 @@ class WebSocketConnection(Connection):
             self.shared_reader.prefers_task = False
         return message
 
-    def took_exception(self, exception: BaseException) -> bool:
-        if not receive_tells_of_departure(exception):
-            return False
-        self.learn(Cause.DISCONNECT_RECEIVED, self._new_disconnect())
-        return True
+    def is_departure(self, exception: BaseException) -> bool:
+        return tells_of_lost_websocket(exception)
 
     def _may_be_read(self, scope: Any) -> bool:
         return self._owed is _messages.WEBSOCKET_ACCEPTED

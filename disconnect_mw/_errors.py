@@ -95,8 +95,11 @@ def tells_of_departure(exception: Exception, message_type: Any) -> bool:
     return True
 
 
-def receive_tells_of_departure(exception: BaseException) -> bool:
-    """Is this what a WebSocket's `receive` raises where it should deliver the disconnect? granian 1.7.6 does."""
+def tells_of_lost_websocket(exception: BaseException) -> bool:
+    """Is this granian 1.7.6's word for a WebSocket that is lost? Its `send` raises it, and its `receive` as well.
+
+    It is also that server's only word for a message out of order.
+    """
     return type(exception) is RuntimeError and exception.args == ("ASGI flow error",)
 
 
