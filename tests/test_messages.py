@@ -298,7 +298,11 @@ def test_a_start_whose_body_stays_away_announces_no_length(headers: Any, left: A
     }
 
 
-LENGTH, NOTHING, CHUNKED = (b"Content-Length", b"7"), (b"content-length", b" 0"), (b"Transfer-Encoding", b"chunked")
+CONTENT_LENGTH, NO_CONTENT, CHUNKED = (
+    (b"Content-Length", b"7"),
+    (b"content-length", b" 0"),
+    (b"Transfer-Encoding", b"chunked"),
+)
 
 
 @pytest.mark.parametrize(
@@ -306,14 +310,14 @@ LENGTH, NOTHING, CHUNKED = (b"Content-Length", b"7"), (b"content-length", b" 0")
     [
         ("GET", "1.1", [], False),
         ("POST", "1.1", [(b"accept", b"*/*")], False),
-        ("POST", "1.1", [LENGTH], True),
-        ("POST", "1.1", [NOTHING], False),
+        ("POST", "1.1", [CONTENT_LENGTH], True),
+        ("POST", "1.1", [NO_CONTENT], False),
         ("GET", "1.1", [CHUNKED], True),
         ("POST", "1.0", [], False),
         ("GET", "2", [], False),
         ("POST", "2", [], True),
-        ("POST", "2", [NOTHING], False),
-        ("GET", "2", [LENGTH], True),
+        ("POST", "2", [NO_CONTENT], False),
+        ("GET", "2", [CONTENT_LENGTH], True),
     ],
 )
 def test_a_body_is_announced_or_may_come_unannounced(method: str, version: str, headers: Any, announces: bool) -> None:
