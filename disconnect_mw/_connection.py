@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 from . import _messages, _runtime, _watch
-from ._errors import ClientDisconnected, tells_of_lost_websocket, tells_of_departure
+from ._errors import ClientDisconnected, tells_of_departure, tells_of_lost_websocket
 from ._messages import HTTP_OWES_ALL, HTTP_OWES_BODY, Message, Owed, after_http, after_websocket, field
 from ._reader import Reader
 from ._state import TRANSITIONS, Cause, State
@@ -191,10 +191,7 @@ class Connection(abc.ABC):
             self._reader = _BY_HAND
         else:
             self._reader = self.server_receive = receive
-            send = _runtime.Interruptible(receive.trio, self._server_send)
-            if self._route is self._server_send:
-                self._route = send
-            self._server_send = send
+            self._server_send = self._route = _runtime.Interruptible(receive.trio, self._server_send)
         return _NO_LOOP
 
     def _is_interrupted(self, exception: BaseException | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import importlib.util
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import anyio.lowlevel
 import pytest
 import trio
 
-from disconnect_mw import DisconnectMiddleware, _reader, _runtime
+from disconnect_mw import DisconnectMiddleware, _middleware, _reader, _runtime
 
 from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, REQUEST, START, START_499, FarSide, http_scope
 
@@ -100,6 +101,46 @@ async def test_a_trio_that_cannot_say_whether_it_runs_is_recognised(
     monkeypatch.undo()
     assert found is not None
     assert type(found).__name__ == "TrioToken" if anyio_backend_name == "trio" else found is _runtime.running_loop()
+
+
+def test_a_read_by_hand_that_ends_after_the_departure_is_known_answers_it() -> None:
+    """P2: nobody can interrupt it, and what the server has given by then comes too late."""
+    news: list[Any] = []
+
+    async def receive() -> Any:
+        while not news:
+            await pause()
+        return news.pop(0)
+
+    async def send(message: Any) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "the client has gone")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reading = receive()
+        assert reading.send(None) is None
+        await send(START)
+        news.append({"type": "http.request", "body": b"late", "more_body": True})
+        assert drive(reading) == DISCONNECT
+
+    drive(DisconnectMiddleware(app)(http_scope(), receive, send))
+
+
+@pytest.mark.anyio
+async def test_where_nobody_tests_nothing_stands_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_middleware, "inside", None)
+    server = FarSide()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert send.__self__ is receive.__self__
+        await send(START)
+
+    await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
+    assert server.sent == [START]
+
+
+def test_without_trio_none_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "trio")
+    assert _runtime.running_trio() is None
 
 
 def test_without_asyncio_there_is_no_loop() -> None:

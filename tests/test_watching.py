@@ -530,6 +530,7 @@ async def test_a_cancellation_in_the_very_turn_of_ours_passes(order: str, monkey
             await send(CHUNK)
             ended.append("came back")
 
+        bystander = asyncio.ensure_future(send(CHUNK))
         task = asyncio.ensure_future(stream())
         await server.is_blocked.wait()
         wake = _watch.departures._turn
@@ -545,6 +546,7 @@ async def test_a_cancellation_in_the_very_turn_of_ours_passes(order: str, monkey
         await told(receive, server)
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert await bystander is None
 
     with anyio.fail_after(5):
         await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
