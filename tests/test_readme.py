@@ -15,14 +15,40 @@ from starlette.applications import Starlette
 import disconnect_mw
 from disconnect_mw._policy import Policy
 from disconnect_mw._state import TRANSITIONS, Cause, State
+from disconnect_mw.testing import servers
 
 from .far_side import DISCONNECT, FarSide, http_scope
 
 README = (Path(__file__).parent.parent / "README.rst").read_text(encoding="utf-8")
-BLOCKS = [
+ALL_BLOCKS = [
     textwrap.dedent(block)
     for block in re.findall(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
 ]
+TESTS = [block for block in ALL_BLOCKS if "def test_" in block]
+BLOCKS = [block for block in ALL_BLOCKS if block not in TESTS]
+
+pytest_plugins = ["pytester"]
+
+MYAPP = """
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from disconnect_mw import DisconnectMiddleware
+
+saved = []
+app = FastAPI()
+
+async def rows():
+    try:
+        for number in range(1000):
+            yield f"{number}\\n"
+    finally:
+        saved.append("the rest")
+
+@app.get("/report")
+async def report():
+    return StreamingResponse(rows())
+"""
+INSTALL = "app.add_middleware(DisconnectMiddleware)"
 
 
 async def endpoint(scope: Any, receive: Any, send: Any) -> None:
@@ -58,6 +84,19 @@ async def test_any_app_is_wrapped(block: str, caplog: pytest.LogCaptureFixture) 
     shown = re.search(r"client disconnected: .*", README)
     assert shown is not None
     assert anonymous(shown.group()) == anonymous(caplog.messages[0])
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_test_of_an_endpoint_is_complete(pytester: pytest.Pytester, installed: bool) -> None:
+    """It passes on every measured server, and without the middleware it fails on those whose send raises."""
+    pytester.makepyfile(myapp=MYAPP + (INSTALL if installed else ""), test_myapp=TESTS[0])
+    result = pytester.runpytest_inprocess(
+        "-p", "no:disconnect_mw", "-p", "_disconnect_mw_pytest", "-p", "no:cacheprovider"
+    )
+    outcomes = result.parseoutcomes()
+    failed = outcomes.get("failed", 0)
+    assert outcomes["passed"] + failed == len(servers.ALL)
+    assert (failed == 0) is installed
 
 
 def anonymous(line: str) -> list[str]:
