@@ -19,8 +19,10 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from . import table
 from .conformance import CRASHES, DIFFERS, GOOD, HANGS, LIMIT, NOT_PLAYED, SAME, Column, play_all
 from .environments import Environments
+from .manners import Proof, prove, to_prove
 from .scenarios import SCENARIOS, Scenario
 from .setups import NEWEST, VERSIONS, Setup, setups_of
 
@@ -117,6 +119,7 @@ def main() -> int:
     parser.add_argument(
         "--bare", action="store_true", help="play the apps without the middleware, to see the difference"
     )
+    parser.add_argument("--write", type=Path, help="the file whose table is to be replaced (README.rst)")
     parser.add_argument(
         "servers", nargs="*", default=VERSIONS, help=f"NAME or NAME==VERSION (default: {' '.join(VERSIONS)})"
     )
@@ -159,22 +162,37 @@ def main() -> int:
                     meter.tell(f"{column.title}: {scenario.name}: {verdict}")
 
             play_all(python, column, suitable, options.bare, heard)
+            proven = to_prove(setup) if not (options.only or options.bare) else None
+            if proven is not None:
+                proofs.append(prove(python, proven))
+                if not proofs[-1].is_good:
+                    meter.tell(str(proofs[-1]))
+            if options.write:
+                bare[column.title] = table.play_bare(python, column)
             return column
 
         again: set[str] = set()
+        proofs: list[Proof] = []
+        bare: dict[str, dict[str, str]] = {}
         with ThreadPoolExecutor(options.workers) as workers:
             columns = [column for column in workers.map(run, setups) if column is not None and column.cells]
+    if options.write and columns:
+        table.write(options.write, table.block(columns, bare))
     print_table(columns, scenarios)
     print()
     print_summary(columns)
+    for proof in sorted(proofs, key=str):
+        print(proof)
     for line in sorted(again):
         print(line)
     for name, reason in missing.items():
         print(f"MISSING: {name} was not played: {reason}")
     bad = sum(not column.is_good for column in columns)
     print(f"{len(columns)} servers, {len(scenarios)} scenarios, {bad} servers with differences, ", end="")
+    drifted = sum(not proof.is_good for proof in proofs)
+    print(f"{len(proofs)} proofs of records, {drifted} with differences, ", end="")
     print(f"{len(missing)} missing, {time.monotonic() - began:.0f} s")
-    return 1 if bad or not columns or (missing and not options.allow_missing) else 0
+    return 1 if bad or drifted or not columns or (missing and not options.allow_missing) else 0
 
 
 if __name__ == "__main__":
