@@ -6,7 +6,6 @@ measured: so it imports nothing until a test asks for it.
 
 from __future__ import annotations
 
-import functools
 import sys
 from typing import Any
 
@@ -27,7 +26,15 @@ def asgi_visit(asgi_server: Any) -> Any:
     """`disconnect_mw.testing.visit_now` by way of `asgi_server`: `transcript = asgi_visit(app, client)`."""
     from disconnect_mw.testing import visit_now
 
-    return functools.partial(visit_now, server=asgi_server)
+    def visit(app: Any, client: Any, *more: Any, **options: Any) -> Any:
+        if more or "server" in options:
+            raise TypeError(
+                "asgi_visit takes an app and a client, and the fixture asgi_server is the server: "
+                '@pytest.mark.parametrize("asgi_server", [...]) names others'
+            )
+        return visit_now(app, client, asgi_server, **options)
+
+    return visit
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -289,13 +289,15 @@ class Connection(abc.ABC):
     sends_by = send.__code__
     """What a task is in while a message of a connection's is on its way to the server."""
 
-    def interrupt_send(self, task: Any = None) -> None:
-        """Wake the send of `task` that is at the server, which may never do so itself; without one all, on trio."""
-        if task is None:
-            if isinstance(self._server_send, _runtime.Interruptible):
-                self._server_send.cancel()
-        elif _runtime.interrupt(task):
+    def interrupt_send(self, task: Any) -> None:
+        """Wake the send of `task` that is at the server, which may never do so itself."""
+        if _runtime.interrupt(task):
             self._woken.add(task)
+
+    def interrupt_own_sends(self, is_meant: Callable[[list[Any]], bool]) -> None:
+        """The same on trio, of all sends of which `is_meant` says so."""
+        if isinstance(self._server_send, _runtime.Interruptible):
+            self._server_send.cancel(is_meant)
 
     def _is_woken(self, exception: BaseException) -> bool:
         """Is a send back from the server only because the client is known to have gone?"""
@@ -314,6 +316,8 @@ class Connection(abc.ABC):
         if self.state is _COMPLETE:  # its last message had been blocked: that much is the normal end
             return
         self.messages_muted += 1
+        if self._woken:
+            self._take_back(_runtime.current_task(_runtime.running_loop()))
         kind = field(message, "type")
         if self._is_raising and kind not in _messages.WEBSOCKET_ENDS:
             await _runtime.checkpoint()
@@ -355,7 +359,7 @@ class Connection(abc.ABC):
                 self._gate = _SHUT
             if self.shared_reader is not None:
                 self.shared_reader.tell()
-            if self._can_be_blocked():
+            if _watch.can_be_blocked() and self._can_be_blocked():
                 _watch.departures.add(self)
 
     def _can_be_blocked(self) -> bool:
@@ -402,8 +406,17 @@ class Connection(abc.ABC):
             self.shared_reader = None
         if self.watched is not None:
             self.watched.leave()
+            self.watched = None
         if self.disconnect is not None:
             _watch.departures.discard(self)
+            for task in [*self._woken]:
+                self._take_back(task)
+
+    def _take_back(self, task: Any) -> None:
+        """Something between here and the server may have swallowed the interruption of `task`."""
+        if task in self._woken:
+            self._woken.discard(task)
+            _runtime.take_back(task)
 
     def has_raised(self, exception: BaseException) -> bool:
         return isinstance(exception, ClientDisconnected) and exception.message is self.disconnect

@@ -99,7 +99,7 @@ def brings_input(message: Message) -> bool:
 
 def announces_body(scope: Mapping[str, Any]) -> bool:
     """May a body come with this request? (RFC 9112, 6.3; HTTP/2 need not announce it: RFC 9113, 8.1.1.)"""
-    for name, value in scope.get("headers", ()):
+    for name, value in scope.get("headers") or ():
         if name.lower() == b"transfer-encoding":
             return True
         if name.lower() == b"content-length":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
+import math
 import sys
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
@@ -215,9 +216,12 @@ def _start_in_trio(trio: Any, coroutine: Coroutine[Any, Any, None], context: con
 
 
 def cancelled_scope() -> Any:
-    """On trio: in it everything that would wait is cancelled. None elsewhere."""
+    """On trio, for a peek: in it everything that would wait is cancelled. None elsewhere.
+
+    And for whoever is not cancelled himself: what is not a peek would lose a message that is cancelled on its way.
+    """
     trio = running_trio()
-    if trio is None:
+    if trio is None or trio.current_effective_deadline() != -math.inf:
         return None
     scope = trio.CancelScope()
     scope.cancel()
@@ -287,8 +291,8 @@ def call_later(seconds: float, callback: Callable[[], None]) -> None:
     _start_in_trio(trio, call(), contextvars.Context())
 
 
-# What an awaitable that is suspended awaits, by its kind.
-_AWAITS = ("cr_await", "gi_yieldfrom", "ag_await")
+# What an awaitable that is suspended awaits, and its frame, by its kind.
+_KINDS = (("cr_await", "cr_frame"), ("gi_yieldfrom", "gi_frame"), ("ag_await", "ag_frame"))
 
 
 def chain(awaitable: Any) -> Iterator[Any]:
@@ -301,21 +305,36 @@ def chain(awaitable: Any) -> Iterator[Any]:
 
 
 def _awaited_by(awaitable: Any) -> Any:
-    for name in _AWAITS:
-        if hasattr(awaitable, name):
-            return getattr(awaitable, name)
+    kind = _kind(awaitable)
+    if kind is not None:
+        return getattr(awaitable, kind[0])
     # What stands between and shows nothing of itself (a step of an async generator, a coroutine's iterator): what it
     # refers to.
-    return next((thing for thing in gc.get_referents(awaitable) if any(hasattr(thing, name) for name in _AWAITS)), None)
+    return next((thing for thing in gc.get_referents(awaitable) if _kind(thing) is not None), None)
 
 
-def suspended_in(code: types.CodeType) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Each asyncio task of the loop that is suspended in a coroutine with this `code`, and the variables of that."""
+def _kind(thing: Any) -> tuple[str, str] | None:
+    # The type is asked: an object may answer to any name, or raise (a mock, a proxy).
+    return next((kind for kind in _KINDS if hasattr(type(thing), kind[0])), None)
+
+
+def frame_of(awaitable: Any) -> types.FrameType | None:
+    """The frame of a suspended coroutine or generator."""
+    kind = _kind(awaitable)
+    return None if kind is None else getattr(awaitable, kind[1])
+
+
+def suspended_in(code: types.CodeType) -> Iterator[tuple[Any, dict[str, Any], list[Any]]]:
+    """Each asyncio task of the loop that is suspended in a coroutine with this `code`.
+
+    With each, the variables of that coroutine, and what it awaits, the innermost last.
+    """
     asyncio = sys.modules.get("asyncio")
     for task in asyncio.all_tasks() if asyncio is not None and running_loop() is not None else ():
-        for awaitable in chain(task.get_coro()):
-            if getattr(awaitable, "cr_code", None) is code and awaitable.cr_frame is not None:
-                yield task, dict(awaitable.cr_frame.f_locals)
+        awaited = list(chain(task.get_coro()))
+        for index, awaitable in enumerate(awaited):
+            if getattr(type(awaitable), "cr_code", None) is not None and awaitable.cr_code is code:
+                yield task, dict(awaitable.cr_frame.f_locals), awaited[index + 1 :]
 
 
 # Interrupting
@@ -334,20 +353,22 @@ class Interruptible:
         self.trio = trio
         self._call = call
         self.__self__ = getattr(call, "__self__", None)  # as a bound method has it
-        self._scopes: set[Any] = set()  # of the calls that are at the server now
+        self._scopes: dict[Any, Any] = {}  # of the calls that are at the server now, and their tasks
 
     async def __call__(self, *message: Any) -> Any:
         with self.trio.CancelScope() as scope:
-            self._scopes.add(scope)
+            self._scopes[scope] = self.trio.lowlevel.current_task()
             try:
                 return await self._call(*message)
             finally:
-                self._scopes.discard(scope)
+                del self._scopes[scope]
         raise Interrupted
 
-    def cancel(self) -> None:
-        for scope in self._scopes:
-            scope.cancel()
+    def cancel(self, is_meant: Callable[[list[Any]], bool] = lambda awaited: True) -> None:
+        """Cut the calls short, or those of which `is_meant` says so of all that their task awaits."""
+        for scope, task in self._scopes.items():
+            if is_meant(list(chain(task.coro))):
+                scope.cancel()
 
 
 def interruptible(call: Callable[..., Awaitable[Any]]) -> Interruptible | None:
@@ -374,6 +395,12 @@ def interrupt(reader: Any) -> bool:
         reader.cancel(_MARK)
         reader._cancel_message = _MARK  # and the next one overwrites this
     return True
+
+
+def take_back(task: asyncio.Task[Any]) -> None:
+    """Take back an interruption that was swallowed on its way."""
+    if sys.version_info >= (3, 11) and task.cancelling():
+        task.uncancel()
 
 
 def absorb(reader: Any, exception: BaseException | None) -> bool:

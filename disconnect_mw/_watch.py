@@ -10,6 +10,9 @@ for all exchanges of an event loop.
 from __future__ import annotations
 
 import contextvars
+import functools
+import logging
+import sys
 import weakref
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -29,6 +32,12 @@ _UNTIL_WOKEN = 0.05
 
 _Thing = TypeVar("_Thing")
 
+_LOGGER = logging.getLogger("disconnect_mw")
+
+
+class _Waiting(dict[_Thing, None]):
+    """What waits on one event loop; a dict, for the order."""
+
 
 class _Batch(Generic[_Thing]):
     """Things whose turn comes within so many seconds: all that have come by then, by one timer of their event loop."""
@@ -36,24 +45,36 @@ class _Batch(Generic[_Thing]):
     def __init__(self, seconds: float, turn: Callable[[Iterable[_Thing]], None]) -> None:
         self._seconds = seconds
         self._turn = turn
-        self._waiting: MutableMapping[Any, dict[_Thing, None]] = weakref.WeakKeyDictionary()  # by event loop
+        # By event loop. The loop's own timer holds what waits, so that both go when a loop ends before its timers.
+        self._waiting: MutableMapping[Any, weakref.ref[_Waiting[_Thing]]] = weakref.WeakKeyDictionary()
 
     def add(self, thing: _Thing) -> None:
         loop = _runtime.event_loop()
         if loop is None:
             return  # a coroutine driven by hand: nothing can be done later
-        if loop not in self._waiting:
-            self._waiting[loop] = {}
-            _runtime.call_later(self._seconds, self._end)
-        self._waiting[loop][thing] = None
+        waiting = self._on(loop)
+        if waiting is None:
+            waiting = _Waiting()
+            self._waiting[loop] = weakref.ref(waiting)
+            _runtime.call_later(self._seconds, functools.partial(self._end, waiting))
+        waiting[thing] = None
 
     def discard(self, thing: _Thing) -> None:
         loop = _runtime.event_loop()
-        if loop in self._waiting:
-            self._waiting[loop].pop(thing, None)
+        waiting = None if loop is None else self._on(loop)
+        if waiting is not None:
+            waiting.pop(thing, None)
 
-    def _end(self) -> None:
-        self._turn(self._waiting.pop(_runtime.event_loop(), {}))
+    def _on(self, loop: Any) -> _Waiting[_Thing] | None:
+        reference = self._waiting.get(loop)
+        return None if reference is None else reference()
+
+    def _end(self, waiting: _Waiting[_Thing]) -> None:
+        self._waiting.pop(_runtime.event_loop(), None)
+        try:
+            self._turn(waiting)
+        except Exception:  # in a timer it would reach nobody, and on trio end everything
+            _LOGGER.exception("the watcher failed: please report this")
 
 
 class Watched:
@@ -78,26 +99,58 @@ class Watched:
 
 def _look(exchanges: Iterable[Watched]) -> None:
     for exchange in exchanges:
-        exchange.look()
+        try:
+            exchange.look()
+        except Exception:  # of a scope that is none, say: that is no reason to look at no other
+            _LOGGER.exception("an exchange could not be looked at")
 
 
 _first_looks = _Batch(_UNTIL_FIRST_LOOK, _look)
 _looks = _Batch(_BETWEEN_LOOKS, _look)
 
 
+# Whose send may never come back once the client has left. Named, never imported; where none of them is there, nothing
+# is woken. What others do in their `send`, between the server and this middleware, is theirs and never cut short.
+BLOCKING = (
+    "anycorn",  # as Hypercorn, of which it is a fork
+    "disconnect_mw.testing._far_side",
+    "gunicorn.asgi",
+    "hypercorn",  # over HTTP/2
+    "uvicorn.protocols.websockets.wsproto_impl",  # up to 0.34.3
+)
+
+
+# What stands between a send and such a server and only hands on, to a task that the server blocks.
+_HANDS_ON = ("starlette.middleware.base",)
+
+
+def can_be_blocked() -> bool:
+    """Is there a server here whose `send` may never come back?"""
+    return any(name in sys.modules for name in BLOCKING)
+
+
+def _is_blocked(awaited: Iterable[Any]) -> bool:
+    """Is it such a server's code, and nobody else's, that a `send` waits in?"""
+    for frame in map(_runtime.frame_of, reversed([*awaited])):
+        module = "" if frame is None else str(frame.f_globals.get("__name__"))
+        if module.partition(".")[0] not in ("", "asyncio", "anyio", "trio", "uvloop"):
+            return any(module == name or module.startswith(f"{name}.") for name in (*BLOCKING, *_HANDS_ON))
+    return False
+
+
 def _wake(connections: Iterable[Connection]) -> None:
-    """Wake the sends of these that are at the server still.
+    """Wake the sends of these that the server has blocked.
 
     Who sends is not noted, for that would cost each message; it is seen from what the tasks await.
     """
     blocked = set(connections)
     for connection in blocked:
-        connection.interrupt_send()
+        connection.interrupt_own_sends(_is_blocked)
     if blocked:
-        for task, variables in _runtime.suspended_in(next(iter(blocked)).sends_by):
+        for task, variables, awaited in _runtime.suspended_in(next(iter(blocked)).sends_by):
             sender = variables["self"]
             # One that has caught something is back from the server.
-            if sender in blocked and variables.keys() == {"self", "message"}:
+            if sender in blocked and variables.keys() == {"self", "message"} and _is_blocked(awaited):
                 sender.interrupt_send(task)
 
 

@@ -88,7 +88,7 @@ class Run:
 
 def check(run: Run) -> None:
     has_left = known = complete = False
-    late_sends = before = 0
+    late_bytes = before = 0
     ends_late = False
     tells = run.manners.send != "silent"  # the server's send, of the departure: it raises, or never comes back
     complaint = run.manners.send_after_end.kind if isinstance(run.manners.send_after_end, Raises) else None
@@ -107,9 +107,12 @@ def check(run: Run) -> None:
                 expected = None if ends_late else complaint
                 assert (type(outcome) if outcome else None) is expected, "P3: after the end a send is the server's"
                 continue
-            late_sends += has_left
+            late_bytes += len(message.get("body", b"")) if has_left else 0
             known = known or (has_left and is_muted)  # the watcher may know it before the app does
-            if not known and not (tells and late_sends > run.manners.sends_until_noticed):
+            is_told = has_left and tells
+            if run.manners.send == "blocks":  # once its buffer is full; before that, the last message, to see it empty
+                is_told = late_bytes > 0 and (late_bytes >= run.manners.buffers or step == "final")
+            if not known and not is_told:
                 assert outcome is None
                 accepted.append(message)
                 assert run.server.sent[:reached] == accepted, "P0: while the client is there, just what the app sent"

@@ -99,7 +99,7 @@ HTTP: dict[str, tuple[str, dict[str, str]]] = {
             "R:req start:!ClientDisconnected body:!ClientDisconnected body:!ClientDisconnected "
             "final:!ClientDisconnected R:DISC R:DISC": "uvicorn-0.28.0*",
             "R:req start:ok body:ok body:ok final:ok R:DISC R:HANG": "hypercorn* daphne* granian-1*",
-            "R:req start:ok body:ok body:HANG final:HANG R:DISC R:HANG": "hypercorn*http2",
+            "R:req start:ok body:ok body:ok final:HANG R:DISC R:HANG": "hypercorn*http2",
         },
     ),
     "the client leaves before the response, seen (a2.rst_seen)": (
@@ -119,7 +119,7 @@ HTTP: dict[str, tuple[str, dict[str, str]]] = {
             "R:req start:ok body:ok R:DISC body:!ClientDisconnected body:!ClientDisconnected "
             "body:!ClientDisconnected final:!ClientDisconnected R:DISC": "uvicorn-0.28.0*",
             "R:req start:ok body:ok R:DISC body:ok body:ok body:ok final:ok R:HANG": "hypercorn* daphne*",
-            "R:req start:ok body:ok R:DISC body:ok body:ok body:HANG final:HANG R:HANG": "hypercorn*http2",
+            "R:req start:ok body:ok R:DISC body:ok body:ok body:ok final:HANG R:HANG": "hypercorn*http2",
             "R:req start:ok body:ok R:HANG body:ok body:ok body:ok final:ok R:DISC": "granian-1*",
         },
     ),
@@ -151,6 +151,14 @@ HTTP: dict[str, tuple[str, dict[str, str]]] = {
             "R:req R:HANG R:DISC start:ok body:ok final:ok": "gunicorn*",
         },
     ),
+    "after a complete response, and it has not read": (
+        "start final R R",
+        {
+            "start:ok final:ok R:DISC R:DISC": "uvicorn*",
+            "start:ok final:ok R:req R:DISC": "hypercorn* daphne* granian*",
+            "start:ok final:ok R:req R:HANG": "gunicorn*",
+        },
+    ),
     "half-close (e.halfclose)": (
         "R half R start body final",
         {
@@ -180,6 +188,7 @@ UPLOADS: dict[str, tuple[str, dict[str, str]]] = {
             "R:req R:DISC R:DISC R:DISC start:ok final:ok": "uvicorn* granian-2* gunicorn*",
             "R:req R:DISC R:DISC R:DISC start:!ClientDisconnected final:!ClientDisconnected": "uvicorn-0.28.0*",
             "R:req R:DISC R:HANG R:HANG start:ok final:ok": "hypercorn* daphne*",
+            "R:req R:DISC R:HANG R:HANG start:ok final:HANG": "hypercorn*http2",
             "R:req R:DISC R:DISC R:HANG start:ok final:ok": "granian-1*",
         },
     ),
@@ -195,7 +204,7 @@ UPLOADS: dict[str, tuple[str, dict[str, str]]] = {
         "fin start body R",
         {
             "start:ok body:ok R:req": "*",
-            "start:ok body:ok R:DISC": "gunicorn*",
+            "start:ok body:ok R:DISC": "uvicorn* gunicorn*",
         },
     ),
 }
@@ -332,13 +341,13 @@ WEBSOCKET: dict[str, tuple[str, dict[str, str]]] = {
         "R rst close R R",
         {
             "close:ok R:DISC(1006) R:DISC(1006)": "uvicorn*",
-            "close:ok R:DISC(None) R:DISC(1000)": "uvicorn-0.13.4-wsproto",
+            "close:ok R:DISC(None) R:DISC(None)": "uvicorn-0.13.4-wsproto",
             "close:!LocalProtocolError R:DISC(1006) R:DISC(1000)": "uvicorn-0.20.0-wsproto",
             f"close:{GONE} R:DISC(1006) R:DISC(1000)": "uvicorn*-wsproto",
             f"close:{GONE} R:DISC(1006) R:HANG": "uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio",
             "close:ok R:DISC(1006) R:HANG": "hypercorn* daphne* gunicorn*",
             "close:ok R:connect R:connect": "granian-1*",
-            "close:ok R:HANG R:HANG": "granian-2*",
+            "close:ok R:DISC(1005) R:HANG": "granian-2*",
         },
     ),
     "the app's own close (mapp.close)": (
@@ -352,10 +361,50 @@ WEBSOCKET: dict[str, tuple[str, dict[str, str]]] = {
                 "uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio"
             ),
             "send:ok close:ok send:ok close:ok R:DISC(1000) R:HANG R:HANG": "hypercorn* daphne*",
-            "send:ok close:ok send:ok close:ok R:DISC(1006) R:HANG R:HANG": "daphne-3*",
             f"send:ok close:ok send:{CLOSED} close:ok R:{CLOSED} R:{CLOSED} R:{CLOSED}": "granian-1*",
             "send:ok close:ok send:ok close:ok R:DISC(1005) R:DISC(1005) R:DISC(1005)": "granian-2*",
             "send:ok close:ok send:!WebSocketDisconnected close:ok R:DISC(1000) R:HANG R:HANG": "gunicorn*",
+        },
+    ),
+    "the app's own refusal": (
+        "R close R R send close",
+        {
+            f"close:ok R:DISC(1006) R:DISC(1006) send:{CLOSED} close:{CLOSED}": "uvicorn*",
+            f"close:ok R:DISC(None) R:HANG send:{CLOSED} close:{CLOSED}": "uvicorn-0.13.4-wsproto",
+            f"close:ok R:DISC(1006) R:DISC(1005) send:{CLOSED} close:{CLOSED}": "uvicorn*-wsproto",
+            f"close:ok R:DISC(1006) R:DISC(1005) send:{GONE} close:{GONE}": (
+                "uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio"
+            ),
+            "close:ok R:HANG R:HANG send:!UnexpectedMessageError close:!AttributeError": "hypercorn*",
+            "close:ok R:DISC(1006) R:HANG send:ok close:ok": "daphne*",
+            f"close:ok R:connect R:connect send:{CLOSED} close:ok": "granian-1*",
+            "close:ok R:DISC(1005) R:HANG send:ok close:ok": "granian-2*",
+            f"close:ok R:DISC(1006) R:HANG send:{CLOSED} close:ok": "gunicorn*",
+        },
+    ),
+    "half-closed, and seen to be": (
+        "R accept half R send close",
+        {
+            "R:DISC(1006) send:!ConnectionClosedError close:ok": "uvicorn-0.13.4",
+            "R:HANG send:ok close:ok": "uvicorn-0.13.4-wsproto",
+            f"R:DISC(1006) send:{CLOSED} close:{CLOSED}": "uvicorn*",
+            "R:DISC(1005) send:ok close:ok": "uvicorn*-wsproto granian-2*",
+            f"R:DISC(1005) send:{GONE} close:{GONE}": "uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio",
+            "R:DISC(1006) send:ok close:ok": "hypercorn* daphne*",
+            f"R:{CLOSED} send:{CLOSED} close:ok": "granian-1*",
+            f"R:DISC(1006) send:{NO_MORE} close:HANG": "gunicorn*",
+        },
+    ),
+    "gone before the accept, seen (mprer.fin_recv)": (
+        "R fin R accept R",
+        {
+            "R:DISC(1006) accept:ok R:DISC(1006)": "uvicorn*",
+            "R:HANG accept:ok R:HANG": "uvicorn-0.13.4-wsproto",
+            "R:DISC(1006) accept:!RuntimeError R:HANG": "uvicorn*-wsproto",
+            f"R:DISC(1006) accept:{GONE} R:HANG": "uvicorn-0.54.0-wsproto uvicorn-0.54.0-sansio",
+            "R:DISC(1006) accept:ok R:HANG": "hypercorn* daphne* gunicorn*",
+            f"R:connect accept:{CLOSED} R:connect": "granian-1*",
+            "R:HANG accept:ok R:DISC(1005)": "granian-2*",
         },
     ),
     "messages that wait (mqueue.rst)": (
@@ -491,6 +540,42 @@ def test_as_many_waiting_tasks_wake_as_measured(server: Server) -> None:
     calls = started(far_side, 2)
     far_side.leave()
     assert " ".join(answers(calls)) == expected_of(server, TWO_WAITERS)
+
+
+def test_two_tasks_may_not_read_one_websocket_of_uvicorns() -> None:
+    for server, answers_of_two in ((servers.UVICORN_0_54_0, "!RuntimeError"), (servers.UVICORN_0_54_0_WSPROTO, "HANG")):
+        far_side = WebSocketFarSide(server.websocket)
+        assert play(far_side, "R accept") == "R:connect accept:ok"
+        calls = started(far_side, 1)
+        assert shown(outcome(far_side.receive())) == answers_of_two
+        far_side.leave("rst")
+        assert answers(calls)[0].startswith("DISC")
+
+
+def test_a_websocket_message_that_was_not_read_hides_the_departure() -> None:
+    client = WebSocketClient(messages=["one"])
+    for server, first in ((servers.UVICORN_0_54_0_SANSIO, "ok"), (servers.UVICORN_0_54_0, GONE)):
+        far_side = WebSocketFarSide(server.websocket, client=client)
+        assert play(far_side, "R accept fin send R send") == (f"R:connect accept:ok send:{first} R:msg send:{GONE}")
+
+
+def test_a_half_closed_websocket_gets_what_granian_is_given() -> None:
+    far_side = WebSocketFarSide(servers.GRANIAN_2_8_7.websocket)
+    play(far_side, "R accept half send")
+    assert far_side.delivered[-1] == MESSAGES["send"]
+
+
+def test_a_lost_http2_connection_blocks_when_its_buffer_is_full_and_at_the_end() -> None:
+    large = {"type": "http.response.body", "body": bytes(20 * KIB), "more_body": True}
+    far_side = HTTPFarSide(servers.HYPERCORN_0_18_0_HTTP2.http)
+    assert play(far_side, "R start fin") == "R:req start:ok"
+    assert [shown(outcome(far_side.send(large))) for _ in range(3)] == ["ok", "HANG", "HANG"]
+    for how, end in (("fin", "HANG"), ("rst", "ok")):
+        far_side = HTTPFarSide(servers.HYPERCORN_0_18_0_HTTP2.http)
+        assert play(far_side, f"R start {how} body final") == f"R:req start:ok body:ok final:{end}"
+    far_side = HTTPFarSide(servers.HYPERCORN_0_18_0_HTTP2.http)
+    play(far_side, "R start fin")
+    assert outcome(far_side.send(EMPTY_FINAL)) is None, "there is nothing to wait for"
 
 
 def test_a_server_that_wakes_one_task_needs_none_to_wait() -> None:

@@ -316,3 +316,48 @@ def test_each_message_of_a_websocket_client_gives_the_app_new_patience(backend: 
 
     client = WebSocketClient(messages=["a", "b", "c"])
     assert visit_now(app, client, patience=0.4, backend=backend).ended == "returned"
+
+
+@on_each_backend
+def test_a_loop_over_receives_that_a_middleware_answers_by_itself_is_a_hang(backend: Any) -> None:
+    """Once the disconnect is known none of them reaches the far side, and none gives anybody a turn."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while True:
+            await receive()
+
+    assert "receive: http.disconnect" in hang(DisconnectMiddleware(app), backend=backend).transcript.lines
+
+
+@on_each_backend
+def test_an_awaitable_that_answers_to_any_name_hides_no_hang(backend: Any) -> None:
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("gi_"):
+                raise RuntimeError("outside of its context")
+            return Proxy()
+
+    class Waiting:
+        def __init__(self) -> None:
+            self.proxy = Proxy()
+            self.steps = anyio.sleep(60).__await__()
+
+        def __await__(self) -> Any:
+            return self
+
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> Any:
+            return next(self.steps)
+
+        def send(self, value: Any) -> Any:
+            return self.steps.send(value)
+
+        def throw(self, *exception: Any) -> Any:
+            return self.steps.throw(*exception)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Waiting()
+
+    assert "await Waiting()" in str(hang(app, backend=backend))

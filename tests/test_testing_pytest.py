@@ -101,3 +101,18 @@ def test_it():
     environment = {**os.environ, "PYTHONPATH": str(here)}
     answer = subprocess.run(command, cwd=pytester.path, env=environment, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_a_visit_that_names_a_server_is_told_where_that_is_named(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+@pytest.mark.parametrize("asgi_server", [servers.UVICORN_0_28_0])
+def test_it(asgi_visit):
+    with pytest.raises(TypeError, match="the fixture asgi_server is the server"):
+        asgi_visit(app, HTTPClient(), servers.UVICORN_0_28_0)
+    with pytest.raises(TypeError, match="the fixture asgi_server is the server"):
+        asgi_visit(app, HTTPClient(), server=servers.UVICORN_0_28_0)
+""",
+    )
+    result.assert_outcomes(passed=1)

@@ -11,6 +11,7 @@ import pytest
 from disconnect_mw.testing import (
     Answers,
     HTTPClient,
+    HTTPFarSide,
     HTTPManners,
     Raises,
     Server,
@@ -129,7 +130,8 @@ def test_a_clients_scope_is_what_a_server_makes_of_its_request() -> None:
         "/café",
         b"/caf%C3%A9",
     )
-    assert (scope["query_string"], scope["headers"], scope["state"]) == (b"q=1", [(b"accept", b"text/html")], {"db": 1})
+    assert (scope["query_string"], scope["state"]) == (b"q=1", {"db": 1})
+    assert scope["headers"] == [(b"accept", b"text/html"), (b"transfer-encoding", b"chunked")]
     assert client.requests() == [
         {"type": "http.request", "body": b"a", "more_body": True},
         {"type": "http.request", "body": b"b", "more_body": False},
@@ -140,6 +142,32 @@ def test_a_clients_scope_is_what_a_server_makes_of_its_request() -> None:
     scope = WebSocketClient("/chat", subprotocols=["v1"]).scope()
     assert (scope["type"], scope["subprotocols"]) == ("websocket", ["v1"])
     assert "state" not in scope
+
+
+CHUNKED, LENGTH = (b"transfer-encoding", b"chunked"), b"content-length"
+
+
+@pytest.mark.parametrize(
+    ("fields", "http_1", "http_2"),
+    [
+        ({}, [], []),
+        ({"method": "DELETE"}, [], []),
+        ({"method": "POST"}, [(LENGTH, b"0")], [(LENGTH, b"0")]),
+        ({"body": b"four"}, [(LENGTH, b"4")], [(LENGTH, b"4")]),
+        ({"body": [b"four"]}, [CHUNKED], []),
+        ({"body": []}, [], []),
+        ({"body": [b"a", b"b"], "headers": {"Content-Length": "9"}}, [(LENGTH, b"9")], [(LENGTH, b"9")]),
+        ({"body": b"a", "headers": {"Transfer-Encoding": "chunked"}}, [CHUNKED], [CHUNKED]),
+    ],
+)
+def test_a_client_announces_its_body_as_real_ones_do(
+    fields: dict[str, Any], http_1: list[Any], http_2: list[Any]
+) -> None:
+    client = HTTPClient(**fields)
+    assert (client.scope()["headers"], client.scope("2")["headers"]) == (http_1, http_2)
+    again = dataclasses.replace(client, path="/elsewhere")
+    assert again.scope()["headers"] == http_1, "a replaced client is framed as it was"
+    assert HTTPFarSide(servers.HYPERCORN_0_18_0_HTTP2.http, client=client).scope()["headers"] == http_2
 
 
 # Servers
@@ -209,8 +237,8 @@ OSERROR = Raises(OSError)
             {"times_told_of_cut_upload": 1, "buffers_upload": True},
             ("times_told_of_cut_upload", "buffers_upload"),
         ),
-        (_http, {"sends_until_noticed": 1}, ("sends_until_noticed", "send 'silent'")),
-        (_http, {"sends_until_noticed": -1, "send": OSERROR}, ("sends_until_noticed", "-1")),
+        (_http, {"buffers": 1}, ("buffers", "send 'silent'")),
+        (_http, {"buffers": -1, "send": "blocks"}, ("buffers", "-1")),
         (_http, {"read_ahead": 1}, ("read_ahead", "drops_unread")),
         (_http, {"read_ahead": -1, "drops_unread": True}, ("read_ahead", "-1")),
         (_http, {"blocked_send": "wakes"}, ("blocked_send", "'wakes'", "'never blocks'")),
@@ -222,6 +250,10 @@ OSERROR = Raises(OSError)
         (_websocket, {"codes_of_close": ("mine",)}, ("codes_of_close", "'mine'")),
         (_websocket, {"late_close_code": 7}, ("late_close_code", "7")),
         (_websocket, {"receive_before_accept": "blocks"}, ("receive_before_accept", "'blocks'")),
+        (_websocket, {"second_reader": "wakes"}, ("second_reader", "'wakes'")),
+        (_websocket, {"half_close": "ignored"}, ("half_close", "'ignored'")),
+        (_websocket, {"codes_after_refusal": (7,)}, ("codes_after_refusal", "7")),
+        (_websocket, {"sends_until_noticed": -1}, ("sends_until_noticed", "-1")),
         (_websocket, {"sends_until_noticed": 1}, ("sends_until_noticed", "lost.send 'silent'")),
         (Answers, {"close": "nothing"}, ("close", "'nothing'")),
         (Server, {"name": ""}, ("name", "empty")),
@@ -253,6 +285,9 @@ def test_a_record_with_a_contradiction_is_an_error_that_names_it(
         (_websocket, {"codes_of_loss": None}),
         (_websocket, {"codes_of_reset": 1006}),
         (_websocket, {"tells_reason": "yes"}),
+        (_websocket, {"unread_hides": "yes"}),
+        (_websocket, {"after_refusal": "silent"}),
+        (_websocket, {"second_reader": None}),
         (Raises, {"kind": "OSError"}),
         (Raises, {"kind": BaseException}),
         (Raises, {"kind": OSError, "text": 7}),

@@ -558,7 +558,7 @@ async def test_what_is_not_of_its_kind_is_an_error(arguments: Any, error: Any, w
         await visit(*arguments)
 
 
-@pytest.mark.parametrize("patience", [-1, float("nan")])
+@pytest.mark.parametrize("patience", [-1, 0, float("nan")])
 async def test_patience_is_a_number_of_seconds(patience: float) -> None:
     with pytest.raises(ValueError, match="patience"):
         await visit(streamer, HTTPClient(), patience=patience)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import sys
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
@@ -40,6 +41,7 @@ SILENT = servers.HYPERCORN_0_18_0  # its `send` never tells
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The looks come fast, so that the tests do."""
+    monkeypatch.setattr(_watch, "BLOCKING", (*_watch.BLOCKING, __name__))
     for batch, seconds in ((_watch._first_looks, 0.01), (_watch._looks, 0.02), (_watch.departures, 0.01)):
         monkeypatch.setattr(batch, "_seconds", seconds)
 
@@ -342,6 +344,92 @@ async def test_nothing_that_was_watched_is_left_behind() -> None:
     assert left() is None
 
 
+async def test_a_scope_that_is_none_keeps_nobody_from_looking_at_others(caplog: pytest.LogCaptureFixture) -> None:
+    far, other = http(), http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        far.leave()
+        await ticks(send, CHUNK)
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.sleep(0.05)
+
+    async def bad() -> None:
+        await DisconnectMiddleware(waits, policy="raise")({**other.scope(), "headers": 7}, other.receive, other.send)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bad)
+        await anyio.sleep(0)
+        await run(far, app, policy="raise")
+    assert "an exchange could not be looked at" in caplog.messages
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
+async def test_an_exchange_that_was_watched_is_no_cycle() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(ACCEPT)
+        await anyio.sleep(0.03)
+
+    far = websocket()
+    gc.collect()
+    gc.disable()
+    try:
+        await DisconnectMiddleware(app)(far.scope(), far.receive, far.send)
+        await anyio.sleep(0.01)  # the reader's task ends
+        left = weakref.ref(far)
+        del far
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_an_event_loop_that_is_closed_in_the_middle_is_not_kept() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(60)
+
+    def begin() -> weakref.ref[Any]:
+        loop = asyncio.new_event_loop()
+        far = websocket()
+        task = loop.create_task(DisconnectMiddleware(app)(far.scope(), far.receive, far.send))
+        loop.run_until_complete(asyncio.sleep(0))
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # that it is destroyed is the point
+        loop.close()
+        return weakref.ref(loop)
+
+    left = begin()
+    gc.collect()
+    assert left() is None
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {})])
+async def test_a_receive_in_time_loses_nothing_of_what_others_take_before_they_wait() -> None:
+    """On trio, where a peek reads in a cancelled scope: who is not cancelled is no peek."""
+    there = [{"type": "websocket.connect"}]
+    is_there = anyio.Event()
+
+    async def outer_receive() -> Any:
+        if not there:
+            await is_there.wait()
+        message = there.pop(0)
+        await anyio.lowlevel.checkpoint()
+        return message
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        with anyio.move_on_after(0.001):
+            await receive()
+        there.extend({"type": "websocket.receive", "text": str(number)} for number in range(3))
+        is_there.set()
+        seen: list[str] = []
+        with anyio.move_on_after(0.1):
+            while len(seen) < 3:
+                seen.append((await receive())["text"])
+        assert seen == ["0", "1", "2"]
+
+    await DisconnectMiddleware(app)({"type": "websocket", "asgi": {}}, outer_receive, websocket().send)
+
+
 # Blocked
 
 
@@ -551,3 +639,55 @@ async def test_a_cancellation_in_the_very_turn_of_ours_passes(order: str, monkey
     with anyio.fail_after(5):
         await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
     assert ended == []
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+async def test_what_others_do_in_their_send_is_never_cut_short(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A middleware outside that saves its session, say: only a server's own code is interrupted."""
+    monkeypatch.setattr(_watch, "BLOCKING", tuple(name for name in _watch.BLOCKING if name != __name__))
+    far = http()
+    saved: list[str] = []
+
+    async def outer_send(message: Any) -> None:
+        await far.send(message)
+        far.leave()
+        await anyio.sleep(0.05)
+        saved.append(message["type"])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            await send(START)
+
+    scope = {**far.scope(), "http_version": version}
+    await DisconnectMiddleware(app)(scope, far.receive, outer_send)
+    assert "http.response.start" in saved
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
+@pytest.mark.parametrize("ends", ["with a send", "at once"])
+async def test_an_interruption_that_was_swallowed_leaves_no_count_behind(ends: str) -> None:
+    server = Blocking()
+
+    async def swallowing_send(message: Any) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await server.send(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        asking = asyncio.ensure_future(told(receive, server))
+        await send(CHUNK)
+        await asking
+        if ends == "with a send":
+            await send(CHUNK)
+            assert_nothing_is_left()
+
+    def assert_nothing_is_left() -> None:
+        task: Any = asyncio.current_task()
+        assert sys.version_info < (3, 11) or task.cancelling() == 0
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, swallowing_send)
+    assert_nothing_is_left()

@@ -14,6 +14,8 @@ Leave: TypeAlias = Literal["fin", "rst", "half", "close"]
 
 Headers: TypeAlias = "Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]"
 
+_METHODS_WITH_CONTENT = ("POST", "PUT", "PATCH")
+
 _HEADERS = "headers must hold pairs of name and value, (b'accept', b'text/html') or both as str, not {!r}"
 
 
@@ -84,7 +86,9 @@ class HTTPClient(_Client):
     """A client of one HTTP request.
 
     `path` may have a query. `body` is bytes or a sequence of chunks; `method` is POST if there is one, else GET.
-    `headers` are pairs of str or bytes. `state` is what a lifespan would have left in `scope["state"]`.
+    `headers` are pairs of str or bytes. As a real client's they announce the body, unless they do so already: one of
+    bytes by its `content-length`, one of chunks on HTTP/1.1 by `transfer-encoding: chunked`. `state` is what a lifespan
+    would have left in `scope["state"]`.
 
     The client leaves as soon as `leaves_after_messages` of the app's messages have reached it (0: before the app has
     its first turn), or `leaves_after_seconds` after the exchange began, or in the middle of its upload: when the app
@@ -102,11 +106,9 @@ class HTTPClient(_Client):
     leaves_after_chunks: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.body, bytes):
-            chunks = (self.body,) if self.body else ()
-        else:
-            chunks = _checks.a_sequence("body", self.body, (bytes,))
-        object.__setattr__(self, "body", chunks)
+        if not isinstance(self.body, bytes):
+            object.__setattr__(self, "body", _checks.a_sequence("body", self.body, (bytes,)))
+        chunks = self._chunks()
         if self.method is None:
             object.__setattr__(self, "method", "POST" if chunks else "GET")
         _checks.text("method", self.method)
@@ -119,18 +121,36 @@ class HTTPClient(_Client):
                 )
         self._check(("fin", "rst", "half"), ("leaves_after_messages", "leaves_after_seconds", "leaves_after_chunks"))
 
+    def _chunks(self) -> tuple[bytes, ...]:
+        body: Any = self.body  # bytes, or a tuple since __post_init__
+        return body if isinstance(body, tuple) else (body,) if body else ()
+
+    def _announcement(self, http_version: str) -> list[tuple[bytes, bytes]]:
+        """The header that tells of the body (RFC 9110, 8.6; RFC 9112, 6.1), if a real client would send one."""
+        pairs: Any = self.headers  # since _check
+        names = {name for name, _ in pairs}
+        if names & {b"content-length", b"transfer-encoding"}:
+            return []
+        if not self._chunks():
+            return [(b"content-length", b"0")] if self.method in _METHODS_WITH_CONTENT else []
+        if isinstance(self.body, bytes):
+            return [(b"content-length", str(len(self.body)).encode())]
+        return [(b"transfer-encoding", b"chunked")] if http_version == "1.1" else []
+
     def requests(self) -> list[dict[str, Any]]:
         """The `http.request` messages that come before the client leaves."""
-        chunks: Any = self.body or (b"",)  # a tuple since __post_init__
+        chunks = self._chunks() or (b"",)
         last = len(chunks) - 1
         messages = [
             {"type": "http.request", "body": chunk, "more_body": index < last} for index, chunk in enumerate(chunks)
         ]
         return messages[: self.leaves_after_chunks]
 
-    def scope(self) -> dict[str, Any]:
-        """A new scope, without what the server adds."""
-        return {**self._scope("http", "http"), "method": self.method}
+    def scope(self, http_version: str = "1.1") -> dict[str, Any]:
+        """A new scope, without what else the server adds."""
+        scope = {**self._scope("http", "http"), "method": self.method, "http_version": http_version}
+        scope["headers"] += self._announcement(http_version)
+        return scope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,9 +203,10 @@ class WebSocketClient(_Client):
             for message in self.messages
         ]
 
-    def scope(self) -> dict[str, Any]:
-        """A new scope, without what the server adds."""
-        return {**self._scope("websocket", "ws"), "subprotocols": list(self.subprotocols)}
+    def scope(self, http_version: str = "1.1") -> dict[str, Any]:
+        """A new scope, without what else the server adds."""
+        scope = self._scope("websocket", "ws")
+        return {**scope, "subprotocols": list(self.subprotocols), "http_version": http_version}
 
 
 Client: TypeAlias = "HTTPClient | WebSocketClient"

@@ -13,11 +13,14 @@ from typing import Any, ClassVar
 from .. import _runtime
 from .._messages import HTTP_OWES_ALL, after_http
 from ._clients import Client, HTTPClient, Leave, WebSocketClient
-from ._manners import THE_CLIENTS, Answers, Code, HTTPManners, Outcome, Raises, Server, WebSocketManners
+from ._manners import NOTHING_MORE, THE_CLIENTS, Answers, Code, HTTPManners, Outcome, Raises, Server, WebSocketManners
 
 Message = Any
 
 _NOTHING = object()
+
+# The first `send` to a socket that the client has closed is answered by an RST, which the second meets with.
+_SENDS_TO_FIND_OUT = 2
 
 
 class FarSide(abc.ABC):
@@ -76,7 +79,7 @@ class FarSide(abc.ABC):
         asgi = {"version": "3.0"}
         if self.manners.spec_version is not None:
             asgi["spec_version"] = self.manners.spec_version
-        scope = {**self.client.scope(), "asgi": asgi, "http_version": self._http_version()}
+        scope: dict[str, Any] = {**self.client.scope(self._http_version()), "asgi": asgi}
         if self.manners.extensions:
             scope["extensions"] = {name: {} for name in self.manners.extensions}
         return scope
@@ -115,7 +118,8 @@ class FarSide(abc.ABC):
         self.reads += 1
         try:
             if self.is_out_of_time():
-                await _never_back()
+                await never_back()
+            self._one_more_reads()
             while True:
                 message = self._next()
                 if message is not _NOTHING:
@@ -134,7 +138,7 @@ class FarSide(abc.ABC):
 
     async def send(self, message: Message) -> None:
         if self.is_out_of_time():
-            await _never_back()
+            await never_back()
         if self._leaves_by_this_send():
             self.leave()
         if self.has_ended:
@@ -145,7 +149,7 @@ class FarSide(abc.ABC):
         elif self.has_left and not self._still_delivers():
             self._reaches(message)
             if self._blocks_for_ever:
-                await _never_back()
+                await never_back()
             await _become(self._late(message), message)
         else:
             await self._take(message)
@@ -172,7 +176,7 @@ class FarSide(abc.ABC):
         finally:
             self._blocked.remove(waiter)
         self._blocks_for_ever = self.manners.stays_blocked
-        self._late_sends = self.manners.sends_until_noticed
+        self._send_failed()
         await _become(self.manners.blocked_send, message)
 
     def _reaches(self, message: Message) -> None:
@@ -218,8 +222,12 @@ class FarSide(abc.ABC):
     def _was_left(self) -> None:
         """The client has just left."""
 
+    @abc.abstractmethod
+    def _send_failed(self) -> None:
+        """A message has met with a client that has gone."""
+
     def _still_delivers(self) -> bool:
-        return False
+        return self.left_by == "half" and bool(self.manners.half_close == "delivers")
 
     def _ring_departure(self) -> None:
         self._ring()
@@ -227,6 +235,9 @@ class FarSide(abc.ABC):
     def _leaves_by_this_send(self) -> bool:
         """Is the client, which waits for its body to be read, to leave because the application answers before?"""
         return False
+
+    def _one_more_reads(self) -> None:  # noqa: B027  # one protocol has nothing to say to it
+        """A `receive` begins; it raises where the server does not let two wait."""
 
     def _read_was_cancelled(self) -> None:
         self.cancelled_reads += 1
@@ -248,6 +259,7 @@ class HTTPFarSide(FarSide):
         super().__init__(self._requests() if incoming is None else incoming)
         self._owed = HTTP_OWES_ALL
         self._times_told = 0
+        self._buffered = 0
         self._is_false = False
         self._upload_is_cut = False
         self._body_was_read = False
@@ -291,12 +303,16 @@ class HTTPFarSide(FarSide):
         return _NOTHING
 
     def _drops_unread(self) -> bool:
-        return self.manners.drops_unread and (self.has_ended or (self.has_left and not self._is_behind()))
+        if self.has_ended:
+            return self.manners.drops_unread and self.manners.disconnect_after_end
+        return self.manners.drops_unread and self.has_left and not self._is_behind()
 
     def _is_behind(self) -> bool:
         """Does unread body keep the server from noticing the departure?"""
         limit = self.manners.read_ahead
-        return limit is not None and sum(len(message.get("body", b"")) for message in self._incoming) > limit
+        if limit is None or self._late_sends >= _SENDS_TO_FIND_OUT:
+            return False
+        return sum(len(message.get("body", b"")) for message in self._incoming) > limit
 
     def _is_told(self) -> bool:
         at_once = self.manners.tells == "at once" or self._upload_is_cut
@@ -317,29 +333,46 @@ class HTTPFarSide(FarSide):
         return self.client.leaves_after_chunks is not None
 
     def _took(self, message: Message) -> None:
+        if self.delivered[-1:] != [message]:
+            self._buffered += len(message.get("body", b""))
         self._owed = after_http(self._owed, message)
         if not self._owed:
             self.has_ended = True
             self._ring()
 
-    def _late(self, message: Message) -> Outcome:
+    def _send_failed(self) -> None:
         self._late_sends += 1
         if self.manners.tells == "after a send":
+            self._times_told = 0
             self._ring_departure()
-        if self._is_behind() or self._late_sends <= self.manners.sends_until_noticed:
+
+    def _late(self, message: Message) -> Outcome:
+        is_behind = self._is_behind()
+        self._send_failed()
+        if is_behind:
             return "silent"
-        if self.left_by == "rst" and self.manners.send_after_reset is not None:
-            return self.manners.send_after_reset
+        if self.manners.send == "blocks":
+            return self._into_buffer(message)
         return self.manners.send
+
+    def _into_buffer(self, message: Message) -> Outcome:
+        """Nobody empties the buffer any more: the last message waits for that in any case, the others once it is full.
+
+        After a reset nothing goes into it.
+        """
+        is_reset = self.left_by == "rst" and self.manners.send_after_reset is not None
+        if not is_reset:
+            self._buffered += len(message.get("body", b""))
+        is_last = bool(self._owed) and not after_http(self._owed, message)
+        if self._buffered and (is_last or (self._buffered >= self.manners.buffers and not is_reset)):
+            return "blocks"
+        return "silent"
 
     def _after_end(self, message: Message) -> Outcome:
         return self.manners.send_after_end
 
     def _has_content(self, message: Message) -> bool:
         return bool(message.get("body"))
-
-    def _still_delivers(self) -> bool:
-        return self.left_by == "half" and self.manners.half_close == "delivers"
 
     def _read_was_cancelled(self) -> None:
         super()._read_was_cancelled()
@@ -367,7 +400,13 @@ class WebSocketFarSide(FarSide):
         self.is_accepted = False
         self._left_before_accept = False
         self._is_told = False
+        self._is_refused = False
+        self._has_failed = False
         self._codes: list[Code] = []
+
+    def _one_more_reads(self) -> None:
+        if self._readers and self.is_accepted and isinstance(self.manners.second_reader, Raises):
+            raise self.manners.second_reader.make()
 
     def _next(self) -> Message:
         if self._incoming:
@@ -375,20 +414,22 @@ class WebSocketFarSide(FarSide):
             if not is_dropped or self._incoming[0]["type"] == "websocket.connect":
                 self.on_progress()
                 return self._incoming.pop(0)
-        if self._left_before_accept and not self.is_accepted:
+        if not self.is_accepted and (self._left_before_accept or self.has_ended):
             if self.manners.receive_before_accept == "connect":
                 return {"type": "websocket.connect"}
-            if self.manners.receive_before_accept == "waits":
+            if self.manners.receive_before_accept == "waits" and not self._is_refused:
                 return _NOTHING
         return self._disconnect() if self.has_left or self.has_ended else _NOTHING
 
     def _disconnect(self) -> Message:
         if not self._codes:
             if isinstance(self.manners.then, Raises):
-                self._late_sends = self.manners.sends_until_noticed
+                self._has_failed = True
                 raise self.manners.then.make()
             return _NOTHING
         code = self._codes[0]
+        if code == NOTHING_MORE:
+            return _NOTHING
         if len(self._codes) > 1 or self.manners.then != "repeats":
             del self._codes[0]
         self._is_told = True
@@ -424,15 +465,25 @@ class WebSocketFarSide(FarSide):
             kind == "websocket.http.response.body" and not message.get("more_body", False)
         ):
             self.has_ended = True
-            self._codes = list(self.manners.codes_after_end)
+            self._is_refused = not self.is_accepted
+            self._codes = list(self._codes_after_end(kind))
             self._ring()
+
+    def _codes_after_end(self, kind: str) -> tuple[Code, ...]:
+        manners = self.manners
+        codes: tuple[Code, ...] | None = None
+        if kind == "websocket.http.response.body":
+            codes = manners.codes_after_denial
+        if codes is None and not self.is_accepted:
+            codes = manners.codes_after_refusal
+        return manners.codes_after_end if codes is None else codes
 
     def _late(self, message: Message) -> Outcome:
         kind = message["type"]
         outcome = _answer(self._answers(), kind, self.is_accepted)
         if kind == "websocket.send" and not self._left_before_accept:
             self._late_sends += 1
-            if self._late_sends <= self.manners.sends_until_noticed:
+            if self._late_sends <= self.manners.sends_until_noticed and not (self.left_by == "rst" or self._has_failed):
                 return "silent"
             if isinstance(self.manners.then, Raises) and isinstance(outcome, Raises):
                 self._codes.clear()  # from a send that failed on, its receive fails as well
@@ -447,13 +498,21 @@ class WebSocketFarSide(FarSide):
         manners = self.manners
         if self._left_before_accept:
             return manners.before_accept
+        if manners.unread_hides and any(message["type"] == "websocket.receive" for message in self._incoming):
+            return Answers()
         if self._is_told and manners.told is not None:
             return manners.told
         return manners.closed if self.left_by == "close" and manners.closed is not None else manners.lost
 
     def _closes_late(self) -> None:
         code = self.manners.late_close_code
-        if code is not None:
+        if self.manners.late_refusal_codes is not None and not self.is_accepted:
+            if self.manners.receive_before_accept == "waits":
+                self._codes = []
+                self._is_refused = True
+            self._codes += self.manners.late_refusal_codes
+            self._ring()
+        elif code is not None:
             if self.manners.then != "repeats":
                 self._codes.append(code)
             elif not self._left_before_accept:
@@ -461,7 +520,16 @@ class WebSocketFarSide(FarSide):
             self._ring()
 
     def _after_end(self, message: Message) -> Outcome:
-        return _answer(self.manners.after_end, message["type"], is_accepted=True)
+        manners = self.manners
+        if self.is_accepted or manners.after_refusal is None:
+            return _answer(manners.after_end, message["type"], is_accepted=True)
+        return _answer(manners.after_refusal, message["type"], is_accepted=False)
+
+    def _send_failed(self) -> None:
+        self._late_sends = self.manners.sends_until_noticed
+
+    def _still_delivers(self) -> bool:
+        return super()._still_delivers() and not self._has_failed
 
     def _has_content(self, message: Message) -> bool:
         return bool(message["type"] == "websocket.send")
@@ -479,6 +547,10 @@ def _answer(answers: Answers, kind: str, is_accepted: bool) -> Outcome:
         return answers.accept
     if kind == "websocket.send":
         return answers.send
+    if kind == "websocket.http.response.start":
+        return answers.deny
+    if kind == "websocket.http.response.body":
+        return answers.denied
     return answers.close if is_accepted else answers.refuse
 
 
@@ -486,10 +558,10 @@ async def _become(outcome: Outcome, message: Message) -> None:
     if isinstance(outcome, Raises):
         raise outcome.make(message)
     if outcome == "blocks":
-        await _never_back()
+        await never_back()
 
 
-async def _never_back() -> None:
+async def never_back() -> None:
     await _runtime.new_waiter()
 
 

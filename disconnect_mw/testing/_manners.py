@@ -82,12 +82,6 @@ class _Manners:
     extensions: tuple[str, ...] = ()
     """The keys of the scope's `extensions`; no such key where there are none."""
 
-    sends_until_noticed: int = 0
-    """How many messages a server takes in silence after the departure, before what it does otherwise.
-
-    Hypercorn's HTTP/2 two, granian 1.7.6's WebSocket one: how many is a matter of time there.
-    """
-
     drops_unread: bool = False
     """Does a disconnect come before what the app has not read yet, which is then lost?
 
@@ -105,14 +99,20 @@ class _Manners:
     stays_blocked: bool = False
     """Does every later `send` block as well? uvicorn up to 0.34.3 with wsproto."""
 
+    half_close: Literal["departure", "delivers"] = "departure"
+    """What a client that shuts its sending side and reads on is taken for: it has left, and gets nothing more.
+
+    Hypercorn's HTTP/1.1 and granian's WebSocket tell of a departure as well, and still deliver.
+    """
+
     cancels_after: float | None = None
     """Seconds from the departure to the server's cancellation of the app. gunicorn's `asgi` worker 3, Daphne 10."""
 
     def __post_init__(self) -> None:
         _a_version(self.spec_version)
         object.__setattr__(self, "extensions", _checks.a_sequence("extensions", self.extensions, (str,)))
-        _checks.a_count("sends_until_noticed", self.sends_until_noticed)
         _an_outcome("blocked_send", self.blocked_send, "never blocks")
+        _checks.a_choice("half_close", self.half_close, ("departure", "delivers"))
         for name in ("drops_unread", "stays_blocked"):
             _checks.a_flag(name, getattr(self, name))
         if self.stays_blocked and self.blocked_send != "blocks":
@@ -137,8 +137,15 @@ class HTTPManners(_Manners):
     """What becomes of a message after the departure. uvicorn 0.28.0 raises; Hypercorn's HTTP/2 blocks, when the
     connection is lost; the others are silent."""
 
+    buffers: int = 0
+    """How many bytes of body a lost connection takes in silence before a `send` that "blocks" does. The last message
+    blocks as soon as there are any. Hypercorn's HTTP/2: 32 KiB."""
+
     send_after_reset: Outcome | None = None
-    """The same where an HTTP/2 client leaves by a reset of its stream ("rst") instead; None: no difference."""
+    """The same where an HTTP/2 client leaves by a reset of its stream ("rst") instead; None: no difference.
+
+    The last message blocks even so, if the client has left some of the body before unread.
+    """
 
     tells: Literal["at once", "after a send"] = "at once"
     """When a waiting `receive` gets the disconnect. granian 1.7.6 finds out by a `send` (or an upload that is cut)."""
@@ -146,7 +153,7 @@ class HTTPManners(_Manners):
     times_told: int | None = None
     """How often the disconnect is delivered; the next `receive` then blocks for ever. None: always.
 
-    Once: Hypercorn, Daphne, granian 1.7.6.
+    Once: Hypercorn, Daphne, granian 1.7.6 (there once more after each `send` that failed).
     """
 
     times_told_of_cut_upload: int | None = None
@@ -158,7 +165,8 @@ class HTTPManners(_Manners):
     read_ahead: int | None = None
     """How much unread body (in bytes) keeps the server from reading on, and so from noticing the departure.
 
-    Only where the unread is dropped, and so would not be delivered otherwise: uvicorn, 64 KiB.
+    Only where the unread is dropped, and so would not be delivered otherwise: uvicorn, 64 KiB. A second `send` finds
+    the connection lost.
     """
 
     buffers_upload: bool = False
@@ -170,12 +178,6 @@ class HTTPManners(_Manners):
     send_after_end: Outcome = "silent"
     """What becomes of a message after a complete response. uvicorn, Hypercorn and granian raise."""
 
-    half_close: Literal["departure", "delivers"] = "departure"
-    """What a client that shuts its sending side and reads on is taken for: it has left, and gets nothing more.
-
-    Hypercorn tells of a departure as well, and still delivers.
-    """
-
     false_disconnect: bool = False
     """Is there a disconnect, although the client has not left, after a `receive` that was cancelled once the body had
     been read? gunicorn's `asgi` worker."""
@@ -186,7 +188,6 @@ class HTTPManners(_Manners):
         _an_outcome("send", self.send)
         _an_outcome("send_after_end", self.send_after_end)
         _checks.a_choice("tells", self.tells, ("at once", "after a send"))
-        _checks.a_choice("half_close", self.half_close, ("departure", "delivers"))
         for name in ("wakes_all", "buffers_upload", "disconnect_after_end", "false_disconnect"):
             _checks.a_flag(name, getattr(self, name))
         for name in ("times_told", "times_told_of_cut_upload"):
@@ -196,8 +197,9 @@ class HTTPManners(_Manners):
             _an_outcome("send_after_reset", self.send_after_reset)
             if self.http_version != "2":
                 raise ValueError("send_after_reset contradicts http_version '1.1', which has no streams to reset")
-        if self.sends_until_noticed and self.send == "silent":
-            raise ValueError("sends_until_noticed contradicts send 'silent': there is nothing to notice")
+        _checks.a_count("buffers", self.buffers)
+        if self.buffers and self.send != "blocks":
+            raise ValueError(f"buffers contradicts send {self.send!r}: only a send that 'blocks' fills one before")
         if self.read_ahead is not None:
             _checks.a_count("read_ahead", self.read_ahead)
             if not self.drops_unread:
@@ -222,15 +224,24 @@ class Answers:
     """`websocket.accept`."""
 
     refuse: Outcome = "silent"
-    """`websocket.close` or `websocket.http.response.*` in place of an accept."""
+    """`websocket.close` in place of an accept."""
+
+    deny: Outcome = "silent"
+    """`websocket.http.response.start`."""
+
+    denied: Outcome = "silent"
+    """`websocket.http.response.body`."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _an_outcome(field.name, getattr(self, field.name))
 
 
-Code: TypeAlias = Union[int, Literal["the client's"], None]  # noqa: UP007  # as above
-"""A close code: a number, the client's own, or None where the disconnect has no `code` at all."""
+NOTHING_MORE: Final = "nothing more"
+"""Stands after the codes of those disconnects after which `receive` waits for ever, even if `then` says otherwise."""
+
+Code: TypeAlias = Union[int, Literal["the client's", "nothing more"], None]  # noqa: UP007  # as above
+"""A close code: a number, the client's own, or None where the disconnect has no `code` at all; or NOTHING_MORE."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +266,20 @@ class WebSocketManners(_Manners):
     """When the client left before the app accepted."""
 
     after_end: Answers = Answers()
-    """After the app's own close, while the client was there."""
+    """After the app's own close, which its client has answered."""
+
+    after_refusal: Answers | None = None
+    """After the app has refused its client; None: as after its own close."""
+
+    unread_hides: bool = False
+    """Do messages that the app has not read keep the server from noticing the departure, so that sends are silent?
+    uvicorn 0.54.0 with wsproto or websockets-sansio."""
+
+    second_reader: Literal["waits"] | Raises = "waits"
+    """What a `receive` comes to while another one waits. uvicorn raises with `websockets`."""
+
+    sends_until_noticed: int = 0
+    """How many messages the server takes in silence after the departure; none after an RST. granian 1.7.6: one."""
 
     codes_of_loss: tuple[Code, ...] = (1006,)
     """None at all: a loss is never told (uvicorn 0.13.4 with wsproto)."""
@@ -270,12 +294,21 @@ class WebSocketManners(_Manners):
     codes_after_end: tuple[Code, ...] = (1000,)
     """After the app's own close."""
 
+    codes_after_refusal: tuple[Code, ...] | None = None
+    """After the app's `websocket.close` in place of an accept; None: as after its own close."""
+
+    codes_after_denial: tuple[Code, ...] | None = None
+    """After the app's `websocket.http.response.body` in place of an accept; None: as after a refusal."""
+
     late_close_code: int | None = None
     """What the app's own `websocket.close` after the departure leaves to tell; None: nothing.
 
     uvicorn with wsproto up to 0.34.3 tells it as one disconnect more. A server that repeats itself tells nothing else
     from then on (uvicorn with `websockets`).
     """
+
+    late_refusal_codes: tuple[Code, ...] | None = None
+    """The same of a `websocket.close` in place of an accept; None: no difference."""
 
     then: Literal["repeats", "waits"] | Raises = "repeats"
     """What `receive` does when all has been told: the last again, or wait for ever, or raise (granian 1.7.6)."""
@@ -289,20 +322,26 @@ class WebSocketManners(_Manners):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("lost", "closed", "told", "before_accept", "after_end"):
+        for name in ("lost", "closed", "told", "before_accept", "after_end", "after_refusal"):
             value = getattr(self, name)
-            if not isinstance(value, Answers) and (value is not None or name not in ("closed", "told")):
+            if not isinstance(value, Answers) and (
+                value is not None or name not in ("closed", "told", "after_refusal")
+            ):
                 raise TypeError(f"{name} must be Answers(...), not {value!r}")
-        for name in ("codes_of_loss", "codes_of_reset", "codes_of_close", "codes_before_accept", "codes_after_end"):
-            if getattr(self, name) is not None or name not in ("codes_of_reset", "codes_before_accept"):
+        for name in ("codes_of_loss", "codes_of_close", "codes_after_end", *_CODES_THAT_MAY_BE_THE_SAME):
+            if getattr(self, name) is not None or name not in _CODES_THAT_MAY_BE_THE_SAME:
                 codes = _checks.a_sequence(name, getattr(self, name), (int, str, type(None)))
                 for code in codes:
                     _a_code(name, code)
                 object.__setattr__(self, name, codes)
+        _checks.a_count("sends_until_noticed", self.sends_until_noticed)
         if self.late_close_code is not None:
             _checks.a_close_code("late_close_code", self.late_close_code)
         if not isinstance(self.then, Raises):
             _checks.a_choice("then", self.then, ("repeats", "waits"))
+        if not isinstance(self.second_reader, Raises):
+            _checks.a_choice("second_reader", self.second_reader, ("waits",))
+        _checks.a_flag("unread_hides", self.unread_hides)
         _checks.a_choice("receive_before_accept", self.receive_before_accept, ("disconnect", "waits", "connect"))
         _checks.a_flag("tells_reason", self.tells_reason)
         if self.then == "repeats" and not self.codes_of_loss:
@@ -311,9 +350,18 @@ class WebSocketManners(_Manners):
             raise ValueError("sends_until_noticed contradicts lost.send 'silent': there is nothing to notice")
 
 
+_CODES_THAT_MAY_BE_THE_SAME = (
+    "codes_of_reset",
+    "codes_before_accept",
+    "codes_after_refusal",
+    "codes_after_denial",
+    "late_refusal_codes",
+)
+
+
 def _a_code(name: str, code: object) -> None:
     if isinstance(code, str):
-        _checks.a_choice(name, code, (THE_CLIENTS,))
+        _checks.a_choice(name, code, (THE_CLIENTS, NOTHING_MORE))
     elif code is not None:
         _checks.a_close_code(name, code)
 

@@ -221,12 +221,9 @@ def new_task(coroutine: Coroutine[Any, Any, Any]) -> AppTask:
     return AsyncioTask(coroutine) if _runtime.running_trio() is None else TrioTask(coroutine)
 
 
-_FRAMES = ("cr_frame", "gi_frame", "ag_frame")
-
-
 def _frames(coroutine: Any) -> Iterator[Frame]:
     """The frames of a suspended coroutine and of what it awaits."""
     for awaitable in _runtime.chain(coroutine):
-        frame = next((getattr(awaitable, name) for name in _FRAMES if hasattr(awaitable, name)), None)
+        frame = _runtime.frame_of(awaitable)
         if frame is not None:
             yield frame, frame.f_lineno

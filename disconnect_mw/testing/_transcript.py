@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from .. import _middleware
 from ._clients import Client
-from ._far_side import FarSide, Message
+from ._far_side import FarSide, Message, never_back
 from ._manners import Server, name_of
 
 Ended: TypeAlias = Literal["returned", "raised", "cancelled", "hung", "never called"]
@@ -105,7 +105,7 @@ class Transcript:
         return f"<Transcript {self.server} {self.ended}: {len(self.lines)} lines>"
 
     def __str__(self) -> str:
-        end = "was never called" if self.ended == "never called" else str(self.ended)
+        end = {"returned": "returned", "raised": "raised", "hung": "hung"}.get(self.ended, f"was {self.ended}")
         if self.raised is not None:
             end = f"raised {self.raised!r}"
         if self.went_on is not None:
@@ -144,6 +144,8 @@ class View:
         self.lines_until_departure = len(self.lines) + is_in_send
 
     async def receive(self) -> Message:
+        if self._far_side.is_out_of_time():  # a middleware may answer without asking the far side
+            await never_back()
         try:
             message = await self._receive()
         except BaseException as exception:

@@ -106,6 +106,8 @@ class _Exchange:
         if not isinstance(server, Server):
             raise TypeError(f"server must be a Server, one of disconnect_mw.testing.servers, not {server!r}")
         _checks.seconds("patience", patience)
+        if patience == 0:
+            raise ValueError("patience must be more than 0 seconds: the app would be given up before its first turn")
         self._app: ASGIApp = single_callable(app)
         self._client = client
         self._server = server

@@ -8,7 +8,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ._manners import THE_CLIENTS, Answers, HTTPManners, Raises, Server, WebSocketManners, exception_class
+from ._manners import (
+    NOTHING_MORE,
+    THE_CLIENTS,
+    Answers,
+    HTTPManners,
+    Raises,
+    Server,
+    WebSocketManners,
+    exception_class,
+)
 
 
 def _differing(server: Server, name: str, *, http: Any = None, websocket: Any = None) -> Server:
@@ -65,6 +74,7 @@ _WEBSOCKETS_OK = Raises(
     exception_class("websockets.exceptions.ConnectionClosedOK", _WEBSOCKETS_CLOSED),
     "received 1001 (going away) bye; then sent 1001 (going away) bye",
 )
+_TWO_READERS = Raises(RuntimeError, "cannot call recv while another coroutine is already waiting for the next message")
 _NO_FUTURE = Raises(TypeError, "An asyncio.Future, a coroutine or an awaitable is required")
 _NO_ATTRIBUTE = Raises(AttributeError, "'WebSocketProtocol' object has no attribute 'transfer_data_task'")
 
@@ -78,6 +88,8 @@ UVICORN_0_13_4 = Server(
         closed=Answers(send=_WEBSOCKETS_OK),
         before_accept=Answers(send=_WEBSOCKETS_ERROR, close=_NO_FUTURE),
         after_end=Answers(send=_AFTER_CLOSE, close=_AFTER_CLOSE),
+        codes_after_refusal=(1006,),
+        second_reader=_TWO_READERS,
         blocked_send=_WEBSOCKETS_ERROR,
         tells_reason=False,
     ),
@@ -141,6 +153,8 @@ UVICORN_0_13_4_WSPROTO = Server(
         after_end=Answers(send=_AFTER_CLOSE, close=_AFTER_CLOSE),
         codes_of_loss=(),
         codes_of_reset=(None,),
+        codes_after_refusal=(None,),
+        late_refusal_codes=(None,),
         late_close_code=1000,
         then="waits",
         blocked_send="blocks",
@@ -162,6 +176,8 @@ UVICORN_0_20_0_WSPROTO = Server(
         codes_of_close=(THE_CLIENTS, 1005),
         codes_before_accept=(1006,),
         codes_after_end=(1000, 1005),
+        codes_after_refusal=(1006, 1005),
+        late_refusal_codes=None,
     ),
 )
 UVICORN_0_27_0_WSPROTO = Server(
@@ -172,7 +188,10 @@ UVICORN_0_27_0_WSPROTO = Server(
         spec_version="2.4",
         extensions=(_DENIAL,),
         closed=Answers(send=_GONE, close=_GONE),
-        before_accept=Answers(send=_GONE, close=_GONE, accept=_NO_ACCEPT, refuse=_GONE),
+        before_accept=Answers(
+            send=_GONE, close=_GONE, accept=_NO_ACCEPT, refuse=_GONE, deny=_NO_ACCEPT, denied=_NO_ACCEPT
+        ),
+        after_refusal=Answers(send=_AFTER_CLOSE, refuse=_AFTER_CLOSE, denied=_WSPROTO_ERROR),
     ),
 )
 UVICORN_0_28_0_WSPROTO = Server("uvicorn-0.28.0-wsproto", UVICORN_0_28_0.http, UVICORN_0_27_0_WSPROTO.websocket)
@@ -184,7 +203,7 @@ UVICORN_0_30_6_WSPROTO = Server(
 )
 UVICORN_0_34_3_WSPROTO = Server("uvicorn-0.34.3-wsproto", UVICORN_0_34_3.http, UVICORN_0_30_6_WSPROTO.websocket)
 
-_ALWAYS_GONE = Answers(send=_GONE, close=_GONE, accept=_GONE, refuse=_GONE)
+_ALWAYS_GONE = Answers(send=_GONE, close=_GONE, accept=_GONE, refuse=_GONE, deny=_GONE, denied=_GONE)
 
 UVICORN_0_54_0_WSPROTO = Server(
     "uvicorn-0.54.0-wsproto",
@@ -195,12 +214,16 @@ UVICORN_0_54_0_WSPROTO = Server(
         closed=None,
         before_accept=_ALWAYS_GONE,
         after_end=_ALWAYS_GONE,
+        after_refusal=None,
         late_close_code=None,
+        unread_hides=True,
         blocked_send=_GONE,
         stays_blocked=False,
     ),
 )
-UVICORN_0_54_0_SANSIO = _differing(UVICORN_0_54_0_WSPROTO, "uvicorn-0.54.0-sansio")
+UVICORN_0_54_0_SANSIO = _differing(
+    UVICORN_0_54_0_WSPROTO, "uvicorn-0.54.0-sansio", websocket={"codes_after_denial": (1006, 1006, 1005)}
+)
 """With the implementation that uvicorn calls websockets-sansio."""
 
 # Hypercorn: silent, and it tells only once.
@@ -210,11 +233,22 @@ _UNEXPECTED = Raises(
     "Unexpected message type, {type} given the state ASGIHTTPState.CLOSED",
 )
 
+_UNEXPECTED_WEBSOCKET = Raises(
+    _UNEXPECTED.kind, "Unexpected message type, {type} given the state ASGIWebsocketState.HTTPCLOSED"
+)
+_NO_TIMING = Raises(AttributeError, "'WSStream' object has no attribute 'start_time'")
+
 HYPERCORN_0_14_4 = Server(
     "hypercorn-0.14.4",
     HTTPManners(spec_version="2.1", times_told=1, send_after_end=_UNEXPECTED, half_close="delivers"),
     WebSocketManners(
-        spec_version="2.3", extensions=(_DENIAL,), codes_of_close=(1006,), then="waits", tells_reason=False
+        spec_version="2.3",
+        extensions=(_DENIAL,),
+        after_refusal=Answers(send=_UNEXPECTED_WEBSOCKET, refuse=_NO_TIMING, denied=_UNEXPECTED_WEBSOCKET),
+        codes_of_close=(1006,),
+        codes_after_refusal=(),
+        then="waits",
+        tells_reason=False,
     ),
 )
 HYPERCORN_0_16_0 = _differing(HYPERCORN_0_14_4, "hypercorn-0.16.0")
@@ -227,7 +261,7 @@ HYPERCORN_0_14_4_HTTP2 = _differing(
         "http_version": "2",
         "extensions": ("http.response.early_hint", "http.response.push"),
         "send": "blocks",
-        "sends_until_noticed": 2,
+        "buffers": 32768,
         "send_after_reset": "silent",
         "blocked_send": "never blocks",
         "half_close": "departure",
@@ -249,14 +283,14 @@ DAPHNE_3_0_2 = Server(
     HTTPManners(spec_version=None, times_told=1, buffers_upload=True, blocked_send="never blocks", cancels_after=10),
     WebSocketManners(
         spec_version=None,
-        codes_after_end=(1006,),
+        codes_after_refusal=(1006,),
         then="waits",
         blocked_send="never blocks",
         cancels_after=10,
         tells_reason=False,
     ),
 )
-DAPHNE_4_2_3 = _differing(DAPHNE_3_0_2, "daphne-4.2.3", websocket={"codes_after_end": (1000,)})
+DAPHNE_4_2_3 = _differing(DAPHNE_3_0_2, "daphne-4.2.3")
 
 # granian
 
@@ -285,18 +319,21 @@ GRANIAN_1_7_6 = Server(
         codes_after_end=(),
         then=_FLOW_ERROR,
         receive_before_accept="connect",
+        half_close="delivers",
         blocked_send=_FLOW_ERROR,
         tells_reason=False,
     ),
 )
 """It does not notice that an HTTP client has left, until a `send` fails; and a WebSocket's `receive` raises."""
 
+_NOT_INITIALIZED = Raises(RuntimeError, "ASGI flow error: Transport not initialized or closed")
+
 GRANIAN_2_8_7 = Server(
     "granian-2.8.7",
     HTTPManners(
         spec_version="2.3",
         extensions=(_PATHSEND, _DENIAL),
-        send_after_end=Raises(RuntimeError, "ASGI flow error: Transport not initialized or closed"),
+        send_after_end=_NOT_INITIALIZED,
     ),
     WebSocketManners(
         spec_version="2.3",
@@ -304,6 +341,12 @@ GRANIAN_2_8_7 = Server(
         codes_of_loss=(1005,),
         codes_of_close=(THE_CLIENTS, 1005),
         codes_after_end=(1005,),
+        codes_after_refusal=(1005, NOTHING_MORE),
+        late_refusal_codes=(1005, NOTHING_MORE),
+        half_close="delivers",
+        codes_after_denial=(NOTHING_MORE,),
+        before_accept=Answers(denied=_NOT_INITIALIZED),
+        after_refusal=Answers(denied=_NOT_INITIALIZED),
         late_close_code=1005,
         receive_before_accept="waits",
         tells_reason=False,
@@ -320,6 +363,8 @@ _WEBSOCKET_DISCONNECTED = Raises(
     ),
     "WebSocket closed",
 )
+
+_NOT_ACCEPTED = Raises(RuntimeError, "WebSocket not accepted")
 
 GUNICORN_27_0_1 = Server(
     "gunicorn-27.0.1",
@@ -338,6 +383,8 @@ GUNICORN_27_0_1 = Server(
         closed=Answers(send=_WEBSOCKET_DISCONNECTED),
         before_accept=Answers(send=_WEBSOCKET_DISCONNECTED, close="blocks"),
         after_end=Answers(send=_WEBSOCKET_DISCONNECTED),
+        after_refusal=Answers(send=_NOT_ACCEPTED),
+        codes_after_refusal=(1006,),
         then="waits",
         blocked_send="blocks",
         cancels_after=3,
