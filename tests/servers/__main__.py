@@ -1,7 +1,8 @@
 """The scenarios against many versions of every server: `python -m tests.servers`.
 
-From the moment an app knows that its client has gone it must see the same on all of them. Each version has a virtual
-environment of its own, made when it is not there yet.
+From the moment an app knows that its client has gone it must see the same on all of them. And each record of
+`disconnect_mw.testing.servers` must give what its server gives. Each version has a virtual environment of its own, made
+when it is not there yet.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ def main() -> int:
     parser.add_argument(
         "--bare", action="store_true", help="play the apps without the middleware, to see the difference"
     )
+    parser.add_argument("--records", action="store_true", help="prove the records, and play nothing else")
     parser.add_argument("--write", type=Path, help="the file whose table is to be replaced (README.rst)")
     parser.add_argument(
         "servers", nargs="*", default=VERSIONS, help=f"NAME or NAME==VERSION (default: {' '.join(VERSIONS)})"
@@ -128,7 +130,7 @@ def main() -> int:
         setups = list(wanted_setups(options.servers))
     except ValueError as error:
         parser.error(str(error))
-    scenarios = [scenario for scenario in SCENARIOS if options.only in scenario.name]
+    scenarios = [scenario for scenario in SCENARIOS if options.only in scenario.name and not options.records]
     began = time.monotonic()
     missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="disconnect-mw-") as temporary, Meter() as meter:
@@ -153,7 +155,8 @@ def main() -> int:
             ):
                 again.add(f"the newest {setup.server} is {version}: it is not played twice")
                 return None
-            meter.expect(len(suitable))
+            proven = to_prove(setup) if options.records or not (options.only or options.bare) else None
+            meter.expect(len(suitable) + (proven is not None))
             column = Column(setup, version)
 
             def heard(scenario: Scenario, verdict: str) -> None:
@@ -162,12 +165,13 @@ def main() -> int:
                     meter.tell(f"{column.title}: {scenario.name}: {verdict}")
 
             play_all(python, column, suitable, options.bare, heard)
-            proven = to_prove(setup) if not (options.only or options.bare) else None
             if proven is not None:
-                proofs.append(prove(python, proven))
-                if not proofs[-1].is_good:
-                    meter.tell(str(proofs[-1]))
-            if options.write:
+                proof = prove(python, proven)
+                proofs.append(proof)
+                meter.step(column.title)
+                if not proof.is_good:
+                    meter.tell(str(proof))
+            if options.write and column.cells:
                 bare[column.title] = table.play_bare(python, column)
             return column
 
@@ -178,8 +182,9 @@ def main() -> int:
             columns = [column for column in workers.map(run, setups) if column is not None and column.cells]
     if options.write and columns:
         table.write(options.write, table.block(columns, bare))
-    print_table(columns, scenarios)
-    print()
+    if columns:
+        print_table(columns, scenarios)
+        print()
     print_summary(columns)
     for proof in sorted(proofs, key=str):
         print(proof)
@@ -192,7 +197,7 @@ def main() -> int:
     drifted = sum(not proof.is_good for proof in proofs)
     print(f"{len(proofs)} proofs of records, {drifted} with differences, ", end="")
     print(f"{len(missing)} missing, {time.monotonic() - began:.0f} s")
-    return 1 if bad or drifted or not columns or (missing and not options.allow_missing) else 0
+    return 1 if bad or drifted or not (columns or proofs) or (missing and not options.allow_missing) else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,261 @@
+"""Makes `docs/servers.rst` of the records: `python -m tests.servers.docs`.
+
+Nothing on that page is measured here: the records are, and the conformance suite proves them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from disconnect_mw.testing import Answers, HTTPManners, Raises, Server, WebSocketManners, servers
+
+from .scripts import SCRIPTS
+
+PAGE = Path(__file__).parents[2] / "docs" / "servers.rst"
+
+TEMPLATE = Path(__file__).with_name("docs.template.rst")
+"""The page, with words in brackets where something is to be made of the records."""
+
+OFF = {
+    "gunicorn": "``--asgi-disconnect-grace-period``",
+    "daphne": "``--application-close-timeout``",
+}
+
+Columns = Mapping[str, Callable[[Any], str]]
+
+
+def outcome(value: object) -> str:
+    return f"raises ``{_named(value.kind)}``" if isinstance(value, Raises) else str(value)
+
+
+def _named(kind: type[BaseException]) -> str:
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    known = [base.__name__ for base in kind.__mro__ if base.__module__ == "builtins"]
+    bases = [name for name in known if name not in ("Exception", "BaseException", "object")]
+    return f"{kind.__module__}.{kind.__qualname__}" + (f" ({', '.join(bases)})" if bases else "")
+
+
+def times(count: int | None) -> str:
+    return {None: "always", 1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _late(manners: HTTPManners) -> str:
+    if manners.send == "blocks":
+        lost = f"connection lost: silent for {manners.buffers // 1024} KiB, then blocks"
+        return lost if manners.send_after_reset is None else f"{lost}; reset: {outcome(manners.send_after_reset)}"
+    return outcome(manners.send)
+
+
+def _told(manners: HTTPManners) -> str:
+    told = times(manners.times_told)
+    if manners.tells == "after a send":
+        told += ", when a ``send`` has failed"
+    if manners.times_told_of_cut_upload is not None:
+        told += f" (cut upload: at once, {times(manners.times_told_of_cut_upload)})"
+    return told
+
+
+def _two(manners: HTTPManners) -> str:
+    if manners.tells == "after a send":
+        return "neither"
+    return "both" if manners.times_told is None and manners.wakes_all else "one"
+
+
+def _unread(manners: HTTPManners) -> str:
+    if manners.buffers_upload:
+        return "is delivered; an app whose upload is cut is not called"
+    return "is lost" if manners.drops_unread else "is delivered"
+
+
+def _blocked(manners: HTTPManners | WebSocketManners) -> str:
+    if manners.blocked_send == "never blocks":
+        return "no send ever blocks"
+    if manners.blocked_send == "blocks":
+        return "stays blocked, and all later ones" if manners.stays_blocked else "stays blocked"
+    if isinstance(manners.blocked_send, Raises):
+        return f"wakes, {outcome(manners.blocked_send)}"
+    return "wakes"
+
+
+def _half(manners: HTTPManners | WebSocketManners) -> str:
+    return "gets the rest" if manners.half_close == "delivers" else "gets nothing more"
+
+
+HTTP_COLUMNS: Columns = {
+    "``send()`` after the client has gone": _late,
+    "``http.disconnect`` is told": _told,
+    "of two tasks in ``receive()`` wake": _two,
+    "a request that was not read": _unread,
+    "a half-closed client": _half,
+    "a blocked ``send()``, on RST": _blocked,
+    "``receive()`` after a complete response": lambda manners: (
+        "a disconnect" if manners.disconnect_after_end else "waits"
+    ),
+    "``send()`` after it": lambda manners: outcome(manners.send_after_end),
+}
+
+
+def _lost(manners: WebSocketManners) -> str:
+    return _answers(manners.lost, manners.sends_until_noticed)
+
+
+def _answers(answers: Answers, silent: int = 0) -> str:
+    send, close = outcome(answers.send), outcome(answers.close)
+    first = f"{silent} silent after a FIN, then " if silent else ""
+    return f"{first}{send}" if send == close else f"{first}{send}; close: {close}"
+
+
+def _closed(manners: WebSocketManners) -> str:
+    return "the same" if manners.closed is None else _answers(manners.closed)
+
+
+def _heard(manners: WebSocketManners) -> str:
+    return "the same" if manners.told is None else _answers(manners.told)
+
+
+def _before_accept(manners: WebSocketManners) -> str:
+    answers = manners.before_accept
+    named = {
+        "accept": answers.accept,
+        "send": answers.send,
+        "close": answers.close,
+        "close instead of accept": answers.refuse,
+    }
+    found: dict[str, list[str]] = {}
+    for name, value in named.items():
+        found.setdefault(outcome(value), []).append(name)
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{', '.join(names)}: {what}" for what, names in found.items())
+
+
+def _codes(codes: Iterable[object], then: object) -> str:
+    told = ["no code" if code is None else str(code) for code in codes]
+    if told and told[-1] == "nothing more":
+        told[-1] = "then waits"
+    elif then == "repeats":
+        told.append("again and again")
+    else:
+        told.append("then waits" if then == "waits" else f"then {outcome(then)}")
+    told = told if len(told) > 1 else [told[0].removeprefix("then ")]
+    return ", ".join(told)
+
+
+def _codes_of_loss(manners: WebSocketManners) -> str:
+    told = _codes(manners.codes_of_loss, manners.then)
+    if manners.codes_of_reset is not None:
+        told = f"FIN: {told}; RST: {_codes(manners.codes_of_reset, manners.then)}"
+    return told
+
+
+def _codes_before_accept(manners: WebSocketManners) -> str:
+    if manners.receive_before_accept != "disconnect":
+        return {"waits": "waits", "connect": "``websocket.connect``, again and again"}[manners.receive_before_accept]
+    if manners.codes_before_accept is None:
+        return _codes_of_loss(manners)
+    return _codes(manners.codes_before_accept, manners.then)
+
+
+def _reason(manners: WebSocketManners) -> str:
+    return "yes" if manners.tells_reason else "no"
+
+
+WEBSOCKET_SENDS: Columns = {
+    "connection lost, not yet received": _lost,
+    "close frame, not yet received": _closed,
+    "once the disconnect was received": _heard,
+    "left before the accept": _before_accept,
+    "after the app's own close": lambda manners: _answers(manners.after_end),
+    "a blocked ``send()``, on RST": _blocked,
+    "a half-closed client": _half,
+}
+
+WEBSOCKET_RECEIVES: Columns = {
+    "connection lost": _codes_of_loss,
+    "close frame": lambda manners: _codes(manners.codes_of_close, manners.then),
+    "left before the accept": _codes_before_accept,
+    "after the app's own close": lambda manners: _codes(manners.codes_after_end, manners.then),
+    "``reason`` of the client's": _reason,
+}
+
+SCOPE_COLUMNS: Columns = {
+    "HTTP": lambda server: _claim(server.http),
+    "WebSocket": lambda server: "not measured" if server.http.http_version == "2" else _claim(server.websocket),
+}
+
+
+def _claim(manners: HTTPManners | WebSocketManners) -> str:
+    version = "absent" if manners.spec_version is None else manners.spec_version
+    return ", ".join([version, *(f"``{name}``" for name in manners.extensions)])
+
+
+MEASURED = [server for server in servers.ALL if not str(server).startswith("spec-")]
+
+
+def page() -> str:
+    measured = re.search(r"\((.*?)\)", servers.__doc__ or "")
+    assert measured is not None
+    http = [server for server in MEASURED if not str(server).endswith(("-wsproto", "-sansio"))]
+    websocket = [server for server in MEASURED if not str(server).endswith("-http2")]
+    made = {
+        "MEASURED": measured[1],
+        "SCRIPTS": str(len(SCRIPTS) // 10 * 10),
+        "HTTP": table({server: server.http for server in http}, HTTP_COLUMNS),
+        "WEBSOCKET SENDS": table({server: server.websocket for server in websocket}, WEBSOCKET_SENDS),
+        "WEBSOCKET RECEIVES": table({server: server.websocket for server in websocket}, WEBSOCKET_RECEIVES),
+        "SCOPE": table({server: server for server in MEASURED}, SCOPE_COLUMNS),
+        "CANCELS": "\n".join(_cancels()),
+    }
+    whole = TEMPLATE.read_text(encoding="utf-8")
+    assert set(re.findall(r"\[([A-Z ]+)\]", whole)) == set(made)
+    return re.sub(r"\[([A-Z ]+)\]", lambda match: made[match[1]], whole)
+
+
+def table(rows: Mapping[Server, Any], columns: Columns) -> str:
+    """Servers that are alike in all columns share a row."""
+    alike: dict[tuple[str, ...], list[Server]] = {}
+    for server, manners in rows.items():
+        alike.setdefault(tuple(cell(manners) for cell in columns.values()), []).append(server)
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in (("server", *columns), *((names(group), *cells) for cells, group in alike.items())):
+        lines += [f"   {' ' if index else '*'} - {cell}" for index, cell in enumerate(row)]
+    return "\n".join(lines)
+
+
+def names(group: Iterable[Server]) -> str:
+    """`uvicorn 0.13.4, 0.20.0; uvicorn 0.13.4 with wsproto`."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for server in group:
+        name, version, *kind = str(server).split("-")
+        title = {"wsproto": "with wsproto", "sansio": "with websockets-sansio", "http2": "over HTTP/2"}.get(
+            "".join(kind)
+        )
+        found.setdefault((name, title or ""), []).append(version)
+    return "; ".join(f"{name} {', '.join(versions)} {title}".rstrip() for (name, title), versions in found.items())
+
+
+def _cancels() -> Iterable[str]:
+    found: dict[tuple[str, float], list[Server]] = {}
+    for server in MEASURED:
+        after = server.http.cancels_after
+        assert after == server.websocket.cancels_after or server.http.http_version == "2"
+        if after is not None:
+            found.setdefault((str(server).partition("-")[0], after), []).append(server)
+    for (name, after), group in found.items():
+        yield f"* {names(group)}: {after:g} s after the client has gone; {OFF[name]} changes that."
+
+
+def main() -> int:
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE.name}: {len(MEASURED)} records")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
