@@ -393,12 +393,19 @@ class Connection(abc.ABC):
             return
         if self._is_guessed and owed is not self._OWED_AT_FIRST:
             return  # should the client be there after all: better a response that is cut than one that looks whole
-        if has_swallowed or self.messages_muted or not _runtime.is_queue(getattr(self._server_send, "__self__", None)):
+        if has_swallowed or self.messages_muted or not self._sends_into_queue():
             messages = _messages.fresh(owed)
             if self._late_start is not None and owed is self._OWED_AT_FIRST:
                 start = _messages.without_length(self._late_start)
                 messages = [start, *_messages.fresh(self._after(owed, start))]
             await self._pass_on(messages)
+
+    def _sends_into_queue(self) -> bool:
+        """With nothing but other installs of this middleware between."""
+        owner = getattr(self._server_send, "__self__", None)
+        while isinstance(owner, Connection):
+            owner = getattr(owner._server_send, "__self__", None)
+        return _runtime.is_queue(owner)
 
     def leave(self) -> None:
         """Leave nothing behind."""

@@ -112,13 +112,17 @@ def fresh(owed: Owed) -> list[Message]:
     return [{**message, **({"headers": []} if "headers" in message else {})} for message in owed]
 
 
+def _announces_length(name: bytes, value: bytes) -> bool:
+    return bytes(name).lower() == b"content-length" and bytes(value).strip() != b"0"
+
+
 def without_length(start: Message) -> Message:
     """An application's `http.response.start` as that of a response that stays empty.
 
     A server that counts (h11) complains of a length that is not kept, to whatever stands between it and us.
     """
     try:
-        headers = [header for header in start["headers"] if bytes(header[0]).lower() != b"content-length"]
+        headers = [header for header in start["headers"] if not _announces_length(*header)]
     except (KeyError, TypeError, ValueError, IndexError):  # no headers, or none of their kind: not ours to judge
         return start
     return {**start, "headers": headers}

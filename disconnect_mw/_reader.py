@@ -24,12 +24,17 @@ _TURNS_TO_ASK = 5
 # How many messages that wait before the disconnect are read, to be replayed, in search of it.
 _MESSAGES_TO_ASK = 64
 
+# After how many answers of the disconnect everybody else has a turn. An application that goes on asking whatever it is
+# told just waits under Hypercorn and Daphne, which tell it once; it must not starve the event loop here.
+_ANSWERS_WITHOUT_A_TURN = 4096
+
 
 class Reader:
     """Reads for everybody."""
 
     __slots__ = (
         "_ahead",
+        "_answers",
         "_connection",
         "_failure",
         "_is_left",
@@ -50,9 +55,11 @@ class Reader:
         self._failure: BaseException | None = None  # what the server's receive raised before anybody asked
         self._waiters: list[_runtime.Waiter] = []  # for a read to be over
         self._is_left = False
+        self._answers = 0  # of the disconnect
 
     async def receive(self) -> Message:
         connection = self._connection
+        may_be_peek = True
         while connection.disconnect is None:
             if self._ahead:
                 # A receive that had to wait for this message would not have got it in a cancelled scope. Nor must a
@@ -65,6 +72,9 @@ class Reader:
                 failure, self._failure = self._failure, None
                 raise failure
             elif self._is_busy():
+                if may_be_peek and await _runtime.wait_before_peek():
+                    may_be_peek = False
+                    continue
                 waiter = _runtime.new_waiter()
                 self._waiters.append(waiter)
                 try:
@@ -78,6 +88,9 @@ class Reader:
                     return self._ahead.pop(0)
             else:
                 return await connection.read_directly()
+        self._answers += 1
+        if self._answers % _ANSWERS_WITHOUT_A_TURN == 0:
+            await _runtime.checkpoint()
         return connection.disconnect_again()
 
     def _is_busy(self) -> bool:

@@ -74,6 +74,19 @@ def checkpoint() -> Awaitable[None]:
     return _turn() if trio is None else trio.lowlevel.checkpoint()
 
 
+async def wait_before_peek() -> bool:
+    """On trio, from a cancelled scope: let a task of ours that has its message already make something of it.
+
+    Two turns of the loop, in which no cancellation comes in. False, and no turn, for whoever may wait himself.
+    """
+    trio = running_trio()
+    if trio is None or trio.current_effective_deadline() != -math.inf:
+        return False
+    await trio.lowlevel.cancel_shielded_checkpoint()
+    await trio.lowlevel.cancel_shielded_checkpoint()
+    return True
+
+
 # Waiting
 
 

@@ -284,6 +284,7 @@ def test_a_field_of_what_is_no_mapping_is_none(message: Any, value: Any) -> None
     [
         ([(b"Content-Length", b"5"), (b"x-status", b"ready")], [(b"x-status", b"ready")]),
         ([[b"content-length", b"5"]], []),
+        ([(b"content-length", b"0")], [(b"content-length", b"0")]),  # which is kept
         ([], []),
         ([()], [()]),  # none of their kind: the server's to judge
         (7, 7),

@@ -802,8 +802,9 @@ async def test_the_orderly_end_swallows_what_it_causes() -> None:
     assert server.sent == [START_499]
 
 
+@pytest.mark.parametrize("installs", [1, 2])
 @pytest.mark.parametrize("ending", ["silent", "muted", "swallowed"])
-async def test_a_queue_gets_nothing_of_an_app_that_fell_silent_by_itself(ending: str) -> None:
+async def test_a_queue_gets_nothing_of_an_app_that_fell_silent_by_itself(ending: str, installs: int) -> None:
     """As Django's tests have it, through asgiref's ApplicationCommunicator."""
     server = FarSide()
     queue: asyncio.Queue[Any] = asyncio.Queue()
@@ -814,7 +815,10 @@ async def test_a_queue_gets_nothing_of_an_app_that_fell_silent_by_itself(ending:
         elif ending == "swallowed":
             raise ClientDisconnect
 
-    await DisconnectMiddleware(gone(server, app))(http_scope(), server.receive, queue.put)
+    wrapped = gone(server, app)
+    for _ in range(installs):
+        wrapped = DisconnectMiddleware(wrapped)
+    await wrapped(http_scope(), server.receive, queue.put)
     assert queue.qsize() == (0 if ending == "silent" else 2)
 
 

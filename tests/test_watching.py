@@ -285,6 +285,46 @@ async def test_a_peek_finds_what_a_task_has_read_where_a_cancelled_scope_gets_no
         await DisconnectMiddleware(app)(http_scope(), from_a_channel, HTTPFarSide().send)
 
 
+async def test_a_peek_right_after_the_departure_sees_it_if_one_came_before() -> None:
+    """On trio the task that the first has started gets its turn first."""
+    is_gone = anyio.Event()
+    there = [dict(REQUEST)]
+
+    async def waiting_receive() -> Any:
+        if there:
+            return there.pop()
+        await is_gone.wait()
+        return dict(DISCONNECT)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        seen: list[Any] = []
+        for _ in range(2):
+            with anyio.CancelScope() as peek:
+                peek.cancel()
+                seen.append(await receive())
+            await anyio.lowlevel.checkpoint()
+            is_gone.set()
+            await anyio.lowlevel.checkpoint()
+        assert seen == [DISCONNECT]
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), waiting_receive, HTTPFarSide().send)
+
+
+async def test_an_app_that_asks_for_ever_does_not_starve_the_loop() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        far.leave()
+        with anyio.move_on_after(0.02) as asking:
+            while True:
+                await receive()
+        assert asking.cancelled_caught
+
+    await run(far, app)
+
+
 async def departed() -> weakref.ref[Any]:
     """A far side whose exchange is over."""
     far = http()
