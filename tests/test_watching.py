@@ -731,3 +731,68 @@ async def test_an_interruption_that_was_swallowed_leaves_no_count_behind(ends: s
     with anyio.fail_after(5):
         await DisconnectMiddleware(app)(http_scope(), server.receive, swallowing_send)
     assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
+async def test_an_interruption_that_is_swallowed_is_nobody_elses() -> None:
+    server, may_end = Blocking(), asyncio.Event()
+
+    async def stubborn_send(message: Any) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await server.send(message)
+        if message.get("body"):
+            await may_end.wait()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        sending = asyncio.ensure_future(send(CHUNK))
+        await told(receive, server)
+        await asyncio.sleep(0.05)
+        assert await send(CHUNK) is None
+        may_end.set()
+        assert await sending is None
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, stubborn_send)
+
+
+async def test_a_send_that_waits_in_nobodys_code_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a bare queue, say, as a test has it: somebody may still empty that."""
+    with_room = anyio.create_memory_object_stream[Any](1)
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(empty_late, with_room[1])
+            tasks.start_soon(leave_soon, receive)
+            await send(START)
+            await send(CHUNK)
+
+    async def leave_soon(receive: Any) -> None:
+        await anyio.sleep(0.01)
+        far.leave()
+        await receive()
+
+    async def empty_late(stream: Any) -> None:
+        await anyio.sleep(0.05)
+        async with stream:
+            seen.extend([await stream.receive(), await stream.receive()])
+
+    seen: list[Any] = []
+    async with with_room[0]:
+        await DisconnectMiddleware(app)(far.scope(), far.receive, with_room[0].send)
+    assert seen == [START, CHUNK]
+
+
+async def test_a_watcher_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(things: Any) -> None:
+        raise ValueError("a bug of the watcher's")
+
+    monkeypatch.setattr(_watch._first_looks, "_turn", fail)
+    far = websocket()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(DisconnectMiddleware(silent), far.scope(), far.receive, far.send)
+        await anyio.sleep(0.05)
+    assert "the watcher failed: please report this" in caplog.messages
