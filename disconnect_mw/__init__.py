@@ -1,7 +1,19 @@
 """One behaviour for a Python web app when its client goes away, on every ASGI server."""
 
 from ._errors import ClientDisconnected
-from ._middleware import DisconnectMiddleware
+from ._middleware import CancelOnDisconnect, DisconnectMiddleware, RaiseOnDisconnect
+from ._records import Disconnect, Exchange
+from ._view import ClientConnection, connection
 
 __version__ = "0.1.0"
-__all__ = ["ClientDisconnected", "DisconnectMiddleware", "__version__"]
+__all__ = [
+    "CancelOnDisconnect",
+    "ClientConnection",
+    "ClientDisconnected",
+    "Disconnect",
+    "DisconnectMiddleware",
+    "Exchange",
+    "RaiseOnDisconnect",
+    "__version__",
+    "connection",
+]

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import abc
 import contextvars
+import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from . import _messages, _runtime, _watch
 from ._errors import ClientDisconnected, tells_of_departure, tells_of_lost_websocket
 from ._messages import HTTP_OWES_ALL, HTTP_OWES_BODY, Message, Owed, after_http, after_websocket, field
+from ._policy import Hook, Terms, name_of
 from ._reader import Reader
+from ._records import Disconnect, Ended, Exchange, Phase
 from ._state import TRANSITIONS, Cause, State
 
 Receive = Callable[[], Awaitable[Message]]
@@ -27,8 +30,8 @@ _LOGGER = logging.getLogger("disconnect_mw")
 _OPEN, _COMPLETE, _DISCONNECTED = State.OPEN, State.COMPLETE, State.DISCONNECTED
 _AFTER_LAST_MESSAGE = TRANSITIONS[_OPEN, Cause.LAST_MESSAGE]  # a look into the table costs more than the send itself
 
-# What stands for a loop where none runs (a coroutine driven by hand), for the task there, and for a shut gate.
-_NO_LOOP, _BY_HAND, _SHUT = object(), object(), object()
+# What stands for the task where no event loop runs (a coroutine driven by hand), and for a shut gate.
+_BY_HAND, _SHUT = object(), object()
 
 _STARTS = ("http.response.start", "websocket.http.response.start")
 
@@ -48,74 +51,196 @@ def _is_of_server(exception: BaseException) -> bool:
     return isinstance(exception, Exception) and not isinstance(exception, (_Nowhere, _runtime.Interrupted))
 
 
+class _Counted:
+    """The server's `send`, and what went into it."""
+
+    __slots__ = ("_send", "messages", "payload")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.messages = self.payload = 0
+
+    def __call__(self, message: Message) -> Awaitable[Any]:
+        self.messages += 1
+        self.payload += _messages.payload(message)
+        return self._send(message)
+
+    def was_not_sent(self, message: Message) -> None:
+        self.messages -= 1
+        self.payload -= _messages.payload(message)
+
+
+class _InTime:
+    """The server's `send`, for at most so many seconds a message."""
+
+    __slots__ = ("_seconds", "_send")
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        self._send = send
+        self._seconds = seconds
+
+    async def __call__(self, message: Message) -> Any:
+        return await _runtime.within(self._seconds, self._send(message))
+
+
+class Attended:
+    """What belongs to an exchange of which somebody asks more than that it goes on. Few do."""
+
+    __slots__ = ("cancels", "has_ended_by_it", "inner", "is_due", "shields", "timer", "waiters", "watched")
+
+    def __init__(self) -> None:
+        self.watched: _watch.Watched | None = None  # somebody looks whether the client has gone, although nobody reads
+        self.inner: list[Connection] = []  # of installs further in
+        self.waiters: list[_runtime.Waiter] = []  # for the departure
+        self.shields = 0
+        self.is_due = False  # its cancellation, when nothing shields it any more
+        self.timer: _runtime.Started | None = None  # for that
+        self.cancels = False  # it has been cancelled
+        self.has_ended_by_it = False
+
+
 class Connection(abc.ABC):
     """One exchange: what the application and the server have said, and whether the client is still there."""
 
     __slots__ = (
+        "_attended",
+        "_counted",
         "_gate",
         "_is_guessed",
-        "_is_raising",
         "_last",
         "_late_start",
-        "_loop",
         "_owed",
         "_owed_before",
-        "_reader",
         "_route",
         "_server_send",
+        "_unsaid",
         "_woken",
+        "began",
+        "bytes_muted",
         "disconnect",
         "disconnected_at",
+        "exchange",
+        "loop",
         "messages_muted",
+        "outer",
         "phase",
+        "record",
+        "scope",
         "server_receive",
         "shared_reader",
+        "stand_in",
         "state",
+        "task",
+        "terms",
         "uploading",
-        "watched",
     )
 
-    protocol: ClassVar[str]
+    protocol: ClassVar[Literal["http", "websocket"]]
     _OWED_AT_FIRST: ClassVar[Owed]
     can_be_peeked: ClassVar[bool]
 
+    scope: Any  # None when the exchange is over: the scope holds the connection, and must not be held by it
+    terms: Terms
+    began: float  # on the clock of time.monotonic()
+    outer: Connection | None  # of an install further out, which has the terms
+    loop: Any  # as `_runtime.event_loop` gives it
+    task: Any  # that the application runs in, for `_runtime.cancel`
     state: State
     uploading: bool | None  # None: nothing of the body has been read
     disconnect: Message | None  # what every receive answers, once it is known
+    record: Disconnect | None
+    exchange: Exchange | None
     _last: Message  # the last message, while it is on its way
     _gate: Any  # None: the next receive may go straight to the server; else who is there, or that it is shut
-    _loop: Any  # asyncio's, or _NO_LOOP: then _reader stands for the task that cannot be named
-    _reader: Any
+    stand_in: Any  # for the task that reads, where it is none of asyncio's
     shared_reader: Reader | None  # who reads when it is not simply the application that does
     _owed: Owed
     _owed_before: Owed  # the message on its way
-    watched: _watch.Watched | None  # where somebody looks whether the client has gone, although nobody reads
+    _attended: Attended | None
+    _counted: _Counted | None
 
     # Set when the client has left:
     disconnected_at: float  # on the clock of time.monotonic()
-    phase: str  # how far the exchange had come
+    phase: Phase  # how far the exchange had come
     messages_muted: int
+    bytes_muted: int
     _is_guessed: bool  # from an exception alone: the server has not delivered it
     _late_start: Message  # the application's own start, which came too late
+    _unsaid: Owed  # what the application owes, be it into the void
     _woken: set[Any]  # tasks that a send had blocked
 
-    def open(self, receive: Receive, send: Send, is_raising: bool) -> None:
+    def open(self, scope: Any, receive: Receive, send: Send, terms: Terms) -> None:
         """Stand between the application and the server.
 
         A plain method that sets only what every request needs, because a constructor costs as much as all of this.
         """
+        self.scope = scope
+        self.terms = terms
         self.server_receive = receive
         self._server_send = self._route = send
-        self._is_raising = is_raising
         self.state = _OPEN
         self._owed = self._owed_before = self._OWED_AT_FIRST
-        self.disconnect = self._gate = self._loop = self.shared_reader = self._last = None
-        self.uploading = self.watched = None
+        self.disconnect = self._gate = self.shared_reader = self._last = self.uploading = None
+        self.outer = self.record = self.exchange = self._attended = self._counted = self.stand_in = None
+        self.began = time.monotonic()
+        loop = self.loop = _runtime.running_loop()
+        if loop is None:
+            self._open_without_asyncio()
+        else:
+            self.task = _runtime.current_task(loop)
 
-    def watch(self, scope: Any) -> None:
+    def _open_without_asyncio(self) -> None:
+        self.loop = _runtime.event_loop()
+        self.task = _runtime.cancellable()
+        receive = _runtime.interruptible(self.server_receive)
+        if receive is None:
+            self.stand_in = _BY_HAND
+        else:
+            self.stand_in = self.server_receive = receive
+            self._server_send = self._route = _runtime.Interruptible(receive.trio, self._server_send)
+
+    def attend(self, *, counts: bool, watches: bool) -> None:
+        """Do what the terms, or others, ask beyond telling the application what it asks about."""
+        send_timeout = self.terms.send_timeout
+        if send_timeout is not None:
+            self._route = _InTime(self._route, send_timeout)
+        if counts:
+            self._route = self._counted = _Counted(self._route)
+        if watches:
+            self.watch(contextvars.copy_context())
+
+    def join(self, outer: Connection) -> None:
+        """Be the same exchange as that of an install further out: what that one learns, this one knows."""
+        self.outer = outer
+        outer.attended.inner.append(self)
+        root = self.root
+        root.terms = self.terms.within(root.terms)
+        if self.terms.asks:
+            root.watch(contextvars.copy_context())
+        if self.terms.send_timeout is not None and root.state is not _DISCONNECTED:
+            root._route = _InTime(root._route, self.terms.send_timeout)
+        if outer.disconnect is not None and outer.state is _DISCONNECTED:
+            self.learn(Cause.DISCONNECT_RECEIVED, outer.disconnect)
+
+    @property
+    def root(self) -> Connection:
+        """The connection of the outermost install, which deals with the server."""
+        return self if self.outer is None else self.outer.root
+
+    @property
+    def attended(self) -> Attended:
+        if self._attended is None:
+            self._attended = Attended()
+        return self._attended
+
+    def watch(self, context: contextvars.Context) -> None:
         """Have somebody look whether the client has gone, although the application may not ask."""
-        self._loop = _runtime.running_loop() or self._without_asyncio()
-        self.watched = _watch.Watched(self, scope)
+        if self.scope is not None and self.loop is not None and self.attended.watched is None:
+            self.attended.watched = _watch.Watched(self, context)
+
+    @property
+    def watched(self) -> _watch.Watched | None:
+        return None if self._attended is None else self._attended.watched
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state.value}>"
@@ -139,16 +264,12 @@ class Connection(abc.ABC):
     def _new_disconnect(self) -> Message:
         """The disconnect that no server delivered."""
 
-    @abc.abstractmethod
-    def _was_not_sent(self) -> None:
-        """What `_note` counted did not reach the server."""
+    def status(self) -> int | None:
+        """Of the response that had begun when the client left."""
+        return None
 
     @abc.abstractmethod
-    def sent(self) -> str:
-        """What the server had taken by then, in words."""
-
-    @abc.abstractmethod
-    def _phase_now(self) -> str:
+    def _phase_now(self) -> Phase:
         """How far the exchange has come."""
 
     # Receiving
@@ -157,9 +278,7 @@ class Connection(abc.ABC):
         """The server's next message; once the disconnect is known, that: without suspending, as often as asked."""
         if self._gate is not None:
             return await self.reader().receive()
-        if self._loop is None:
-            self._loop = _runtime.running_loop() or self._without_asyncio()
-        self._gate = self._reader if self._loop is _NO_LOOP else _runtime.current_task(self._loop) or _BY_HAND
+        self._gate = self.stand_in or _runtime.current_task(self.loop) or _BY_HAND
         try:
             message = await self.server_receive()
         except BaseException as exception:
@@ -184,15 +303,6 @@ class Connection(abc.ABC):
         except (AttributeError, KeyError, TypeError):  # no ASGI message: that is for the application to complain of
             return message
         return self.took(message)
-
-    def _without_asyncio(self) -> object:
-        receive = _runtime.interruptible(self.server_receive)
-        if receive is None:
-            self._reader = _BY_HAND
-        else:
-            self._reader = self.server_receive = receive
-            self._server_send = self._route = _runtime.Interruptible(receive.trio, self._server_send)
-        return _NO_LOOP
 
     def _is_interrupted(self, exception: BaseException | None) -> bool:
         """The application's task is back from the server. Only because the client turned out to have gone?"""
@@ -267,21 +377,23 @@ class Connection(abc.ABC):
             return False
         kind = field(message, "type")
         is_in_order = _messages.is_in_order(self._owed, kind)
-        says_so = tells_of_departure(exception, kind) or (is_in_order and self.is_departure(exception))
+        is_late = isinstance(exception, _runtime.TimedOut)
+        says_so = is_late or tells_of_departure(exception, kind) or (is_in_order and self.is_departure(exception))
         # A message that was out of order is the application's mistake whatever the server would say. After a last one
         # it has nothing to say: uvicorn's receive gives the disconnect of a response that is complete, although its
         # send has just refused the end of it ("Too little data for declared Content-Length").
         if not says_so and ((was_last and kind != "websocket.close") or not is_in_order):
             return False
-        if self.disconnect is None:
+        if self.disconnect is None and not is_late:
             await self.reader().ask()  # for the evidence, and for the close code
         is_guessed = self.disconnect is None
         if is_guessed and not says_so:
             return False
+        if self._counted is not None:
+            self._counted.was_not_sent(message)
         self.learn(Cause.SEND_FAILED, self.disconnect or self._new_disconnect())
         self._owed = handed_over
         self._is_guessed = is_guessed
-        self._was_not_sent()
         if self.is_being_read() and self._gate is not _BY_HAND:
             self.reader().interrupt(self._gate)
         return True
@@ -316,12 +428,21 @@ class Connection(abc.ABC):
         if self.state is _COMPLETE:  # its last message had been blocked: that much is the normal end
             return
         self.messages_muted += 1
+        self.bytes_muted += _messages.payload(message)
         if self._woken:
-            self._take_back(_runtime.current_task(_runtime.running_loop()))
+            self._take_back(_runtime.current_task(self.loop))
         kind = field(message, "type")
-        if self._is_raising and kind not in _messages.WEBSOCKET_ENDS:
+        if self.root.terms.policy == "raise" and kind not in _messages.WEBSOCKET_ENDS:
             await _runtime.checkpoint()
             raise ClientDisconnected(self.disconnect) from (cause if _is_of_server(cause) else None)
+        if kind is not None:
+            self._unsaid = self._after(self._unsaid, message)
+        if self.outer is not None and self.outer.scope is not None and self.can_be_peeked:
+            # The install further out mutes; what stands between the two may count on the whole of it (a cache).
+            self._owed = self._unsaid
+            await self._server_send(message)
+            await _runtime.checkpoint()
+            return
         if kind in _STARTS and self._late_start is None:
             self._late_start = message
         # Whoever waits for the disconnect has been woken, but had no turn yet: it will want to cancel this task, which
@@ -345,12 +466,14 @@ class Connection(abc.ABC):
 
     def learn(self, cause: Cause, message: Message) -> None:
         before, self.state = self.state, TRANSITIONS[self.state, cause]
-        if self.state is _DISCONNECTED and before is not _DISCONNECTED:
+        departs = self.state is _DISCONNECTED and before is not _DISCONNECTED
+        if departs:
             self.disconnected_at = time.monotonic()
             self.phase = self._phase_now()
-            self.messages_muted = 0
+            self.messages_muted = self.bytes_muted = 0
             self._late_start = None
             self._is_guessed = False
+            self._unsaid = self._owed
             self._route = _nowhere  # not a look at the state for each message, nor a cycle with a method of our own
         if self.disconnect is None:
             self.disconnect = {**message}  # the one delivered is the application's, to change as it likes
@@ -360,23 +483,92 @@ class Connection(abc.ABC):
             if self.shared_reader is not None:
                 self.shared_reader.tell()
             if _watch.can_be_blocked() and self._can_be_blocked():
-                _watch.departures.add(self)
+                _watch.departures.add(self, self.loop)
+        if departs:
+            self._departed(message)
+
+    def _departed(self, message: Message) -> None:
+        """Do what the departure of the client entails."""
+        scope = self.scope
+        if scope is None:  # only what the application left behind still asks
+            return
+        self.record = Disconnect(
+            self.protocol,
+            str(scope.get("method")) if self.protocol == "http" else None,
+            str(scope.get("path")),
+            _client_of(scope),
+            self.phase,
+            field(message, "code") if self.protocol == "websocket" else None,
+            self.disconnected_at - self.began,
+        )
+        attended = self._attended
+        if attended is not None:
+            for waiter in attended.waiters:
+                _runtime.wake(waiter)
+            for inner in attended.inner:
+                inner.learn(Cause.DISCONNECT_RECEIVED, message)
+        if self.outer is None and self.loop is not None:
+            self.plan_cancellation()
+            for hook in self.terms.hooks:
+                _call(hook, self.record, self.watched)
+
+    def plan_cancellation(self) -> None:
+        """Have the application end, after the grace of the terms, now that its client has gone."""
+        seconds = self.terms.seconds_to_cancel
+        if seconds == 0:
+            self.end_app()
+        elif seconds is not None:
+            self.attended.timer = _runtime.call_later(seconds, self.end_app)
+        elif self.terms.grace is None and self.terms.policy == "ignore":
+            _watch.voids.add(self, self.loop)
+
+    def end_app(self) -> None:
+        """Cancel the application, or so much of it as may still answer, unless something shields it."""
+        attended = self.attended
+        if self.scope is None or self.state is not _DISCONNECTED or not self._unsaid or attended.cancels:
+            return
+        if attended.inner:
+            for inner in attended.inner:
+                inner.end_app()
+        elif self.root.attended.shields:
+            self.root.attended.is_due = True
+        elif self.task is not None:
+            seconds = _runtime.cancel(self.task)
+            if seconds is None:
+                attended.cancels = True
+            else:
+                attended.timer = _runtime.call_later(seconds, self.end_app)
+
+    def shield(self) -> None:
+        self.root.attended.shields += 1
+
+    def unshield(self) -> None:
+        attended = self.root.attended
+        attended.shields -= 1
+        if attended.is_due and not attended.shields:
+            attended.is_due = False
+            self.root.end_app()
 
     def _can_be_blocked(self) -> bool:
         """May a send be at the server still, and never come back? (Not every response that is complete is asked.)"""
         return self.state is _DISCONNECTED or (self.can_be_peeked and self.watched is not None)
 
-    def look(self, scope: Any, context: contextvars.Context) -> None:
+    def look(self, context: contextvars.Context) -> None:
         """Read, if nobody does, to find out whether the client has gone.
 
         One message ahead at the most, and nothing of a body that the application has not asked for: that would have a
         server send `100 Continue`, and defeat its back-pressure.
         """
-        if self.disconnect is None and not self.is_being_read() and self._may_be_read(scope):
-            self.reader().look(context)
+        if self.disconnect is not None:
+            return
+        if self._may_be_read():
+            if not self.is_being_read():
+                self.reader().look(context)
+        elif self.can_be_peeked:
+            self.reader()  # so that `took` notices the end of the body
 
     @abc.abstractmethod
-    def _may_be_read(self, scope: Any) -> bool:
+    def _may_be_read(self) -> bool:
         """Does reading take nothing that the application may not have wanted?"""
 
     async def end_orderly(self, has_swallowed: bool) -> None:
@@ -411,11 +603,20 @@ class Connection(abc.ABC):
         """Leave nothing behind."""
         if self.shared_reader is not None and self.shared_reader.leave():
             self.shared_reader = None
-        if self.watched is not None:
-            self.watched.leave()
-            self.watched = None
+        attended = self._attended
+        if attended is not None:
+            if attended.watched is not None:
+                attended.watched.leave()
+                attended.watched = None
+            if attended.timer is not None:
+                attended.timer.cancel()
+            for waiter in attended.waiters:
+                _runtime.wake(waiter)
+        if self.outer is not None:
+            self.outer.attended.inner.remove(self)
         if self.disconnect is not None:
-            _watch.departures.discard(self)
+            _watch.departures.discard(self, self.loop)
+            _watch.voids.discard(self, self.loop)
             for task in [*self._woken]:
                 self._take_back(task)
 
@@ -428,8 +629,67 @@ class Connection(abc.ABC):
     def has_raised(self, exception: BaseException) -> bool:
         return isinstance(exception, ClientDisconnected) and exception.message is self.disconnect
 
+    def takes_back_cancellation(self, exception: BaseException | None) -> bool:
+        """The application has ended. Was it by our cancellation, and by nobody else's?"""
+        if self._attended is None or not self._attended.cancels:
+            return False
+        if isinstance(self.task, _runtime.Cancellable):
+            is_ours = self.task.was_cut_short
+        else:
+            is_ours = _runtime.absorb(self.task, exception) and _runtime.is_cancelled_error(exception)
+        self.root.attended.has_ended_by_it |= is_ours
+        return is_ours
 
-_DURING_RESPONSE = "during the response"
+    def sum_up(self, raised: BaseException | None) -> Exchange:
+        """The record of the exchange, which has ended with this exception, or none."""
+        assert self.record is not None
+        counted, attended = self._counted, self._attended
+        ended: Ended = "returned"
+        if (attended is not None and attended.has_ended_by_it) or not isinstance(raised, (Exception, type(None))):
+            ended = "cancelled"
+        elif raised is not None:
+            ended = "raised"
+        self.exchange = Exchange(
+            self.record,
+            self.status(),
+            None if counted is None else counted.messages,
+            None if counted is None else counted.payload,
+            self.messages_muted,
+            self.bytes_muted,
+            time.monotonic() - self.disconnected_at,
+            ended,
+            type(raised).__name__ if ended == "raised" else None,
+        )
+        return self.exchange
+
+
+def _client_of(scope: Any) -> tuple[str, int] | None:
+    client = scope.get("client")
+    return tuple(client) if isinstance(client, (tuple, list)) and len(client) == 2 else None
+
+
+def _call(hook: Hook, record: Disconnect, watched: _watch.Watched | None) -> None:
+    """Call a hook, whose own mistakes change nothing."""
+    context = contextvars.Context() if watched is None else watched.context.copy()
+    try:
+        result = context.run(hook, record)
+        if inspect.isawaitable(result):
+            _runtime.start_detached(_await(hook, result), context)
+    except BaseException as exception:
+        if not isinstance(exception, Exception) and not _runtime.is_cancelled_error(exception):
+            raise
+        _complain(hook)
+
+
+async def _await(hook: Hook, result: Awaitable[Any]) -> None:
+    try:
+        await result
+    except Exception:
+        _complain(hook)
+
+
+def _complain(hook: Hook) -> None:
+    _LOGGER.exception("on_disconnect failed: %s", name_of(hook))
 
 
 class HTTPConnection(Connection):
@@ -466,46 +726,39 @@ class HTTPConnection(Connection):
         if kind == "http.request":
             self.uploading = bool(message.get("more_body"))
             self.reader().prefers_task = not self.uploading  # as in receive; here somebody else has come to read
+            if not self.uploading and self.watched is not None and self.watched.is_looked_at:
+                self.watched.look()  # now, not a second later
         elif kind == "http.disconnect":
             self.learn(Cause.DISCONNECT_RECEIVED, message)
         return message
 
-    def _may_be_read(self, scope: Any) -> bool:
-        return self.uploading is False or (self.uploading is None and not _messages.announces_body(scope))
+    def _may_be_read(self) -> bool:
+        return self.uploading is False or (self.uploading is None and not _messages.announces_body(self.scope))
 
     def _new_disconnect(self) -> Message:
         return {"type": "http.disconnect"}
 
-    def _was_not_sent(self) -> None:
-        pass
+    def status(self) -> int | None:
+        return self._start.get("status") if self.phase == "during the response" else None
 
-    def sent(self) -> str:
-        return f"status {self._start.get('status')}" if self.phase == _DURING_RESPONSE else "nothing"
-
-    def _phase_now(self) -> str:
+    def _phase_now(self) -> Phase:
         if self._owed is not HTTP_OWES_ALL:
-            return _DURING_RESPONSE
+            return "during the response"
         return "during the upload" if self.uploading else "before the response"
 
 
 class WebSocketConnection(Connection):
-    __slots__ = ("_messages_sent",)
-    _messages_sent: int
+    __slots__ = ()
 
     protocol = "websocket"
     _OWED_AT_FIRST = _messages.WEBSOCKET_OWES_HANDSHAKE
     can_be_peeked = False
     _after = staticmethod(after_websocket)
 
-    def open(self, receive: Receive, send: Send, is_raising: bool) -> None:
-        super().open(receive, send, is_raising)
-        self._messages_sent = 0
-
     def _note(self, message: Mapping[str, Any]) -> None:
         if self.state is _OPEN:
             owed = self._owed_before = self._owed
             owed = self._owed = after_websocket(owed, message)
-            self._messages_sent += 1
             if not owed:
                 self._last = message
                 self.state = _AFTER_LAST_MESSAGE
@@ -523,18 +776,12 @@ class WebSocketConnection(Connection):
     def is_departure(self, exception: BaseException) -> bool:
         return tells_of_lost_websocket(exception)
 
-    def _may_be_read(self, scope: Any) -> bool:
+    def _may_be_read(self) -> bool:
         return self._owed is _messages.WEBSOCKET_ACCEPTED
 
     def _new_disconnect(self) -> Message:
         # No close frame came: 1006 (RFC 6455, 7.4.1).
         return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
 
-    def _was_not_sent(self) -> None:
-        self._messages_sent -= 1
-
-    def sent(self) -> str:
-        return f"{self._messages_sent} messages"
-
-    def _phase_now(self) -> str:
+    def _phase_now(self) -> Phase:
         return "before the handshake" if self._owed is _messages.WEBSOCKET_OWES_HANDSHAKE else "while open"

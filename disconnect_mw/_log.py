@@ -3,42 +3,53 @@
 from __future__ import annotations
 
 import logging
-import time
-from typing import Any
-from urllib.parse import quote
 
-from ._connection import Connection
+from ._messages import quoted
+from ._records import Exchange
 
 LOGGER = logging.getLogger("disconnect_mw")
 
-_TOLD = "disconnect_mw.told"  # in the scope: the line has been written, by an install further in
 
-
-def tell(scope: Any, connection: Connection, raised: BaseException | None) -> None:
-    """Write one INFO line about `connection`, whose client left before the application was done."""
-    if scope.get(_TOLD) or not LOGGER.isEnabledFor(logging.INFO):
+def tell(exchange: Exchange) -> None:
+    """Write one INFO line about `exchange`, which is an attribute of its log record, for whoever formats it anew."""
+    if not LOGGER.isEnabledFor(logging.INFO):
         return
-    scope[_TOLD] = True
+    disconnect = exchange.disconnect
     LOGGER.info(
-        "client disconnected: %s %s from %s, %s: %s sent, %d messages muted; the app went on for %.3f s and %s",
-        "WEBSOCKET" if connection.protocol == "websocket" else _quoted(scope.get("method")),
-        _quoted(scope.get("path")),
-        _peer(scope.get("client")),
-        connection.phase,
-        connection.sent(),
-        connection.messages_muted,
-        time.monotonic() - connection.disconnected_at,
-        "returned" if raised is None else f"raised {type(raised).__name__}",
+        "client disconnected: %s %s from %s, %s: %s sent%s, %d messages muted%s; the app went on for %.3f s and %s",
+        "WEBSOCKET" if disconnect.protocol == "websocket" else quoted(disconnect.method),
+        quoted(disconnect.path),
+        _peer(disconnect.client),
+        disconnect.phase,
+        _sent(exchange),
+        _bytes(exchange.messages_sent, exchange.bytes_sent),
+        exchange.messages_muted,
+        _bytes(exchange.messages_muted, exchange.bytes_muted),
+        exchange.seconds,
+        _ended(exchange),
+        extra={"exchange": exchange},
     )
 
 
-def _quoted(text: Any, safe: str = "/") -> str:
-    """As it stood in the request line: what the client chose to put there must not break the log's lines."""
-    return quote(str(text), safe, errors="replace")
+def _sent(exchange: Exchange) -> str:
+    words = [] if exchange.status is None else [f"status {exchange.status}"]
+    if exchange.messages_sent:
+        words.append(f"{exchange.messages_sent} messages")
+    return ", ".join(words) or "nothing"
 
 
-def _peer(client: Any) -> str:
-    if not isinstance(client, (tuple, list)) or len(client) != 2:
+def _bytes(messages: int | None, payload: int | None) -> str:
+    return f" ({payload} bytes)" if messages else ""
+
+
+def _ended(exchange: Exchange) -> str:
+    if exchange.ended == "cancelled":
+        return "was cancelled"
+    return exchange.ended if exchange.exception is None else f"raised {exchange.exception}"
+
+
+def _peer(client: tuple[str, int] | None) -> str:
+    if client is None:
         return "an unknown peer"
-    host, port = (_quoted(part, safe=":") for part in client)
+    host, port = (quoted(part, safe=":") for part in client)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

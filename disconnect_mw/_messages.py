@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 Message = Any
 """A message as it came. Neither side promises a dict, and whatever came is passed on as it is."""
@@ -134,3 +135,17 @@ def with_code(message: Message) -> Message:
     uvicorn 0.13.4 with wsproto brings none; Starlette then raises `KeyError`.
     """
     return {**message, "code": _NO_STATUS_RECEIVED} if message.get("code") is None else message
+
+
+def payload(message: Message) -> int:
+    """How many bytes of payload it has."""
+    body = field(message, "body") or field(message, "bytes") or field(message, "text") or b""
+    try:
+        return len(body if not isinstance(body, str) or body.isascii() else body.encode(errors="surrogatepass"))
+    except TypeError:  # no ASGI message: that is for others to complain of
+        return 0
+
+
+def quoted(text: Any, safe: str = "/") -> str:
+    """As it stood in the request line: what the client chose to put there must not break the log's lines."""
+    return quote(str(text), safe, errors="replace")

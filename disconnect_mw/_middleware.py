@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from . import _policy
 from ._connection import Connection, HTTPConnection, WebSocketConnection
 from ._errors import without_disconnect
 from ._log import tell
-from ._policy import VERSIONS_BEFORE_RAISING, Policy, checked, make_truthful
+from ._policy import VERSIONS_BEFORE_RAISING, Hook, Policy, PolicyFor, Terms, make_truthful
 from ._state import State
+from ._view import KEY, Over
 
 # As loose as they are on purpose: an app annotated with asgiref.typing and one annotated with Starlette's types fit,
 # which no stricter type lets both do.
 ASGIApp = Callable[[Any, Any, Any], Awaitable[Any]]
 
 _DISCONNECTED = State.DISCONNECTED
-_IGNORE: Policy = "ignore"
-_RAISE: Policy = "raise"
+_INFO = logging.INFO
 
 # Where many exchanges share a connection, a server may hold the sends of one back for ever once it is lost: Hypercorn.
 _MULTIPLEXED = ("2", "3")
@@ -38,89 +41,214 @@ class DisconnectMiddleware:
 
     - `"ignore"`: what the app sends after its client has gone goes nowhere, and the app goes on to its end;
     - `"raise"`: it raises `ClientDisconnected`, which ends quietly at the edge of this middleware if the app lets it
-      out.
+      out;
+    - `"cancel"`: it goes nowhere, and the app is cancelled as `asyncio.timeout` does it: once, in the task that the
+      server runs it in, so that `finally` blocks may await. On trio by a cancel scope. Not after its last message:
+      background tasks run.
+
+    `grace` is the number of seconds for which an app may go on after its client has left, under any policy, before it
+    is cancelled. None is 0 under `"cancel"` and no limit under the others; `math.inf` is no limit, and no warning of an
+    app that goes on for long.
+
+    `send_timeout` is the number of seconds that the client may take to drain one message where the server waits for
+    that; after it the client counts as gone. None is no limit.
+
+    `policy_for` is called with the scope of each HTTP and WebSocket exchange, and returns its policy, or None for the
+    one of this middleware. It is not async.
+
+    `on_disconnect` is called with a `Disconnect`, once for each client that leaves before the app has said its last
+    word, as soon as that is known. If it returns an awaitable, that is awaited in a task of its own, which may outlive
+    the exchange. What it raises is logged, and changes nothing.
 
     Raises `TypeError` or `ValueError` at once for anything else.
 
     While the client is there the app gets and sends the very same messages. An exception of the app's own always
-    passes, and so does a cancellation.
+    passes, and so does a cancellation that is not ours.
+
+    Under `"raise"`, `"cancel"`, with `grace` or `on_disconnect`, and for every WebSocket, somebody looks whether the
+    client has gone, although the app may not ask: 50 ms after the beginning, and then once a second. From there on a
+    task waits for the disconnect, as long as nothing else can come.
+
+    Installed more than once around an app, the installs share one exchange. What an inner one is told (a policy other
+    than `"ignore"`, and all other options) holds for the whole exchange, and hooks add up.
     """
 
     _app: ASGIApp
-    _policy: Policy
-    _websocket_policy: Policy
+    _terms: Terms
+    _websocket_terms: Terms
+    _policy_for: PolicyFor | None
+    _has_complained: bool
+    _is_plain: bool
 
     if TYPE_CHECKING:
 
-        def __init__(self, app: Any, *, policy: Policy = "ignore", websocket_policy: Policy = "raise") -> None: ...
+        def __init__(
+            self,
+            app: Any,
+            *,
+            policy: Policy = "ignore",
+            websocket_policy: Policy = "raise",
+            grace: float | None = None,
+            send_timeout: float | None = None,
+            policy_for: PolicyFor | None = None,
+            on_disconnect: Hook | None = None,
+        ) -> None: ...
 
     else:
         # One keyword more than a type checker needs to see: an unknown one gets a better error than Python's own.
-        def __init__(self, app, *, policy="ignore", websocket_policy="raise", **unknown):
+        def __init__(
+            self,
+            app,
+            *,
+            policy="ignore",
+            websocket_policy="raise",
+            grace=None,
+            send_timeout=None,
+            policy_for=None,
+            on_disconnect=None,
+            **unknown,
+        ):
             if unknown:
                 raise TypeError(
-                    f"DisconnectMiddleware takes policy and websocket_policy, not {', '.join(unknown)}: "
-                    "look for a misspelling, or for an option of another version"
+                    "DisconnectMiddleware takes policy, websocket_policy, grace, send_timeout, policy_for and "
+                    f"on_disconnect, not {', '.join(unknown)}: look for a misspelling, or for an option of another "
+                    "version"
                 )
             self._app = single_callable(app)
-            self._policy = checked("policy", policy)
-            self._websocket_policy = checked("websocket_policy", websocket_policy)
+            hook = _policy.checked_function("on_disconnect", "the Disconnect", on_disconnect, is_async=True)
+            others = (
+                _policy.checked_grace(grace),
+                _policy.checked_send_timeout(send_timeout),
+                () if hook is None else (hook,),
+            )
+            self._terms = Terms(_policy.checked("policy", policy), *others)
+            self._websocket_terms = Terms(_policy.checked("websocket_policy", websocket_policy), *others)
+            self._policy_for = _policy.checked_function("policy_for", "the scope", policy_for, is_async=False)
+            self._has_complained = False
+            self._is_plain = self._terms == Terms("ignore") and policy_for is None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         kind = scope.get("type")
         connection: Connection
         if kind == "http":
-            connection, policy = HTTPConnection(), self._policy
+            connection, terms = HTTPConnection(), self._terms
             try:
                 is_usual = (
-                    policy is _IGNORE
+                    self._is_plain
                     and scope["http_version"] == "1.1"
                     and scope["asgi"]["spec_version"] in VERSIONS_BEFORE_RAISING
+                    and not _LOGGER.isEnabledFor(_INFO)
                 )
             except (KeyError, TypeError):
                 is_usual = False
         elif kind == "websocket":
-            connection, policy, is_usual = WebSocketConnection(), self._websocket_policy, False
+            connection, terms, is_usual = WebSocketConnection(), self._websocket_terms, False
         else:
             return await self._app(scope, receive, send)
-        connection.open(receive, send, policy is _RAISE)
-        if not is_usual:
-            make_truthful(scope, policy)
-            if kind == "websocket" or policy is _RAISE or scope.get("http_version") in _MULTIPLEXED:
-                connection.watch(scope)
+        connection.open(scope, receive, send, terms)
+        found = scope.setdefault(KEY, connection)
+        if found is not connection or not is_usual:
+            is_usual = False
+            self._attend(connection, found)
+        app = self._app
+        if connection.stand_in is not None and connection.task is not None:
+            app = functools.partial(connection.task.run, app)
         rest = None
         receive, send = connection.receive, connection.send
         if inside is not None:
             receive, send = inside(scope, receive, send)
         try:
             try:
-                result = await self._app(scope, receive, send)
+                result = await app(scope, receive, send)
             except BaseException as exception:  # P5, P6: _end gives back all that is not put down to the disconnect
-                rest = await _end(scope, connection, exception)
+                rest = await _end(connection, exception)
                 if rest is exception:
                     raise
             else:
                 if connection.shared_reader is not None or not is_usual or connection.state is _DISCONNECTED:
-                    await _end(scope, connection, None)
+                    await _end(connection, None)
                 return result
             if rest is not None:
                 raise rest
             return None
         finally:
             del rest  # whose traceback holds this frame
+            # The scope may outlive all this, and what the server gave us holds the scope.
+            scope[KEY] = connection.outer if connection.exchange is None else Over(connection)
+            connection.scope = None
+
+    def _attend(self, connection: Connection, found: Any) -> None:
+        """See to all that the usual exchange needs not. `found` is what the scope had in place of `connection`."""
+        scope = connection.scope
+        scope[KEY] = connection
+        choice = None if self._policy_for is None else self._choice_for(scope)
+        if choice is not None:
+            connection.terms = connection.terms._replace(policy=choice)
+        root = connection
+        if isinstance(found, Connection) and found is not connection and found.scope is not None:
+            connection.join(found)
+            root = connection.root
+            if choice is not None:
+                root.terms = root.terms._replace(policy=choice)
+        else:
+            asks = connection.terms.asks or connection.protocol == "websocket"
+            connection.attend(
+                counts=asks or _LOGGER.isEnabledFor(_INFO),
+                watches=asks or scope.get("http_version") in _MULTIPLEXED,
+            )
+        make_truthful(scope, root.terms.policy)
+
+    def _choice_for(self, scope: Any) -> Policy | None:
+        """What `policy_for` says. Its mistakes are logged once, and harm no request."""
+        function: Any = self._policy_for
+        try:
+            choice = function(scope)
+        except Exception:
+            self._complain("policy_for=%s raised an exception, the default policy is used", _policy.name_of(function))
+            return None
+        if choice is None or _policy.is_policy(choice):
+            return choice  # type: ignore[no-any-return]  # one of the two
+        self._complain(
+            "policy_for=%s returned %r, the default policy is used: return %s or None",
+            _policy.name_of(function),
+            choice,
+            _policy.CHOICES,
+        )
+        return None
+
+    def _complain(self, text: str, *arguments: Any) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            _LOGGER.error(text, *arguments, exc_info=sys.exc_info()[0] is not None)
 
 
-async def _end(scope: Any, connection: Connection, exception: BaseException | None) -> BaseException | None:
+class CancelOnDisconnect(DisconnectMiddleware):
+    """`DisconnectMiddleware` with `policy="cancel"`, for settings that take an import path and no arguments."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(app, policy="cancel")
+
+
+class RaiseOnDisconnect(DisconnectMiddleware):
+    """`DisconnectMiddleware` with `policy="raise"`, for settings that take an import path and no arguments."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(app, policy="raise")
+
+
+async def _end(connection: Connection, exception: BaseException | None) -> BaseException | None:
     """The end of an exchange that is not the usual one. Returns what is to be raised."""
+    is_cancelled = connection.takes_back_cancellation(exception)
     connection.leave()
     if connection.state is not _DISCONNECTED:
         return exception
-    rest = None if exception is None else without_disconnect(exception, connection.has_raised)
+    rest = None if exception is None or is_cancelled else without_disconnect(exception, connection.has_raised)
     if rest is not exception:
         _LOGGER.debug("put down to the disconnect of the client", exc_info=exception)
-    tell(scope, connection, rest)
+    if connection.outer is None:
+        tell(connection.sum_up(rest))
     if rest is None:
-        await connection.end_orderly(has_swallowed=exception is not None)
+        await connection.end_orderly(has_swallowed=exception is not None or is_cancelled)
     return rest
 
 

@@ -6,6 +6,7 @@ Nothing is imported that is not already running: the event loop is found through
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import gc
 import math
@@ -182,6 +183,18 @@ class _Stepped(Coroutine[Any, Any, Any]):
         return getattr(self._coroutine, name)  # cr_frame and the like, for whoever inspects the task
 
 
+_detached: set[Any] = set()  # of which asyncio itself keeps no hold
+
+
+def start_detached(coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> None:
+    """As `start`, for what is to come to its end although nobody waits for it."""
+    task = start(coroutine, context)
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and isinstance(task, asyncio.Task):
+        _detached.add(task)
+        task.add_done_callback(_detached.discard)
+
+
 def start(coroutine: Coroutine[Any, Any, None], context: contextvars.Context | None = None) -> Started | None:
     """Run `coroutine`, which must not raise, in a task of its own; None, and nothing run, where no event loop runs.
 
@@ -246,7 +259,7 @@ def is_queue(thing: object) -> bool:
     return asyncio is not None and isinstance(thing, asyncio.Queue)
 
 
-def is_cancelled_error(exception: BaseException) -> bool:
+def is_cancelled_error(exception: BaseException | None) -> bool:
     """Is it asyncio's, which anybody may raise? (Nobody but trio can raise trio's.)"""
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and isinstance(exception, asyncio.CancelledError)
@@ -290,18 +303,34 @@ def event_loop() -> Any:
     return running_loop() if trio is None else trio.lowlevel.current_trio_token()
 
 
-def call_later(seconds: float, callback: Callable[[], None]) -> None:
+def call_later(seconds: float, callback: Callable[[], None]) -> Started:
     """Have the event loop, one that runs, call `callback`, in a context that belongs to nobody."""
     trio = running_trio()
     if trio is None:
-        running_loop().call_later(seconds, callback, context=contextvars.Context())  # type: ignore[union-attr]  # it runs
-        return
+        loop: Any = running_loop()
+        context = contextvars.Context()
+        if not seconds:  # before whatever else comes next, a timer after it
+            return loop.call_soon(callback, context=context)  # type: ignore[no-any-return]  # a handle
+        return loop.call_later(seconds, callback, context=context)  # type: ignore[no-any-return]  # a handle
 
     async def call() -> None:
         await trio.sleep(seconds)
         callback()
 
-    _start_in_trio(trio, call(), contextvars.Context())
+    return _start_in_trio(trio, call(), contextvars.Context())
+
+
+def call_in(loop: Any, callback: Callable[[], None]) -> None:
+    """Call `callback` on that event loop, as `event_loop` gives it: now if it is the caller's own, from any thread.
+
+    An event loop that has ended calls nothing, and needs nothing to be called.
+    """
+    if loop is event_loop():
+        callback()
+        return
+    call = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
+    with contextlib.suppress(RuntimeError):
+        call(callback)
 
 
 # What an awaitable that is suspended awaits, and its frame, by its kind.
@@ -410,10 +439,107 @@ def interrupt(reader: Any) -> bool:
     return True
 
 
-def take_back(task: asyncio.Task[Any]) -> None:
+def take_back(task: Any) -> None:
     """Take back an interruption that was swallowed on its way."""
     if sys.version_info >= (3, 11) and task.cancelling():
         task.uncancel()
+
+
+class Cancellable:
+    """An application on trio, in a scope of its own, so that `cancel` can end it."""
+
+    def __init__(self, trio: Any) -> None:
+        self._scope = trio.CancelScope()
+
+    async def run(self, app: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        with self._scope:
+            return await app(*arguments)
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+    @property
+    def was_cut_short(self) -> bool:
+        return bool(self._scope.cancelled_caught)
+
+
+def cancellable() -> Cancellable | None:
+    """What an application runs in, where there is no asyncio task that could be cancelled; None where none runs."""
+    trio = running_trio()
+    return None if trio is None else Cancellable(trio)
+
+
+# Seconds until it is tried once more to cancel a task in which another cancellation is on its way.
+_UNTIL_TRIED_AGAIN = 0.05
+
+
+def cancel(task: Any) -> float | None:
+    """End an application, a task or a `Cancellable`, as `asyncio.timeout` does it: once. None if that is done.
+
+    Else the seconds after which to try again: not while somebody else's cancellation of the task is not taken back,
+    since the two could not be told apart, nor while the task runs. It may be on its way out, and a cancellation that it
+    does not live to see would meet the server.
+    """
+    if isinstance(task, Cancellable):
+        task.cancel()
+    elif _is_cancelled_by_others(task):
+        return _UNTIL_TRIED_AGAIN
+    elif task._fut_waiter is None and current_task(running_loop()) is not None:
+        return 0
+    else:
+        task.cancel(_MARK)
+        if sys.version_info < (3, 11):
+            task._cancel_message = _MARK
+    return None
+
+
+def _is_cancelled_by_others(task: Any) -> bool:
+    if sys.version_info >= (3, 11):
+        return bool(task.cancelling())
+    return bool(task._must_cancel or (task._fut_waiter is not None and task._fut_waiter.cancelled()))
+
+
+def shielded() -> contextlib.AbstractContextManager[Any]:
+    """What no cancel scope of trio or anyio reaches into, if one of them is in use."""
+    library = running_trio() or sys.modules.get("anyio")
+    if library is None or event_loop() is None:
+        return contextlib.nullcontext()
+    return library.CancelScope(shield=True)  # type: ignore[no-any-return]  # reached through sys.modules
+
+
+class TimedOut(Exception):
+    """What `within` raises in place of what took too long."""
+
+
+async def within(seconds: float, awaitable: Awaitable[Any]) -> Any:
+    """What `awaitable` gives, if that takes no longer."""
+    trio = running_trio()
+    if trio is not None:
+        with trio.move_on_after(seconds):
+            return await awaitable
+        raise TimedOut
+    loop = running_loop()
+    if loop is None:
+        return await awaitable
+    task = current_task(loop)
+    is_late = False
+
+    def interrupt_it() -> None:
+        nonlocal is_late
+        is_late = interrupt(task)
+
+    timer = loop.call_later(seconds, interrupt_it, context=contextvars.Context())
+    try:
+        result = await awaitable
+    except BaseException as exception:
+        if is_late and absorb(task, exception) and is_cancelled_error(exception):
+            raise TimedOut from None
+        raise
+    finally:
+        timer.cancel()
+    if is_late:
+        take_back(task)
+    return result
 
 
 def absorb(reader: Any, exception: BaseException | None) -> bool:

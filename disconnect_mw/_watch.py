@@ -14,10 +14,11 @@ import functools
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _runtime
+from ._messages import quoted
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -38,6 +39,10 @@ _LOGGER = logging.getLogger("disconnect_mw")
 class _Waiting(dict[_Thing, None]):
     """What waits on one event loop; a dict, for the order."""
 
+    def __init__(self, loop: Any) -> None:
+        super().__init__()
+        self.loop = weakref.ref(loop)
+
 
 class _Batch(Generic[_Thing]):
     """Things whose turn comes within so many seconds: all that have come by then, by one timer of their event loop."""
@@ -45,32 +50,33 @@ class _Batch(Generic[_Thing]):
     def __init__(self, seconds: float, turn: Callable[[Iterable[_Thing]], None]) -> None:
         self._seconds = seconds
         self._turn = turn
-        # By event loop. The loop's own timer holds what waits, so that both go when a loop ends before its timers.
-        self._waiting: MutableMapping[Any, weakref.ref[_Waiting[_Thing]]] = weakref.WeakKeyDictionary()
+        # By the identity of the event loop, since a WeakKeyDictionary costs as much as all the rest. The loop's own
+        # timer holds what waits, so that both go when a loop ends before its timers.
+        self._waiting: dict[int, weakref.ref[_Waiting[_Thing]]] = {}
 
-    def add(self, thing: _Thing) -> None:
-        loop = _runtime.event_loop()
+    def add(self, thing: _Thing, loop: Any) -> None:
+        """`loop` is the event loop that runs; without one nothing can be done later."""
         if loop is None:
-            return  # a coroutine driven by hand: nothing can be done later
+            return
         waiting = self._on(loop)
         if waiting is None:
-            waiting = _Waiting()
-            self._waiting[loop] = weakref.ref(waiting)
+            waiting = _Waiting(loop)
+            self._waiting[id(loop)] = weakref.ref(waiting)
             _runtime.call_later(self._seconds, functools.partial(self._end, waiting))
         waiting[thing] = None
 
-    def discard(self, thing: _Thing) -> None:
-        loop = _runtime.event_loop()
+    def discard(self, thing: _Thing, loop: Any) -> None:
         waiting = None if loop is None else self._on(loop)
         if waiting is not None:
             waiting.pop(thing, None)
 
     def _on(self, loop: Any) -> _Waiting[_Thing] | None:
-        reference = self._waiting.get(loop)
-        return None if reference is None else reference()
+        reference = self._waiting.get(id(loop))
+        waiting = None if reference is None else reference()
+        return None if waiting is None or waiting.loop() is not loop else waiting
 
     def _end(self, waiting: _Waiting[_Thing]) -> None:
-        self._waiting.pop(_runtime.event_loop(), None)
+        self._waiting.pop(id(waiting.loop()), None)
         try:
             self._turn(waiting)
         except Exception:  # in a timer it would reach nobody, and on trio end everything
@@ -78,29 +84,36 @@ class _Batch(Generic[_Thing]):
 
 
 class Watched:
-    """An exchange that is looked at."""
+    """An exchange that is looked at, until it has left."""
 
-    __slots__ = ("_connection", "_context", "_scope")
+    __slots__ = ("_connection", "context", "is_looked_at")
 
-    def __init__(self, connection: Connection, scope: Any) -> None:
-        self._connection = connection
-        self._scope = scope
-        self._context = contextvars.copy_context()  # the exchange's own, for whatever others do in the server's receive
-        _first_looks.add(self)
+    def __init__(self, connection: Connection, context: contextvars.Context) -> None:
+        self._connection: Connection | None = connection
+        self.context = context  # the exchange's own, for whatever others do in the server's receive
+        self.is_looked_at = False  # short ones end before that
+        _first_looks.add(self, connection.loop)
 
     def look(self) -> None:
-        self._connection.look(self._scope, self._context)
-        _looks.add(self)
+        """Look now, and have it looked at again and again."""
+        self.is_looked_at = True
+        if self._connection is not None:
+            self._connection.look(self.context)
+
+    def look_again(self) -> None:
+        if self._connection is not None:
+            _looks.add(self, self._connection.loop)
+            self.look()
 
     def leave(self) -> None:
-        _first_looks.discard(self)
-        _looks.discard(self)
+        self._connection = None  # what is in a batch still holds nothing
+        del self.context
 
 
 def _look(exchanges: Iterable[Watched]) -> None:
     for exchange in exchanges:
         try:
-            exchange.look()
+            exchange.look_again()
         except Exception:  # of a scope that is none, say: that is no reason to look at no other
             _LOGGER.exception("an exchange could not be looked at")
 
@@ -156,3 +169,40 @@ def _wake(connections: Iterable[Connection]) -> None:
 
 departures: _Batch[Connection] = _Batch(_UNTIL_WOKEN, _wake)
 """Connections whose client is known to have gone, so that no send of theirs stays blocked for long."""
+
+
+# Seconds for which an application may go on for nobody before that is worth a warning. Daphne cancels after 10.
+_UNTIL_WARNED = 10.0
+
+# How many routes are named. Where no framework tells the route it is the path, and these a client can make up.
+_ROUTES_TO_NAME = 100
+
+_named: set[tuple[str, str]] = set()
+
+
+def _warn(connections: Iterable[Connection]) -> None:
+    for connection in connections:
+        disconnect, scope = connection.record, connection.scope
+        if disconnect is None or scope is None:
+            continue
+        route = disconnect.method or "WEBSOCKET", _route_of(scope, disconnect.path)
+        if route not in _named and len(_named) < _ROUTES_TO_NAME:
+            _named.add(route)
+            _LOGGER.warning(
+                "the app goes on for nobody: %s %s, %.0f s after its client has left. "
+                'policy="cancel" stops it, grace=SECONDS does so later, math.inf never and without this warning; '
+                "for one route use policy_for=, or disconnect_mw.connection(request).policy. "
+                "Each route is named once.",
+                *map(quoted, route),
+                _UNTIL_WARNED,
+            )
+
+
+def _route_of(scope: Any, path: str) -> str:
+    """The route, where the framework has put it into the scope (Starlette, FastAPI), or the path."""
+    route = getattr(scope.get("route"), "path", None)
+    return route if isinstance(route, str) else path
+
+
+voids: _Batch[Connection] = _Batch(_UNTIL_WARNED, _warn)
+"""Connections whose client is known to have gone, and whose application nothing will end."""

@@ -85,15 +85,15 @@ def test_what_is_no_application_is_refused(app: Any, shown: str) -> None:
 def test_a_policy_that_is_none_is_refused(option: str, value: Any, error: type[Exception], advice: str) -> None:
     with pytest.raises(error) as caught:
         DisconnectMiddleware(single, **{option: value})
-    assert str(caught.value) == f"{option} must be 'ignore' or 'raise', not {advice}"
+    assert str(caught.value) == f"{option} must be 'ignore', 'raise' or 'cancel', not {advice}"
 
 
 def test_an_unknown_keyword_is_refused() -> None:
     with pytest.raises(TypeError) as caught:
-        DisconnectMiddleware(single, polcy="raise", grace=5)  # type: ignore[call-arg]  # the mistake
+        DisconnectMiddleware(single, polcy="raise", timeout=5)  # type: ignore[call-arg]  # the mistake
     assert str(caught.value) == (
-        "DisconnectMiddleware takes policy and websocket_policy, not polcy, grace: "
-        "look for a misspelling, or for an option of another version"
+        "DisconnectMiddleware takes policy, websocket_policy, grace, send_timeout, policy_for and on_disconnect, "
+        "not polcy, timeout: look for a misspelling, or for an option of another version"
     )
 
 

@@ -28,7 +28,8 @@ CONNECT = {"type": "websocket.connect"}
 LEFT = {"type": "websocket.disconnect", "code": 1001, "reason": ""}
 
 ACCEPT = {"type": "websocket.accept"}
-TEXT = {"type": "websocket.send", "text": "news"}
+TEXT = {"type": "websocket.send", "text": "caf\u00e9"}  # of five bytes
+BYTES = {"type": "websocket.send", "bytes": b"new"}
 CLOSE = {"type": "websocket.close", "code": 1000}
 
 
@@ -93,28 +94,36 @@ def _named(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
     return [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
 
 
-def http_line(where: str, sent: str, muted: int, end: str = "returned") -> list[tuple[str, str]]:
-    text = (
-        f"client disconnected: GET /feed from 192.0.2.7:5000, {where}: {sent} sent, {muted} messages muted; "
-        f"the app went on for N s and {end}"
-    )
+RESPONDING, NOTHING, NONE_MUTED = "during the response", "nothing sent", "0 messages muted"
+
+
+def sent(messages: int, payload: int) -> str:
+    return f"status 200, {messages} messages sent ({payload} bytes)"
+
+
+def muted(messages: int, payload: int) -> str:
+    return f"{messages} messages muted ({payload} bytes)"
+
+
+def http_line(where: str, sent: str, muted: str, end: str = "returned") -> list[tuple[str, str]]:
+    text = f"client disconnected: GET /feed from 192.0.2.7:5000, {where}: {sent}, {muted}; the app went on for N s and {end}"
     return [("INFO", text)]
 
 
 @pytest.mark.parametrize(
     ("steps", "incoming", "takes", "line"),
     [
-        ([..., ...], [PART, GONE], 9, http_line("during the upload", "nothing", 0)),
-        ([..., ..., ..., START, END], [PART, PART, GONE], 9, http_line("during the upload", "nothing", 2)),
-        ([...], [GONE], 9, http_line("before the response", "nothing", 0)),
-        ([..., ..., START, CHUNK, END], [REQUEST, GONE], 9, http_line("before the response", "nothing", 3)),
-        ([..., ..., ...], [PART, REQUEST, GONE], 9, http_line("before the response", "nothing", 0)),
-        ([..., START, END], [REQUEST, GONE], 0, http_line("before the response", "nothing", 2)),
-        ([..., START, ...], [REQUEST, GONE], 9, http_line("during the response", "status 200", 0)),
-        ([..., START, CHUNK, ..., CHUNK, END], [REQUEST, GONE], 9, http_line("during the response", "status 200", 2)),
-        ([..., START, CHUNK, CHUNK, END], [REQUEST, GONE], 2, http_line("during the response", "status 200", 2)),
-        ([..., START, END], [REQUEST, GONE], 1, http_line("during the response", "status 200", 1)),
-        ([START, {**START, "status": 503}, ..., CHUNK], [GONE], 9, http_line("during the response", "status 200", 1)),
+        ([..., ...], [PART, GONE], 9, http_line("during the upload", NOTHING, NONE_MUTED)),
+        ([..., ..., ..., START, END], [PART, PART, GONE], 9, http_line("during the upload", NOTHING, muted(2, 3))),
+        ([...], [GONE], 9, http_line("before the response", NOTHING, NONE_MUTED)),
+        ([..., ..., START, CHUNK, END], [REQUEST, GONE], 9, http_line("before the response", NOTHING, muted(3, 8))),
+        ([..., ..., ...], [PART, REQUEST, GONE], 9, http_line("before the response", NOTHING, NONE_MUTED)),
+        ([..., START, END], [REQUEST, GONE], 0, http_line("before the response", NOTHING, muted(2, 3))),
+        ([..., START, ...], [REQUEST, GONE], 9, http_line(RESPONDING, sent(1, 0), NONE_MUTED)),
+        ([..., START, CHUNK, ..., CHUNK, END], [REQUEST, GONE], 9, http_line(RESPONDING, sent(2, 5), muted(2, 8))),
+        ([..., START, CHUNK, CHUNK, END], [REQUEST, GONE], 2, http_line(RESPONDING, sent(2, 5), muted(2, 8))),
+        ([..., START, END], [REQUEST, GONE], 1, http_line(RESPONDING, sent(1, 0), muted(1, 3))),
+        ([START, {**START, "status": 503}, ..., CHUNK], [GONE], 9, http_line(RESPONDING, sent(2, 0), muted(1, 5))),
     ],
 )
 async def test_one_line_tells_of_a_client_that_left(
@@ -124,10 +133,10 @@ async def test_one_line_tells_of_a_client_that_left(
     assert lines() == line
 
 
-def websocket_line(where: str, sent: int, muted: int) -> list[tuple[str, str]]:
+def websocket_line(where: str, sent: str, muted: str) -> list[tuple[str, str]]:
     text = (
-        f"client disconnected: WEBSOCKET /feed from 192.0.2.7:5000, {where}: {sent} messages sent, "
-        f"{muted} messages muted; the app went on for N s and returned"
+        f"client disconnected: WEBSOCKET /feed from 192.0.2.7:5000, {where}: {sent} sent{muted}; "
+        "the app went on for N s and returned"
     )
     return [("INFO", text)]
 
@@ -135,11 +144,31 @@ def websocket_line(where: str, sent: int, muted: int) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("steps", "incoming", "takes", "line"),
     [
-        ([..., ...], [CONNECT, LEFT], 9, websocket_line("before the handshake", 0, 0)),
-        ([..., ..., ACCEPT], [CONNECT, LEFT], 9, websocket_line("before the handshake", 0, 1)),
-        ([..., ACCEPT, ..., CLOSE], [CONNECT, LEFT], 9, websocket_line("while open", 1, 1)),
-        ([..., ACCEPT, TEXT, TEXT, ..., TEXT], [CONNECT, LEFT], 9, websocket_line("while open", 3, 1)),
-        ([..., ACCEPT, TEXT, TEXT], [CONNECT, LEFT], 2, websocket_line("while open", 2, 1)),
+        ([..., ...], [CONNECT, LEFT], 9, websocket_line("before the handshake", "nothing", ", 0 messages muted")),
+        (
+            [..., ..., ACCEPT],
+            [CONNECT, LEFT],
+            9,
+            websocket_line("before the handshake", "nothing", ", 1 messages muted (0 bytes)"),
+        ),
+        (
+            [..., ACCEPT, ..., CLOSE],
+            [CONNECT, LEFT],
+            9,
+            websocket_line("while open", "1 messages", " (0 bytes), 1 messages muted (0 bytes)"),
+        ),
+        (
+            [..., ACCEPT, TEXT, BYTES, ..., TEXT],
+            [CONNECT, LEFT],
+            9,
+            websocket_line("while open", "3 messages", " (8 bytes), 1 messages muted (5 bytes)"),
+        ),
+        (
+            [..., ACCEPT, TEXT, TEXT],
+            [CONNECT, LEFT],
+            2,
+            websocket_line("while open", "2 messages", " (5 bytes), 1 messages muted (5 bytes)"),
+        ),
     ],
 )
 async def test_one_line_tells_of_a_websocket_client_that_left(
@@ -152,7 +181,7 @@ async def test_one_line_tells_of_a_websocket_client_that_left(
 async def test_the_line_says_what_the_app_raised_of_its_own(lines: Lines) -> None:
     with pytest.raises(FileNotFoundError):
         await serve(DisconnectMiddleware(app_that(..., FileNotFoundError("x"))), http_scope(), GONE)
-    assert lines() == http_line("before the response", "nothing", 0, "raised FileNotFoundError")
+    assert lines() == http_line("before the response", NOTHING, NONE_MUTED, "raised FileNotFoundError")
 
 
 async def test_the_line_says_how_long_the_app_went_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -317,11 +346,9 @@ async def test_an_error_of_the_apps_own_is_not_shown_at_debug(caplog: pytest.Log
 async def test_at_the_default_level_nothing_is_written_anywhere(
     steps: Any, scope: Any, incoming: Any, takes: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor is the work of writing it done: the scope stays as it was."""
-    served = dict(scope)
     with caplog.at_level(logging.WARNING):
-        await serve(DisconnectMiddleware(app_that(*steps)), served, *incoming, takes=takes)
-    assert (_named(caplog), served) == ([], scope)
+        await serve(DisconnectMiddleware(app_that(*steps)), dict(scope), *incoming, takes=takes)
+    assert _named(caplog) == []
 
 
 async def test_the_line_is_written_after_the_app_has_ended(caplog: pytest.LogCaptureFixture) -> None:

@@ -118,6 +118,7 @@ async def test_the_app_gets_the_servers_own_scope_made_true(kind: str, options: 
     scope = {"type": kind, "asgi": shared}
     await DisconnectMiddleware(app, **options)(scope, receive, send)
     assert got[0] is scope
+    del scope["disconnect_mw.connection"]  # the handler's view
     assert (scope, shared) == (
         {"type": kind, "asgi": {"version": "3.0", "spec_version": version}, "written by": "the app"},
         {"version": "3.0", "spec_version": "2.5"},
@@ -174,7 +175,7 @@ def test_an_unknown_policy_is_refused(policy: str) -> None:
     with pytest.raises(ValueError) as caught:
         checked("websocket_policy", policy)
     assert str(caught.value) == (
-        f"websocket_policy must be 'ignore' or 'raise', not {policy!r}: look for a misspelling"
+        f"websocket_policy must be 'ignore', 'raise' or 'cancel', not {policy!r}: look for a misspelling"
     )
 
 
@@ -182,4 +183,4 @@ def test_an_unknown_policy_is_refused(policy: str) -> None:
 def test_a_policy_that_is_no_string_is_refused(policy: object) -> None:
     with pytest.raises(TypeError) as caught:
         checked("policy", policy)
-    assert str(caught.value) == f"policy must be 'ignore' or 'raise', not {policy!r}: pass a string"
+    assert str(caught.value) == f"policy must be 'ignore', 'raise' or 'cancel', not {policy!r}: pass a string"

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 
 import disconnect_mw
-from disconnect_mw._policy import Policy
+from disconnect_mw._policy import Policy, Terms
 from disconnect_mw._state import TRANSITIONS, Cause, State
 from disconnect_mw.testing import servers
 
@@ -121,4 +121,4 @@ def test_the_table_of_states_is_the_table() -> None:
 def test_what_the_default_options_are_said_to_be_they_are() -> None:
     middleware = disconnect_mw.DisconnectMiddleware(endpoint)
     assert 'policy="ignore", websocket_policy="raise"' in README
-    assert (middleware._policy, middleware._websocket_policy) == ("ignore", "raise")
+    assert (middleware._terms, middleware._websocket_terms) == (Terms("ignore"), Terms("raise"))

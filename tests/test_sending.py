@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware
 from disconnect_mw._connection import HTTPConnection, WebSocketConnection
+from disconnect_mw._policy import Terms
 
 from .far_side import (
     CHUNK,
@@ -856,5 +857,5 @@ async def test_starlette_with_the_middleware_added_answers_as_before() -> None:
 def test_a_connection_shows_its_state() -> None:
     for kind, name in ((HTTPConnection, "HTTPConnection"), (WebSocketConnection, "WebSocketConnection")):
         connection = kind()
-        connection.open(FarSide.receive, FarSide.send, False)  # type: ignore[arg-type]  # never called
+        connection.open({}, FarSide.receive, FarSide.send, Terms("ignore"))  # type: ignore[arg-type]  # never called
         assert repr(connection) == f"<{name} open>"

@@ -95,7 +95,7 @@ async def test_of_nested_middlewares_the_innermost_gives_the_apps_view() -> None
             pass
         await send(START)
 
-    nested = DisconnectMiddleware(DisconnectMiddleware(app), policy="raise")
+    nested = DisconnectMiddleware(DisconnectMiddleware(app))
     transcript = await visit(nested, HTTPClient(leaves_after_messages=0), servers.UVICORN_0_54_0)
     assert transcript.lines == ["receive: http.disconnect", "send http.response.start: None"]
     assert transcript.lines_until_departure == 0
