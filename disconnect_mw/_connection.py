@@ -51,25 +51,6 @@ def _is_of_server(exception: BaseException) -> bool:
     return isinstance(exception, Exception) and not isinstance(exception, (_Nowhere, _runtime.Interrupted))
 
 
-class _Counted:
-    """The server's `send`, and what went into it."""
-
-    __slots__ = ("_send", "messages", "payload")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.messages = self.payload = 0
-
-    def __call__(self, message: Message) -> Awaitable[Any]:
-        self.messages += 1
-        self.payload += _messages.payload(message)
-        return self._send(message)
-
-    def was_not_sent(self, message: Message) -> None:
-        self.messages -= 1
-        self.payload -= _messages.payload(message)
-
-
 class _InTime:
     """The server's `send`, for at most so many seconds a message."""
 
@@ -83,28 +64,11 @@ class _InTime:
         return await _runtime.within(self._seconds, self._send(message))
 
 
-class Attended:
-    """What belongs to an exchange of which somebody asks more than that it goes on. Few do."""
-
-    __slots__ = ("cancels", "has_ended_by_it", "inner", "is_due", "shields", "timer", "waiters", "watched")
-
-    def __init__(self) -> None:
-        self.watched: _watch.Watched | None = None  # somebody looks whether the client has gone, although nobody reads
-        self.inner: list[Connection] = []  # of installs further in
-        self.waiters: list[_runtime.Waiter] = []  # for the departure
-        self.shields = 0
-        self.is_due = False  # its cancellation, when nothing shields it any more
-        self.timer: _runtime.Started | None = None  # for that
-        self.cancels = False  # it has been cancelled
-        self.has_ended_by_it = False
-
-
 class Connection(abc.ABC):
     """One exchange: what the application and the server have said, and whether the client is still there."""
 
     __slots__ = (
         "_attended",
-        "_counted",
         "_gate",
         "_is_guessed",
         "_last",
@@ -156,8 +120,7 @@ class Connection(abc.ABC):
     shared_reader: Reader | None  # who reads when it is not simply the application that does
     _owed: Owed
     _owed_before: Owed  # the message on its way
-    _attended: Attended | None
-    _counted: _Counted | None
+    _attended: _watch.Attended | None
 
     # Set when the client has left:
     disconnected_at: float  # on the clock of time.monotonic()
@@ -181,7 +144,7 @@ class Connection(abc.ABC):
         self.state = _OPEN
         self._owed = self._owed_before = self._OWED_AT_FIRST
         self.disconnect = self._gate = self.shared_reader = self._last = self.uploading = None
-        self.outer = self.record = self.exchange = self._attended = self._counted = self.stand_in = None
+        self.outer = self.record = self.exchange = self._attended = self.stand_in = None
         self.began = time.monotonic()
         loop = self.loop = _runtime.running_loop()
         if loop is None:
@@ -199,20 +162,22 @@ class Connection(abc.ABC):
             self.stand_in = self.server_receive = receive
             self._server_send = self._route = _runtime.Interruptible(receive.trio, self._server_send)
 
-    def attend(self, *, counts: bool, watches: bool) -> None:
+    def attend(self, counts: bool, watches: bool) -> None:
         """Do what the terms, or others, ask beyond telling the application what it asks about."""
         send_timeout = self.terms.send_timeout
         if send_timeout is not None:
             self._route = _InTime(self._route, send_timeout)
+        attended = self.attended
         if counts:
-            self._route = self._counted = _Counted(self._route)
-        if watches:
-            self.watch(contextvars.copy_context())
+            attended.server_send = self._route
+            self._route = attended.send
+        if watches and self.loop is not None:
+            attended.watch(self, contextvars.copy_context())
 
     def join(self, outer: Connection) -> None:
         """Be the same exchange as that of an install further out: what that one learns, this one knows."""
         self.outer = outer
-        outer.attended.inner.append(self)
+        outer.attended.inner += (self,)
         root = self.root
         root.terms = self.terms.within(root.terms)
         if self.terms.asks:
@@ -228,19 +193,19 @@ class Connection(abc.ABC):
         return self if self.outer is None else self.outer.root
 
     @property
-    def attended(self) -> Attended:
+    def attended(self) -> _watch.Attended:
         if self._attended is None:
-            self._attended = Attended()
+            self._attended = _watch.Attended()
         return self._attended
 
     def watch(self, context: contextvars.Context) -> None:
         """Have somebody look whether the client has gone, although the application may not ask."""
-        if self.scope is not None and self.loop is not None and self.attended.watched is None:
-            self.attended.watched = _watch.Watched(self, context)
+        if self.scope is not None and self.loop is not None and not self.is_watched:
+            self.attended.watch(self, context)
 
     @property
-    def watched(self) -> _watch.Watched | None:
-        return None if self._attended is None else self._attended.watched
+    def is_watched(self) -> bool:
+        return self._attended is not None and self._attended.context is not None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state.value}>"
@@ -389,8 +354,8 @@ class Connection(abc.ABC):
         is_guessed = self.disconnect is None
         if is_guessed and not says_so:
             return False
-        if self._counted is not None:
-            self._counted.was_not_sent(message)
+        if self._attended is not None:
+            self._attended.was_not_sent(message)
         self.learn(Cause.SEND_FAILED, self.disconnect or self._new_disconnect())
         self._owed = handed_over
         self._is_guessed = is_guessed
@@ -503,14 +468,13 @@ class Connection(abc.ABC):
         )
         attended = self._attended
         if attended is not None:
-            for waiter in attended.waiters:
-                _runtime.wake(waiter)
+            attended.tell()
             for inner in attended.inner:
                 inner.learn(Cause.DISCONNECT_RECEIVED, message)
         if self.outer is None and self.loop is not None:
             self.plan_cancellation()
             for hook in self.terms.hooks:
-                _call(hook, self.record, self.watched)
+                _call(hook, self.record, self.attended.context)
 
     def plan_cancellation(self) -> None:
         """Have the application end, after the grace of the terms, now that its client has gone."""
@@ -551,7 +515,7 @@ class Connection(abc.ABC):
 
     def _can_be_blocked(self) -> bool:
         """May a send be at the server still, and never come back? (Not every response that is complete is asked.)"""
-        return self.state is _DISCONNECTED or (self.can_be_peeked and self.watched is not None)
+        return self.state is _DISCONNECTED or (self.can_be_peeked and self.is_watched)
 
     def look(self, context: contextvars.Context) -> None:
         """Read, if nobody does, to find out whether the client has gone.
@@ -605,15 +569,10 @@ class Connection(abc.ABC):
             self.shared_reader = None
         attended = self._attended
         if attended is not None:
-            if attended.watched is not None:
-                attended.watched.leave()
-                attended.watched = None
-            if attended.timer is not None:
-                attended.timer.cancel()
-            for waiter in attended.waiters:
-                _runtime.wake(waiter)
+            attended.leave()
         if self.outer is not None:
-            self.outer.attended.inner.remove(self)
+            siblings = self.outer.attended
+            siblings.inner = tuple(one for one in siblings.inner if one is not self)
         if self.disconnect is not None:
             _watch.departures.discard(self, self.loop)
             _watch.voids.discard(self, self.loop)
@@ -643,17 +602,18 @@ class Connection(abc.ABC):
     def sum_up(self, raised: BaseException | None) -> Exchange:
         """The record of the exchange, which has ended with this exception, or none."""
         assert self.record is not None
-        counted, attended = self._counted, self._attended
+        attended = self.attended
+        counts = attended.server_send is not None
         ended: Ended = "returned"
-        if (attended is not None and attended.has_ended_by_it) or not isinstance(raised, (Exception, type(None))):
+        if attended.has_ended_by_it or not isinstance(raised, (Exception, type(None))):
             ended = "cancelled"
         elif raised is not None:
             ended = "raised"
         self.exchange = Exchange(
             self.record,
             self.status(),
-            None if counted is None else counted.messages,
-            None if counted is None else counted.payload,
+            attended.messages if counts else None,
+            attended.payload if counts else None,
             self.messages_muted,
             self.bytes_muted,
             time.monotonic() - self.disconnected_at,
@@ -668,9 +628,9 @@ def _client_of(scope: Any) -> tuple[str, int] | None:
     return tuple(client) if isinstance(client, (tuple, list)) and len(client) == 2 else None
 
 
-def _call(hook: Hook, record: Disconnect, watched: _watch.Watched | None) -> None:
+def _call(hook: Hook, record: Disconnect, context: contextvars.Context | None) -> None:
     """Call a hook, whose own mistakes change nothing."""
-    context = contextvars.Context() if watched is None else watched.context.copy()
+    context = contextvars.Context() if context is None else context.copy()  # which may be in use
     try:
         result = context.run(hook, record)
         if inspect.isawaitable(result):
@@ -726,8 +686,8 @@ class HTTPConnection(Connection):
         if kind == "http.request":
             self.uploading = bool(message.get("more_body"))
             self.reader().prefers_task = not self.uploading  # as in receive; here somebody else has come to read
-            if not self.uploading and self.watched is not None and self.watched.is_looked_at:
-                self.watched.look()  # now, not a second later
+            if not self.uploading and self._attended is not None and self._attended.is_looked_at:
+                self._attended.look()  # now, not a second later
         elif kind == "http.disconnect":
             self.learn(Cause.DISCONNECT_RECEIVED, message)
         return message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import logging
@@ -28,6 +29,7 @@ _INFO = logging.INFO
 _MULTIPLEXED = ("2", "3")
 
 _LOGGER = logging.getLogger("disconnect_mw")
+_is_enabled_for = _LOGGER.isEnabledFor
 
 inside: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
 """Where `disconnect_mw.testing` is in use: what it has to give the application in place of `receive` and `send`."""
@@ -137,7 +139,7 @@ class DisconnectMiddleware:
                     self._is_plain
                     and scope["http_version"] == "1.1"
                     and scope["asgi"]["spec_version"] in VERSIONS_BEFORE_RAISING
-                    and not _LOGGER.isEnabledFor(_INFO)
+                    and not _is_enabled_for(_INFO)  # then the line is to tell how much was sent
                 )
             except (KeyError, TypeError):
                 is_usual = False
@@ -165,8 +167,10 @@ class DisconnectMiddleware:
                 if rest is exception:
                     raise
             else:
-                if connection.shared_reader is not None or not is_usual or connection.state is _DISCONNECTED:
+                if connection.state is _DISCONNECTED:
                     await _end(connection, None)
+                elif connection.shared_reader is not None or not is_usual:
+                    connection.leave()
                 return result
             if rest is not None:
                 raise rest
@@ -180,23 +184,23 @@ class DisconnectMiddleware:
     def _attend(self, connection: Connection, found: Any) -> None:
         """See to all that the usual exchange needs not. `found` is what the scope had in place of `connection`."""
         scope = connection.scope
-        scope[KEY] = connection
         choice = None if self._policy_for is None else self._choice_for(scope)
         if choice is not None:
-            connection.terms = connection.terms._replace(policy=choice)
-        root = connection
-        if isinstance(found, Connection) and found is not connection and found.scope is not None:
+            connection.terms = dataclasses.replace(connection.terms, policy=choice)
+        terms = connection.terms
+        if found is not connection:
+            scope[KEY] = connection
+        if found is not connection and isinstance(found, Connection) and found.scope is not None:
             connection.join(found)
             root = connection.root
             if choice is not None:
-                root.terms = root.terms._replace(policy=choice)
+                root.terms = dataclasses.replace(root.terms, policy=choice)
+            terms = root.terms
+        elif terms.asks or connection.protocol == "websocket":
+            connection.attend(True, True)
         else:
-            asks = connection.terms.asks or connection.protocol == "websocket"
-            connection.attend(
-                counts=asks or _LOGGER.isEnabledFor(_INFO),
-                watches=asks or scope.get("http_version") in _MULTIPLEXED,
-            )
-        make_truthful(scope, root.terms.policy)
+            connection.attend(_is_enabled_for(_INFO), scope.get("http_version") in _MULTIPLEXED)
+        make_truthful(scope, terms.policy)
 
     def _choice_for(self, scope: Any) -> Policy | None:
         """What `policy_for` says. Its mistakes are logged once, and harm no request."""
@@ -238,10 +242,11 @@ class RaiseOnDisconnect(DisconnectMiddleware):
 
 async def _end(connection: Connection, exception: BaseException | None) -> BaseException | None:
     """The end of an exchange that is not the usual one. Returns what is to be raised."""
+    if connection.state is not _DISCONNECTED:
+        connection.leave()
+        return exception
     is_cancelled = connection.takes_back_cancellation(exception)
     connection.leave()
-    if connection.state is not _DISCONNECTED:
-        return exception
     rest = None if exception is None or is_cancelled else without_disconnect(exception, connection.has_raised)
     if rest is not exception:
         _LOGGER.debug("put down to the disconnect of the client", exc_info=exception)

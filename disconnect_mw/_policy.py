@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import numbers
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from ._records import Disconnect
@@ -22,7 +24,8 @@ PolicyFor = Callable[[Any], "Policy | None"]
 Hook = Callable[["Disconnect"], Any]
 
 
-class Terms(NamedTuple):
+@dataclass(frozen=True)
+class Terms:
     """What an exchange is to do about a client that leaves."""
 
     policy: Policy
@@ -30,14 +33,14 @@ class Terms(NamedTuple):
     send_timeout: float | None = None
     hooks: tuple[Hook, ...] = ()
 
-    @property
+    @functools.cached_property
     def seconds_to_cancel(self) -> float | None:
         """After the client has left; None for an application that goes on to its end."""
         if self.grace is None:
             return 0.0 if self.policy == "cancel" else None
         return None if self.grace == math.inf else self.grace
 
-    @property
+    @functools.cached_property
     def asks(self) -> bool:
         """Is it of use to find out about a departure, although the application does not ask?"""
         return self.policy != "ignore" or self.seconds_to_cancel is not None or self.hooks != ()
@@ -138,6 +141,8 @@ def make_truthful(scope: Any, policy: Policy) -> None:
     except (KeyError, TypeError):  # absent (Daphne), or no mapping at all
         if policy == "raise":
             _claim(scope, _RAISING)
+        return
+    if policy != "raise" and claimed in VERSIONS_BEFORE_RAISING:  # as nearly all are
         return
     version = _true_version(policy, claimed)
     if version != claimed:

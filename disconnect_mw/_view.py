@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import dataclasses
 from types import TracebackType
 from typing import Any
 
@@ -83,7 +84,7 @@ class ClientConnection:
         if found is None:
             return None
         root = found.root
-        if root.watched is None and root.record is None and root.loop is not None:
+        if not root.is_watched and root.record is None and root.loop is not None:
             context = contextvars.copy_context()
             _runtime.call_in(root.loop, lambda: root.watch(context))
         return found.record
@@ -119,7 +120,7 @@ class ClientConnection:
         root = found.root
         if found.state is State.DISCONNECTED:
             raise ClientDisconnected(found.disconnect)
-        root.terms = root.terms._replace(policy=policy)
+        root.terms = dataclasses.replace(root.terms, policy=policy)
         make_truthful(self._scope, policy)
         if policy != "ignore" and root.loop is not None:
             context = contextvars.copy_context()
@@ -137,15 +138,16 @@ class ClientConnection:
         if root.loop is not _runtime.event_loop():
             raise RuntimeError("wait_disconnected() must be awaited on the event loop of the exchange: ask `connected`")
         root.watch(contextvars.copy_context())
-        if root.watched is not None:
-            root.watched.look()
+        if root.is_watched:
+            root.attended.look()
         while found.record is None and found.scope is not None:
             waiter = _runtime.new_waiter()
-            found.attended.waiters.append(waiter)
+            attended = found.attended
+            attended.waiters += (waiter,)
             try:
                 await waiter
             finally:
-                found.attended.waiters.remove(waiter)
+                attended.waiters = tuple(one for one in attended.waiters if one is not waiter)
         return found.record
 
     def shield(self) -> Shield:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _runtime
-from ._messages import quoted
+from ._messages import payload, quoted
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -53,16 +53,20 @@ class _Batch(Generic[_Thing]):
         # By the identity of the event loop, since a WeakKeyDictionary costs as much as all the rest. The loop's own
         # timer holds what waits, so that both go when a loop ends before its timers.
         self._waiting: dict[int, weakref.ref[_Waiting[_Thing]]] = {}
+        self._recent: Callable[[], _Waiting[_Thing] | None] = lambda: None  # nearly always the one that is wanted
 
     def add(self, thing: _Thing, loop: Any) -> None:
         """`loop` is the event loop that runs; without one nothing can be done later."""
         if loop is None:
             return
-        waiting = self._on(loop)
-        if waiting is None:
-            waiting = _Waiting(loop)
-            self._waiting[id(loop)] = weakref.ref(waiting)
-            _runtime.call_later(self._seconds, functools.partial(self._end, waiting))
+        waiting = self._recent()
+        if waiting is None or waiting.loop() is not loop:
+            waiting = self._on(loop)
+            if waiting is None:
+                waiting = _Waiting(loop)
+                self._waiting[id(loop)] = weakref.ref(waiting)
+                _runtime.call_later(self._seconds, functools.partial(self._end, waiting))
+            self._recent = self._waiting[id(loop)]
         waiting[thing] = None
 
     def discard(self, thing: _Thing, loop: Any) -> None:
@@ -77,40 +81,80 @@ class _Batch(Generic[_Thing]):
 
     def _end(self, waiting: _Waiting[_Thing]) -> None:
         self._waiting.pop(id(waiting.loop()), None)
+        self._recent = lambda: None
         try:
             self._turn(waiting)
         except Exception:  # in a timer it would reach nobody, and on trio end everything
             _LOGGER.exception("the watcher failed: please report this")
 
 
-class Watched:
-    """An exchange that is looked at, until it has left."""
+class Attended:
+    """What belongs to an exchange of which somebody asks more than the application does. Most have nothing of it.
 
-    __slots__ = ("_connection", "context", "is_looked_at")
+    The attributes are the class's until they are set, so that each costs only where it is of use.
+    """
 
-    def __init__(self, connection: Connection, context: contextvars.Context) -> None:
-        self._connection: Connection | None = connection
-        self.context = context  # the exchange's own, for whatever others do in the server's receive
-        self.is_looked_at = False  # short ones end before that
+    connection: Connection | None = None  # that is looked at, until it has left: what is in a batch then holds nothing
+    context: contextvars.Context | None = None  # the exchange's own, for whatever others do in the server's receive
+    is_looked_at = False  # short ones end before that
+    server_send: Any = None  # where what goes into it is counted
+    messages = 0
+    payload = 0
+    waiters: tuple[_runtime.Waiter, ...] = ()  # for the departure
+    inner: tuple[Connection, ...] = ()  # of installs further in
+    shields = 0
+    is_due = False  # its cancellation, when nothing shields it any more
+    timer: _runtime.Started | None = None  # for that
+    cancels = False  # it has been cancelled
+    has_ended_by_it = False
+
+    def send(self, message: Any) -> Any:
+        """Pass `message` on to the server, and count it."""
+        self.messages += 1
+        try:
+            if "body" in message:
+                self.payload += len(message["body"])
+            elif message["type"] == "websocket.send":
+                self.payload += payload(message)
+        except (KeyError, TypeError):  # no ASGI message: that is for the server to complain of
+            pass
+        return self.server_send(message)
+
+    def was_not_sent(self, message: Any) -> None:
+        self.messages -= 1
+        self.payload -= payload(message)
+
+    def watch(self, connection: Connection, context: contextvars.Context) -> None:
+        self.connection = connection
+        self.context = context
         _first_looks.add(self, connection.loop)
 
     def look(self) -> None:
-        """Look now, and have it looked at again and again."""
+        """Look now."""
         self.is_looked_at = True
-        if self._connection is not None:
-            self._connection.look(self.context)
+        if self.connection is not None and self.context is not None:
+            self.connection.look(self.context)
 
     def look_again(self) -> None:
-        if self._connection is not None:
-            _looks.add(self, self._connection.loop)
+        """Look now, and again and again."""
+        if self.connection is not None:
+            _looks.add(self, self.connection.loop)
             self.look()
 
+    def tell(self) -> None:
+        """Wake whoever waits for the departure."""
+        for waiter in self.waiters:
+            _runtime.wake(waiter)
+
     def leave(self) -> None:
-        self._connection = None  # what is in a batch still holds nothing
-        del self.context
+        self.connection = self.context = None
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.waiters:
+            self.tell()
 
 
-def _look(exchanges: Iterable[Watched]) -> None:
+def _look(exchanges: Iterable[Attended]) -> None:
     for exchange in exchanges:
         try:
             exchange.look_again()

@@ -106,7 +106,10 @@ def muted(messages: int, payload: int) -> str:
 
 
 def http_line(where: str, sent: str, muted: str, end: str = "returned") -> list[tuple[str, str]]:
-    text = f"client disconnected: GET /feed from 192.0.2.7:5000, {where}: {sent}, {muted}; the app went on for N s and {end}"
+    text = (
+        f"client disconnected: GET /feed from 192.0.2.7:5000, {where}: {sent}, {muted}; "
+        f"the app went on for N s and {end}"
+    )
     return [("INFO", text)]
 
 
