@@ -51,6 +51,31 @@ def _is_of_server(exception: BaseException) -> bool:
     return isinstance(exception, Exception) and not isinstance(exception, (_Nowhere, _runtime.Interrupted))
 
 
+class _Counted:
+    """The server's `send`, and what went into it."""
+
+    __slots__ = ("_send", "messages", "payload")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.messages = self.payload = 0
+
+    def send(self, message: Message) -> Awaitable[Any]:
+        self.messages += 1
+        try:
+            if "body" in message:
+                self.payload += len(message["body"])
+            elif message["type"] == "websocket.send":
+                self.payload += _messages.payload(message)
+        except (KeyError, TypeError):  # no ASGI message: that is for the server to complain of
+            pass
+        return self._send(message)
+
+    def was_not_sent(self, message: Message) -> None:
+        self.messages -= 1
+        self.payload -= _messages.payload(message)
+
+
 class _InTime:
     """The server's `send`, for at most so many seconds a message."""
 
@@ -69,6 +94,7 @@ class Connection(abc.ABC):
 
     __slots__ = (
         "_attended",
+        "_counted",
         "_gate",
         "_is_guessed",
         "_last",
@@ -121,6 +147,7 @@ class Connection(abc.ABC):
     _owed: Owed
     _owed_before: Owed  # the message on its way
     _attended: _watch.Attended | None
+    _counted: _Counted | None
 
     # Set when the client has left:
     disconnected_at: float  # on the clock of time.monotonic()
@@ -144,7 +171,7 @@ class Connection(abc.ABC):
         self.state = _OPEN
         self._owed = self._owed_before = self._OWED_AT_FIRST
         self.disconnect = self._gate = self.shared_reader = self._last = self.uploading = None
-        self.outer = self.record = self.exchange = self._attended = self.stand_in = None
+        self.outer = self.record = self.exchange = self._attended = self._counted = self.stand_in = None
         self.began = time.monotonic()
         loop = self.loop = _runtime.running_loop()
         if loop is None:
@@ -167,12 +194,12 @@ class Connection(abc.ABC):
         send_timeout = self.terms.send_timeout
         if send_timeout is not None:
             self._route = _InTime(self._route, send_timeout)
-        attended = self.attended
         if counts:
-            attended.server_send = self._route
-            self._route = attended.send
+            self._counted = _Counted(self._route)
+            self._route = self._counted.send
         if watches and self.loop is not None:
-            attended.watch(self, contextvars.copy_context())
+            self._attended = _watch.Attended()
+            self._attended.watch(self, contextvars.copy_context())
 
     def join(self, outer: Connection) -> None:
         """Be the same exchange as that of an install further out: what that one learns, this one knows."""
@@ -354,8 +381,8 @@ class Connection(abc.ABC):
         is_guessed = self.disconnect is None
         if is_guessed and not says_so:
             return False
-        if self._attended is not None:
-            self._attended.was_not_sent(message)
+        if self._counted is not None:
+            self._counted.was_not_sent(message)
         self.learn(Cause.SEND_FAILED, self.disconnect or self._new_disconnect())
         self._owed = handed_over
         self._is_guessed = is_guessed
@@ -602,18 +629,17 @@ class Connection(abc.ABC):
     def sum_up(self, raised: BaseException | None) -> Exchange:
         """The record of the exchange, which has ended with this exception, or none."""
         assert self.record is not None
-        attended = self.attended
-        counts = attended.server_send is not None
+        counted = self._counted
         ended: Ended = "returned"
-        if attended.has_ended_by_it or not isinstance(raised, (Exception, type(None))):
+        if self.attended.has_ended_by_it or not isinstance(raised, (Exception, type(None))):
             ended = "cancelled"
         elif raised is not None:
             ended = "raised"
         self.exchange = Exchange(
             self.record,
             self.status(),
-            attended.messages if counts else None,
-            attended.payload if counts else None,
+            None if counted is None else counted.messages,
+            None if counted is None else counted.payload,
             self.messages_muted,
             self.bytes_muted,
             time.monotonic() - self.disconnected_at,

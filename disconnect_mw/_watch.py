@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _runtime
-from ._messages import payload, quoted
+from ._messages import quoted
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -97,9 +97,6 @@ class Attended:
     connection: Connection | None = None  # that is looked at, until it has left: what is in a batch then holds nothing
     context: contextvars.Context | None = None  # the exchange's own, for whatever others do in the server's receive
     is_looked_at = False  # short ones end before that
-    server_send: Any = None  # where what goes into it is counted
-    messages = 0
-    payload = 0
     waiters: tuple[_runtime.Waiter, ...] = ()  # for the departure
     inner: tuple[Connection, ...] = ()  # of installs further in
     shields = 0
@@ -107,22 +104,6 @@ class Attended:
     timer: _runtime.Started | None = None  # for that
     cancels = False  # it has been cancelled
     has_ended_by_it = False
-
-    def send(self, message: Any) -> Any:
-        """Pass `message` on to the server, and count it."""
-        self.messages += 1
-        try:
-            if "body" in message:
-                self.payload += len(message["body"])
-            elif message["type"] == "websocket.send":
-                self.payload += payload(message)
-        except (KeyError, TypeError):  # no ASGI message: that is for the server to complain of
-            pass
-        return self.server_send(message)
-
-    def was_not_sent(self, message: Any) -> None:
-        self.messages -= 1
-        self.payload -= payload(message)
 
     def watch(self, connection: Connection, context: contextvars.Context) -> None:
         self.connection = connection
