@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextvars
+import functools
 import inspect
 import logging
 import time
@@ -497,7 +498,8 @@ class Connection(abc.ABC):
         if attended is not None:
             attended.tell()
             for inner in attended.inner:
-                inner.learn(Cause.DISCONNECT_RECEIVED, message)
+                # In its own loop: what stands between may be an adapter with a thread of its own.
+                _runtime.call_in(inner.loop, functools.partial(inner.learn, Cause.DISCONNECT_RECEIVED, message))
         if self.outer is None and self.loop is not None:
             self.plan_cancellation()
             for hook in self.terms.hooks:
@@ -520,7 +522,7 @@ class Connection(abc.ABC):
             return
         if attended.inner:
             for inner in attended.inner:
-                inner.end_app()
+                _runtime.call_in(inner.loop, inner.end_app)
         elif self.root.attended.shields:
             self.root.attended.is_due = True
         elif self.task is not None:

@@ -484,7 +484,7 @@ def cancel(task: Any) -> float | None:
         task.cancel()
     elif _is_cancelled_by_others(task):
         return _UNTIL_TRIED_AGAIN
-    elif task._fut_waiter is None and current_task(running_loop()) is not None:
+    elif getattr(task, "_fut_waiter", None) is None and current_task(running_loop()) is not None:
         return 0
     else:
         task.cancel(_MARK)

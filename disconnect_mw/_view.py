@@ -64,8 +64,8 @@ class ClientConnection:
 
     def __repr__(self) -> str:
         found = self._found
-        is_there = found is None or (isinstance(found, Connection) and found.state is not State.DISCONNECTED)
-        return f"<{type(self).__name__} {'connected' if is_there else 'disconnected'}>"
+        has_gone = found.root.state is State.DISCONNECTED if isinstance(found, Connection) else found is not None
+        return f"<{type(self).__name__} {'disconnected' if has_gone else 'connected'}>"
 
     @property
     def connected(self) -> bool:
@@ -87,7 +87,7 @@ class ClientConnection:
         if not root.is_watched and root.record is None and root.loop is not None:
             context = contextvars.copy_context()
             _runtime.call_in(root.loop, lambda: root.watch(context))
-        return found.record
+        return root.record
 
     @property
     def exchange(self) -> Exchange | None:
@@ -118,7 +118,7 @@ class ClientConnection:
         if not isinstance(found, Connection) or found.scope is None or policy == found.root.terms.policy:
             return
         root = found.root
-        if found.state is State.DISCONNECTED:
+        if root.state is State.DISCONNECTED:
             raise ClientDisconnected(found.disconnect)
         root.terms = dataclasses.replace(root.terms, policy=policy)
         make_truthful(self._scope, policy)
@@ -140,15 +140,11 @@ class ClientConnection:
         root.watch(contextvars.copy_context())
         if root.is_watched:
             root.attended.look()
-        while found.record is None and found.scope is not None:
+        while root.record is None and found.scope is not None:
             waiter = _runtime.new_waiter()
-            attended = found.attended
-            attended.waiters += (waiter,)
-            try:
+            with root.attended.waiting(waiter), found.attended.waiting(waiter):
                 await waiter
-            finally:
-                attended.waiters = tuple(one for one in attended.waiters if one is not waiter)
-        return found.record
+        return root.record
 
     def shield(self) -> Shield:
         """`async with client.shield():` a block that is not cancelled in the middle because the client has gone.

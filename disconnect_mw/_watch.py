@@ -9,12 +9,13 @@ for all exchanges of an event loop.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _runtime
@@ -121,6 +122,15 @@ class Attended:
         if self.connection is not None:
             _looks.add(self, self.connection.loop)
             self.look()
+
+    @contextlib.contextmanager
+    def waiting(self, waiter: _runtime.Waiter) -> Iterator[None]:
+        """In here `waiter` is woken by the departure, and when the exchange is over."""
+        self.waiters += (waiter,)
+        try:
+            yield
+        finally:
+            self.waiters = tuple(one for one in self.waiters if one is not waiter)
 
     def tell(self) -> None:
         """Wake whoever waits for the departure."""

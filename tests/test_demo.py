@@ -36,7 +36,7 @@ from disconnect_mw._demo.scenes import SCENES, Evidence, Scene, faults
 from disconnect_mw._demo.server import DemoError, Server
 
 PACKAGE = Path(disconnect_mw.__file__).parent
-EVENTS, _, _, FEED = SCENES
+EVENTS, *_, FEED = SCENES
 SECONDS = 60.0  # no wait here is longer
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs /bin/sh and signals")

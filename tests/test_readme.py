@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import textwrap
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +17,7 @@ from starlette.applications import Starlette
 import disconnect_mw
 from disconnect_mw._policy import Policy, Terms
 from disconnect_mw._state import TRANSITIONS, Cause, State
-from disconnect_mw.testing import servers
+from disconnect_mw.testing import HTTPClient, Transcript, servers, visit
 
 from .far_side import DISCONNECT, FarSide, http_scope
 
@@ -25,7 +27,8 @@ ALL_BLOCKS = [
     for block in re.findall(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
 ]
 TESTS = [block for block in ALL_BLOCKS if "def test_" in block]
-BLOCKS = [block for block in ALL_BLOCKS if block not in TESTS]
+HANDLERS = next(block for block in ALL_BLOCKS if "client.shield()" in block)
+BLOCKS = [block for block in ALL_BLOCKS if block not in (*TESTS, HANDLERS)]
 
 pytest_plugins = ["pytester"]
 
@@ -122,3 +125,58 @@ def test_what_the_default_options_are_said_to_be_they_are() -> None:
     middleware = disconnect_mw.DisconnectMiddleware(endpoint)
     assert 'policy="ignore", websocket_policy="raise"' in README
     assert (middleware._terms, middleware._websocket_terms) == (Terms("ignore"), Terms("raise"))
+
+
+class Model:
+    """Gives ten tokens, one every 20 ms."""
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+
+    async def tokens(self) -> AsyncIterator[str]:
+        for number in range(10):
+            await anyio.sleep(0.02)
+            self.given.append(str(number))
+            yield str(number)
+
+    async def answer(self) -> list[str]:
+        return [token async for token in self.tokens()]
+
+
+class Database:
+    def __init__(self) -> None:
+        self.rows: list[str] = []
+
+    async def insert(self, row: str) -> None:
+        await anyio.sleep(0.1)
+        self.rows.append(row)
+
+
+def slow_rows() -> Iterator[int]:
+    for number in range(10):
+        time.sleep(0.02)
+        yield number
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_the_handlers_do_what_their_comments_say(anyio_backend: str) -> None:
+    names: dict[str, Any] = {"model": Model(), "database": Database(), "rows": slow_rows}
+    exec(HANDLERS, names)
+
+    async def leave(method: str, path: str, **client: Any) -> Transcript:
+        return await visit(names["app"], HTTPClient(path, method=method, **client), servers.UVICORN_0_54_0)
+
+    answer = await leave("GET", "/answer", leaves_after_seconds=0.1)
+    assert answer.status is None and 1 < len(names["model"].given) < 9
+
+    await leave("POST", "/order", leaves_after_seconds=0.15)
+    assert names["database"].rows == ["order", "invoice"]
+
+    names["database"].rows.clear()
+    story = await leave("GET", "/story", leaves_after_messages=2)
+    assert names["database"].rows == list("0123456789")
+    assert len(story.body) < 10
+
+    report = await leave("GET", "/report", leaves_after_seconds=0.1)
+    assert report.status is None and report.ended == "returned"

@@ -28,6 +28,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from .. import DisconnectMiddleware
+from .._policy import Policy
 
 _EXCHANGE = "disconnect_mw.demo"
 _SECONDS_BETWEEN_MESSAGES = 0.02
@@ -60,6 +61,18 @@ async def report(request: Request) -> Response:
     if has_left:
         note(request, "mailed")
     return JSONResponse({"report": "x" * 1000})
+
+
+async def answer(request: Request) -> Response:
+    """A language model's, all at once: for nobody it is not worth the GPU."""
+    note(request, "started")
+    try:
+        await asyncio.sleep(_STEPS_OF_WORK * _SECONDS_BETWEEN_MESSAGES)
+        note(request, "computed")
+    finally:
+        await asyncio.sleep(0)  # give the model back
+        note(request, "given back")
+    return JSONResponse({"answer": 42})
 
 
 async def upload(request: Request) -> Response:
@@ -103,17 +116,22 @@ class Timing(BaseHTTPMiddleware):
         return response
 
 
+def policy_for(scope: Any) -> Policy | None:
+    return "cancel" if scope["path"] == "/answer" else None
+
+
 def make_app(is_wrapped: bool) -> Starlette:
     app = Starlette(
         routes=[
             Route("/events", events),
             Route("/report", report),
+            Route("/answer", answer),
             Route("/upload", upload, methods=["POST"]),
             WebSocketRoute("/feed", feed),
         ]
     )
     if is_wrapped:
-        app.add_middleware(DisconnectMiddleware)
+        app.add_middleware(DisconnectMiddleware, policy_for=policy_for)
     app.add_middleware(Timing)
     return app
 

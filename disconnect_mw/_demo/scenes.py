@@ -59,6 +59,15 @@ SCENES = (
         (Work("saved", "saved", "not saved"), Work("mailed", "mailed", "not mailed")),
     ),
     Scene(
+        'Slow answer of a model, with policy="cancel" by policy_for: stops, and cleans up',
+        "/answer",
+        _GET,
+        (
+            Work("computed", "computed", "stopped", is_promised=False),
+            Work("given back", "cleaned up", "not cleaned up"),
+        ),
+    ),
+    Scene(
         "Upload: await request.body(), then store it",
         "/upload",
         _CUT_UPLOAD,
