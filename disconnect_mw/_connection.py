@@ -621,10 +621,7 @@ class Connection(abc.ABC):
         """The application has ended. Was it by our cancellation, and by nobody else's?"""
         if self._attended is None or not self._attended.cancels:
             return False
-        if isinstance(self.task, _runtime.Cancellable):
-            is_ours = self.task.was_cut_short
-        else:
-            is_ours = _runtime.absorb(self.task, exception) and _runtime.is_cancelled_error(exception)
+        is_ours = _runtime.is_ended_by_cancel(self.task, exception)
         self.root.attended.has_ended_by_it |= is_ours
         return is_ours
 

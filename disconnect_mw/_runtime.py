@@ -11,6 +11,7 @@ import contextvars
 import gc
 import math
 import sys
+import traceback
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -549,3 +550,30 @@ def absorb(reader: Any, exception: BaseException | None) -> bool:
     if sys.version_info >= (3, 11):
         return reader.uncancel() == 0  # type: ignore[no-any-return]  # a task's
     return reader._cancel_message == _MARK  # type: ignore[no-any-return]  # a task's
+
+
+def is_ended_by_cancel(task: Any, exception: BaseException | None) -> bool:
+    """An application that `cancel` was to end has ended with `exception`. Was it by that, and by nobody else? (P6)
+
+    Takes the cancellation back.
+    """
+    if isinstance(task, Cancellable):
+        return task.was_cut_short
+    if sys.version_info >= (3, 11):
+        return task.uncancel() == 0 and is_cancelled_error(exception)
+    # 3.10 counts no cancellations. One in the same turn has overwritten the message, one that came later has raised an
+    # exception of its own.
+    return task._cancel_message == _MARK and is_cancelled_error(exception) and _is_marked(exception)
+
+
+def _is_marked(exception: BaseException | None) -> bool:
+    """Is it our cancellation, or what a task that was awaited has made of it, and none that came before or after?
+
+    Of two, the later one comes up while the earlier one is handled, and so in a frame that that one has passed as well.
+    """
+    while exception is not None and _MARK not in exception.args:
+        frames = {frame for frame, _ in traceback.walk_tb(exception.__traceback__)}
+        exception = exception.__context__
+        if exception is None or any(frame in frames for frame, _ in traceback.walk_tb(exception.__traceback__)):
+            return False
+    return exception is not None and not is_cancelled_error(exception.__context__)
