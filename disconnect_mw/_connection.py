@@ -276,7 +276,7 @@ class Connection(abc.ABC):
             message = await self.server_receive()
         except BaseException as exception:
             if self._is_interrupted(exception) or self.took_exception(exception):
-                return self.disconnect_again()
+                return await self.reader().receive()
             self.reader().prefers_task = True  # who cancels one read (a peek, a time-out) will cancel the next
             raise
         if self.shared_reader is None:
@@ -284,7 +284,7 @@ class Connection(abc.ABC):
         else:
             self._is_interrupted(None)
             if self.disconnect is not None:
-                return self.disconnect_again()
+                return await self.reader().receive()
         try:
             if message.get("more_body"):
                 self.uploading = True
@@ -295,7 +295,8 @@ class Connection(abc.ABC):
                 return message
         except (AttributeError, KeyError, TypeError):  # no ASGI message: that is for the application to complain of
             return message
-        return self.took(message)
+        message = self.took(message)
+        return message if self.disconnect is None else await self.reader().receive()
 
     def _is_interrupted(self, exception: BaseException | None) -> bool:
         """The application's task is back from the server. Only because the client turned out to have gone?"""
@@ -432,8 +433,14 @@ class Connection(abc.ABC):
             self._unsaid = self._after(self._unsaid, message)
         if self.outer is not None and self.outer.scope is not None and self.can_be_peeked:
             # The install further out mutes; what stands between the two may count on the whole of it (a cache).
-            self._owed = self._unsaid
-            await self._server_send(message)
+            owed = self._owed
+            if kind is not None:
+                self._owed = self._after(owed, message)
+            try:
+                await self._server_send(message)
+            except BaseException:
+                self._owed = owed
+                raise
             await _runtime.checkpoint()
             return
         if kind in _STARTS and self._late_start is None:
@@ -532,15 +539,38 @@ class Connection(abc.ABC):
             else:
                 attended.timer = _runtime.call_later(seconds, self.end_app)
 
-    def shield(self) -> None:
-        self.root.attended.shields += 1
-
-    def unshield(self) -> None:
+    def shield(self, block: object) -> None:
+        """Cancel nothing, and give nobody else the occasion to, until `unshield` is called with the same `block`."""
         attended = self.root.attended
-        attended.shields -= 1
-        if attended.is_due and not attended.shields:
-            attended.is_due = False
-            self.root.end_app()
+        attended.shields = {**attended.shields, block: _runtime.task_here()}
+
+    def unshield(self, block: object) -> None:
+        root = self.root
+        attended = root.attended
+        attended.shields = {other: task for other, task in attended.shields.items() if other is not block}
+        if not attended.shields and root.disconnect is not None:
+            root.tell_readers()
+            if attended.is_due:
+                attended.is_due = False
+                root.end_app()
+
+    def is_held_back(self) -> bool:
+        """Is the disconnect to wait for the end of a shielded block?
+
+        Frameworks cancel the application when one of their tasks receives it: Starlette a stream, Quart and Django all.
+        Not from whoever is in the block, nor where the body is cut: that may be what the block waits for.
+        """
+        if not self.can_be_peeked or self.uploading:
+            return False
+        shields = self.root.attended.shields
+        return bool(shields) and _runtime.task_here() not in shields.values()
+
+    def tell_readers(self) -> None:
+        """Have whoever waits to receive look again."""
+        if self.shared_reader is not None:
+            self.shared_reader.tell()
+        for inner in self.attended.inner:
+            _runtime.call_in(inner.loop, inner.tell_readers)
 
     def _can_be_blocked(self) -> bool:
         """May a send be at the server still, and never come back? (Not every response that is complete is asked.)"""

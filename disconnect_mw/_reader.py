@@ -60,8 +60,10 @@ class Reader:
     async def receive(self) -> Message:
         connection = self._connection
         may_be_peek = True
-        while connection.disconnect is None:
-            if self._ahead:
+        while connection.disconnect is None or connection.is_held_back():
+            if connection.disconnect is not None:
+                await self._wait()
+            elif self._ahead:
                 # A receive that had to wait for this message would not have got it in a cancelled scope. Nor must a
                 # peek get it now: Starlette's is_disconnected() drops whatever it finds, a request body too.
                 if connection.can_be_peeked:
@@ -75,14 +77,7 @@ class Reader:
                 if may_be_peek and await _runtime.wait_before_peek():
                     may_be_peek = False
                     continue
-                waiter = _runtime.new_waiter()
-                self._waiters.append(waiter)
-                try:
-                    await waiter
-                finally:
-                    self._waiters.remove(waiter)
-                    if self._is_left:
-                        self.leave()
+                await self._wait()
             elif self.prefers_task and (await self._is_there_now() or self._start(reads_on=connection.can_be_peeked)):
                 if self._ahead:
                     return self._ahead.pop(0)
@@ -92,6 +87,16 @@ class Reader:
         if self._answers % _ANSWERS_WITHOUT_A_TURN == 0:
             await _runtime.checkpoint()
         return connection.disconnect_again()
+
+    async def _wait(self) -> None:
+        waiter = _runtime.new_waiter()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.remove(waiter)
+            if self._is_left:
+                self.leave()
 
     def _is_busy(self) -> bool:
         return self._mark is not None or self._connection.is_being_read()

@@ -15,7 +15,8 @@ import functools
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _runtime
@@ -100,8 +101,8 @@ class Attended:
     is_looked_at = False  # short ones end before that
     waiters: tuple[_runtime.Waiter, ...] = ()  # for the departure
     inner: tuple[Connection, ...] = ()  # of installs further in
-    shields = 0
-    is_due = False  # its cancellation, when nothing shields it any more
+    shields: Mapping[object, Any] = MappingProxyType({})  # blocks that are not to be cancelled, and their tasks
+    is_due = False  # the cancellation, when nothing shields from it any more
     timer: _runtime.Started | None = None  # for that
     cancels = False  # it has been cancelled
     has_ended_by_it = False
