@@ -777,6 +777,8 @@ class WebSocketConnection(Connection):
             if not owed:
                 self._last = message
                 self.state = _AFTER_LAST_MESSAGE
+                if self.shared_reader is not None:
+                    self.shared_reader.rest()  # granian's send waits as long as anybody is in its receive
         else:
             self._last = None  # it may be the very dict of the last message again
 

@@ -188,12 +188,14 @@ class Reader:
         if not self.interrupted:
             self.interrupted = _runtime.interrupt(task)
 
+    def rest(self) -> None:
+        """End our own read, if nobody waits for it."""
+        if self._task is not None and not self._waiters:
+            task, self._task, self._mark = self._task, None, None
+            task.cancel()
+
     def leave(self) -> bool:
         """End our own read, as soon as no task that the application left behind waits for it. Is that now?"""
         self._is_left = True
-        if self._waiters:
-            return False
-        if self._task is not None:
-            task, self._task, self._mark = self._task, None, None
-            task.cancel()
-        return True
+        self.rest()
+        return not self._waiters

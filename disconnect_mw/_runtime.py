@@ -517,9 +517,7 @@ async def within(seconds: float, awaitable: Awaitable[Any]) -> Any:
     """What `awaitable` gives, if that takes no longer."""
     trio = running_trio()
     if trio is not None:
-        with trio.move_on_after(seconds):
-            return await awaitable
-        raise TimedOut
+        return await _within_in_trio(trio, seconds, awaitable)
     loop = running_loop()
     if loop is None:
         return await awaitable
@@ -551,6 +549,33 @@ def absorb(reader: Any, exception: BaseException | None) -> bool:
     if sys.version_info >= (3, 11):
         return reader.uncancel() == 0  # type: ignore[no-any-return]  # a task's
     return reader._cancel_message == _MARK  # type: ignore[no-any-return]  # a task's
+
+
+async def _within_in_trio(trio: Any, seconds: float, awaitable: Awaitable[Any]) -> Any:
+    # In a task of its own, which can be left alone: Hypercorn shields its send from every cancel scope.
+    ended = trio.Event()
+    result: list[Any] = []
+    raised: list[Exception] = []
+
+    async def run() -> None:
+        try:
+            result.append(await awaitable)
+        except Exception as exception:
+            raised.append(exception)
+        finally:
+            ended.set()
+
+    scope = _start_in_trio(trio, run(), contextvars.copy_context())
+    try:
+        with trio.move_on_after(seconds):
+            await ended.wait()
+    finally:
+        scope.cancel()  # which does nothing to one that has ended
+    if raised:
+        raise raised[0]
+    if not result:
+        raise TimedOut
+    return result[0]
 
 
 def is_ended_by_cancel(task: Any, exception: BaseException | None) -> bool:
