@@ -82,7 +82,7 @@ class Server:
 
     def __init__(self, python: str, setup: Setup, app: str = APP, packages: tuple[Path, ...] = ()) -> None:
         self._python = python
-        self._setup = setup
+        self.setup = setup
         self._app = app
         self._packages = (Path(disconnect_mw.__file__).parent, Path(__file__).parent, *packages)
         self._runs = 0
@@ -98,7 +98,7 @@ class Server:
                 self._start(home)
             except BaseException as failure:
                 self._stop(kill=not isinstance(failure, Crash))
-                if self._setup.takes_socket or attempt == ATTEMPTS or not isinstance(failure, Crash):
+                if self.setup.takes_socket or attempt == ATTEMPTS or not isinstance(failure, Crash):
                     self._home.cleanup()
                     raise
             else:
@@ -120,20 +120,20 @@ class Server:
             listening.bind(("127.0.0.1", 0))
             self.port = listening.getsockname()[1]
             inherited: tuple[int, ...] = ()
-            if self._setup.takes_socket:
+            if self.setup.takes_socket:
                 listening.listen(64)
                 inherited = (listening.fileno(),)
             else:
                 listening.close()
             self._process = subprocess.Popen(
-                [self._python, *self._setup.command(listening.fileno() if inherited else self.port, self._app)],
+                [self._python, *self.setup.command(listening.fileno() if inherited else self.port, self._app)],
                 cwd=home,
                 env={
                     **os.environ,
                     "PYTHONPATH": str(home),
                     "PYTHONUNBUFFERED": "1",
                     "PYTHONDONTWRITEBYTECODE": "1",
-                    "TESTS_SERVER": self._setup.server,
+                    "TESTS_SERVER": self.setup.server,
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
