@@ -19,7 +19,7 @@ def tell(exchange: Exchange) -> None:
         "client disconnected: %s %s from %s, %s: %s sent%s, %d messages muted%s; the app went on for %.3f s and %s",
         "WEBSOCKET" if disconnect.protocol == "websocket" else quoted(disconnect.method),
         quoted(disconnect.path),
-        _peer(disconnect.client),
+        _peer(disconnect.peer),
         disconnect.phase,
         _sent(exchange),
         _bytes(exchange.messages_sent, exchange.bytes_sent),
@@ -48,8 +48,8 @@ def _ended(exchange: Exchange) -> str:
     return exchange.ended if exchange.exception is None else f"raised {exchange.exception}"
 
 
-def _peer(client: tuple[str, int] | None) -> str:
-    if client is None:
+def _peer(peer: tuple[str, int] | None) -> str:
+    if peer is None:
         return "an unknown peer"
-    host, port = (quoted(part, safe=":") for part in client)
+    host, port = (quoted(part, safe=":") for part in peer)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

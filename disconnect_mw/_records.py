@@ -18,7 +18,7 @@ class Disconnect:
     method: str | None
     """Of the request; None for a WebSocket."""
     path: str
-    client: tuple[str, int] | None
+    peer: tuple[str, int] | None
     """Host and port, as `scope["client"]` has them; None where the server does not say."""
     phase: Phase
     """How far the exchange had come."""
