@@ -94,7 +94,6 @@ class Connection(abc.ABC):
     """One exchange: what the application and the server have said, and whether the client is still there."""
 
     __slots__ = (
-        "_attended",
         "_counted",
         "_gate",
         "_is_guessed",
@@ -106,6 +105,7 @@ class Connection(abc.ABC):
         "_server_send",
         "_unsaid",
         "_woken",
+        "attention",
         "began",
         "bytes_muted",
         "disconnect",
@@ -147,7 +147,7 @@ class Connection(abc.ABC):
     shared_reader: Reader | None  # who reads when it is not simply the application that does
     _owed: Owed
     _owed_before: Owed  # the message on its way
-    _attended: _watch.Attended | None
+    attention: _watch.Attended | None  # what belongs to it since somebody has asked for more
     _counted: _Counted | None
 
     # Set when the client has left:
@@ -172,7 +172,7 @@ class Connection(abc.ABC):
         self.state = _OPEN
         self._owed = self._owed_before = self._OWED_AT_FIRST
         self.disconnect = self._gate = self.shared_reader = self._last = self.uploading = None
-        self.outer = self.record = self.exchange = self._attended = self._counted = self.stand_in = None
+        self.outer = self.record = self.exchange = self.attention = self._counted = self.stand_in = None
         self.began = time.monotonic()
         loop = self.loop = _runtime.running_loop()
         if loop is None:
@@ -199,8 +199,8 @@ class Connection(abc.ABC):
             self._counted = _Counted(self._route)
             self._route = self._counted.send
         if watches and self.loop is not None:
-            self._attended = _watch.Attended()
-            self._attended.watch(self, contextvars.copy_context())
+            self.attention = _watch.Attended()
+            self.attention.watch(self, contextvars.copy_context())
 
     def join(self, outer: Connection) -> None:
         """Be the same exchange as that of an install further out: what that one learns, this one knows."""
@@ -222,9 +222,9 @@ class Connection(abc.ABC):
 
     @property
     def attended(self) -> _watch.Attended:
-        if self._attended is None:
-            self._attended = _watch.Attended()
-        return self._attended
+        if self.attention is None:
+            self.attention = _watch.Attended()
+        return self.attention
 
     def watch(self, context: contextvars.Context) -> None:
         """Have somebody look whether the client has gone, although the application may not ask."""
@@ -233,7 +233,7 @@ class Connection(abc.ABC):
 
     @property
     def is_watched(self) -> bool:
-        return self._attended is not None and self._attended.context is not None
+        return self.attention is not None and self.attention.context is not None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state.value}>"
@@ -437,7 +437,7 @@ class Connection(abc.ABC):
             if kind is not None:
                 self._owed = self._after(owed, message)
             try:
-                await self._server_send(message)
+                await _runtime.uninterruptible(self._server_send)(message)
             except BaseException:
                 self._owed = owed
                 raise
@@ -501,7 +501,7 @@ class Connection(abc.ABC):
             field(message, "code") if self.protocol == "websocket" else None,
             self.disconnected_at - self.began,
         )
-        attended = self._attended
+        attended = self.attention
         if attended is not None:
             attended.tell()
             for inner in attended.inner:
@@ -626,7 +626,7 @@ class Connection(abc.ABC):
         """Leave nothing behind."""
         if self.shared_reader is not None and self.shared_reader.leave():
             self.shared_reader = None
-        attended = self._attended
+        attended = self.attention
         if attended is not None:
             attended.leave()
         if self.outer is not None:
@@ -649,7 +649,7 @@ class Connection(abc.ABC):
 
     def takes_back_cancellation(self, exception: BaseException | None) -> bool:
         """The application has ended. Was it by our cancellation, and by nobody else's?"""
-        if self._attended is None or not self._attended.cancels:
+        if self.attention is None or not self.attention.cancels:
             return False
         is_ours = _runtime.is_ended_by_cancel(self.task, exception)
         self.root.attended.has_ended_by_it |= is_ours
@@ -741,8 +741,8 @@ class HTTPConnection(Connection):
         if kind == "http.request":
             self.uploading = bool(message.get("more_body"))
             self.reader().prefers_task = not self.uploading  # as in receive; here somebody else has come to read
-            if not self.uploading and self._attended is not None and self._attended.is_looked_at:
-                self._attended.look()  # now, not a second later
+            if not self.uploading and self.attention is not None and self.attention.is_looked_at:
+                self.attention.look()  # now, not a second later
         elif kind == "http.disconnect":
             self.learn(Cause.DISCONNECT_RECEIVED, message)
         return message

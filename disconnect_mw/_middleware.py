@@ -169,7 +169,7 @@ class DisconnectMiddleware:
             else:
                 if connection.state is _DISCONNECTED:
                     await _end(connection, None)
-                elif connection.shared_reader is not None or not is_usual:
+                elif connection.shared_reader is not None or connection.attention is not None or not is_usual:
                     connection.leave()
                 return result
             if rest is not None:

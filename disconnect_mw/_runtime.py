@@ -394,7 +394,7 @@ class Interruptible:
 
     def __init__(self, trio: Any, call: Callable[..., Awaitable[Any]]) -> None:
         self.trio = trio
-        self._call = call
+        self.call = call
         self.__self__ = getattr(call, "__self__", None)  # as a bound method has it
         self._scopes: dict[Any, Any] = {}  # of the calls that are at the server now, and their tasks
 
@@ -402,7 +402,7 @@ class Interruptible:
         with self.trio.CancelScope() as scope:
             self._scopes[scope] = self.trio.lowlevel.current_task()
             try:
-                return await self._call(*message)
+                return await self.call(*message)
             finally:
                 del self._scopes[scope]
         raise Interrupted
@@ -418,6 +418,10 @@ def interruptible(call: Callable[..., Awaitable[Any]]) -> Interruptible | None:
     """`call` in a form that `interrupt` takes, where there is no asyncio task; None where nothing can be done."""
     trio = running_trio()
     return None if trio is None else Interruptible(trio, call)
+
+
+def uninterruptible(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    return call.call if isinstance(call, Interruptible) else call
 
 
 def interrupt(reader: Any) -> bool:
