@@ -748,7 +748,10 @@ class HTTPConnection(Connection):
         return message
 
     def _may_be_read(self) -> bool:
-        return self.uploading is False or (self.uploading is None and not _messages.announces_body(self.scope))
+        if self.uploading is None:
+            # An application that answers without having read will not read: Starlette's stream, under "raise".
+            return self._owed is not HTTP_OWES_ALL or not _messages.announces_body(self.scope)
+        return not self.uploading
 
     def _new_disconnect(self) -> Message:
         return {"type": "http.disconnect"}

@@ -108,7 +108,7 @@ def ports(server: Server) -> Iterator[dict[str, int]]:
 
 
 def play(server: Server, port: int, app: str, policy: str, way: str, goes_on: bool = False) -> Outcome:
-    """What becomes of the handler of a client that leaves. If it `goes_on`, it ends by itself half a second later."""
+    """What becomes of the handler of a client that leaves. If it `goes_on`, it ends by itself a while later."""
     visit = server.visit("work" if app == "work" else "stream", policy)
     with WebSocketClient(port) as client:
         (client.ask if app == "websocket" else client.request)(visit.path)

@@ -31,8 +31,8 @@ SETUPS = [
     Setup("granian", NEWEST, "asyncio"),
     Setup("gunicorn", NEWEST, "uvloop", worker="asgi"),
 ]
-"""gunicorn on uvloop, because asyncio's own transport.writelines(), by which it answers over HTTP, makes nobody wait up
-to CPython 3.12.8 and 3.13.1 (python/cpython#127655)."""
+"""gunicorn on uvloop: asyncio's own transport.writelines(), by which gunicorn answers over HTTP, makes nobody wait in
+CPython 3.12.0 to 3.12.8 and 3.13.0 to 3.13.1 (python/cpython#127655)."""
 
 NEVER_WAITS = Setup("daphne", NEWEST)
 """It buffers whatever the app sends."""

@@ -28,7 +28,7 @@ from .test_stalled import BLOCKED, PHASES, SEEN, TO_THE_END
 SETUP = Setup("uvicorn", NEWEST, "asyncio", "httptools", "wsproto")
 
 CHUNK = 65536
-"""What it gets while it is there, and a bit."""
+"""What a client gets before it vanishes, and a little more than which it must not get."""
 
 CLONE_NEWNET = 0x40000000  # sched.h
 

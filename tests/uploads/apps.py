@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 from servers import serve  # type: ignore[import-not-found]  # a package of its own in the server's process
 
-from disconnect_mw import DisconnectMiddleware, connection
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, connection
 
 LONGER_THAN_A_LOOK = 0.3
 """Somebody looks after 50 ms."""
@@ -72,6 +72,25 @@ async def late(scope: Any, receive: Any, send: Any) -> None:
         raise
 
 
+async def answers(scope: Any, receive: Any, send: Any) -> None:
+    """Answer and read nothing."""
+    play = scope["tests.play"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+    await anyio.sleep(LONGER_THAN_A_LOOK)
+    await send({"type": "http.response.body", "body": b"ended", "more_body": True})
+    play.ready("answering")
+    with anyio.move_on_after(5):
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": b"more", "more_body": True})
+                await anyio.sleep(0.01)
+        except (ClientDisconnected, anyio.get_cancelled_exc_class()) as exception:
+            play.line(f"stopped by {type(exception).__name__}")
+            raise
+    play.line("nobody told it")
+
+
 def _megabytes() -> int:
     """The most that the process has ever held."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -81,7 +100,7 @@ def _megabytes() -> int:
 serve.APPS.update(
     {
         (app.__name__, variant): DisconnectMiddleware(app, **options)
-        for app in (slow, late)
+        for app in (slow, late, answers)
         for variant, options in VARIANTS.items()
     }
 )

@@ -120,3 +120,25 @@ def test_a_client_that_leaves_after_its_late_upload_is_noticed_at_once(server: S
         client.leave(how)
     outcome = visit.outcome()
     assert (outcome.seen, outcome.ends) == (("was cancelled",), ("returned",))
+
+
+@pytest.mark.parametrize("variant", ["raise", "cancel"])
+@pytest.mark.parametrize("body", [b"", b"read by nobody"])
+@pytest.mark.parametrize("server", SETUPS, ids=str, indirect=True)
+def test_an_app_that_answers_without_having_read_is_stopped(server: Server, variant: str, body: bytes) -> None:
+    """By then no `100 Continue` is sent any more. Of a body that was sent, one message is read."""
+    if body and server.setup.server in ("hypercorn", "granian"):
+        pytest.skip(f"{server.setup.server} makes two messages of the smallest body")
+    visit = server.visit("answers", variant)
+    with Client(server.port) as client:
+        expects = b"" if body else b"Expect: 100-continue\r\n"
+        head = f"POST {visit.path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 14\r\n"
+        client.say(head.encode(), expects, b"\r\n", body)
+        visit.until("answering")
+        client.hear(b"ended")
+        begun = client.came.index(b"begun")
+        assert b"100 Continue" not in client.came[begun:]
+        client.leave("rst")
+    word = {"raise": "ClientDisconnected", "cancel": "Cancelled" if server.setup.loop == "trio" else "CancelledError"}
+    outcome = visit.outcome()
+    assert (outcome.seen, outcome.ends) == ((f"stopped by {word[variant]}",), ("returned",))
