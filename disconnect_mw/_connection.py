@@ -11,6 +11,7 @@ import contextvars
 import functools
 import inspect
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, Literal
@@ -482,7 +483,7 @@ class Connection(abc.ABC):
                 self._gate = _SHUT
             if self.shared_reader is not None:
                 self.shared_reader.tell()
-            if _watch.can_be_blocked() and self._can_be_blocked():
+            if self.scope is not None and _watch.can_be_blocked() and self._can_be_blocked():
                 _watch.departures.add(self, self.loop)
         if departs:
             self._departed(message)
@@ -536,7 +537,7 @@ class Connection(abc.ABC):
             seconds = _runtime.cancel(self.task)
             if seconds is None:
                 attended.cancels = True
-            else:
+            elif seconds < math.inf:
                 attended.timer = _runtime.call_later(seconds, self.end_app)
 
     def shield(self, block: object) -> None:
@@ -647,10 +648,12 @@ class Connection(abc.ABC):
     def has_raised(self, exception: BaseException) -> bool:
         return isinstance(exception, ClientDisconnected) and exception.message is self.disconnect
 
+    def has_been_cancelled(self) -> bool:
+        """Has the application been cancelled by us?"""
+        return self.attention is not None and self.attention.cancels
+
     def takes_back_cancellation(self, exception: BaseException | None) -> bool:
         """The application has ended. Was it by our cancellation, and by nobody else's?"""
-        if self.attention is None or not self.attention.cancels:
-            return False
         is_ours = _runtime.is_ended_by_cancel(self.task, exception)
         self.root.attended.has_ended_by_it |= is_ours
         return is_ours

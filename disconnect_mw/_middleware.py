@@ -15,6 +15,7 @@ from ._connection import Connection, HTTPConnection, WebSocketConnection
 from ._errors import without_disconnect
 from ._log import tell
 from ._policy import VERSIONS_BEFORE_RAISING, Hook, Policy, PolicyFor, Terms, make_truthful
+from ._runtime import others_cancellation
 from ._state import State
 from ._view import KEY, Over
 
@@ -245,7 +246,11 @@ async def _end(connection: Connection, exception: BaseException | None) -> BaseE
     if connection.state is not _DISCONNECTED:
         connection.leave()
         return exception
-    is_cancelled = connection.takes_back_cancellation(exception)
+    is_cancelled = False
+    if connection.has_been_cancelled():
+        is_cancelled = connection.takes_back_cancellation(exception)
+        if exception is not None and not is_cancelled:
+            exception = await others_cancellation(exception)
     connection.leave()
     rest = None if exception is None or is_cancelled else without_disconnect(exception, connection.has_raised)
     if rest is not exception:

@@ -488,13 +488,15 @@ def cancel(task: Any) -> float | None:
     if isinstance(task, Cancellable):
         task.cancel()
     elif _is_cancelled_by_others(task):
-        return _UNTIL_TRIED_AGAIN
+        # 3.10 does not tell when it is taken back.
+        return _UNTIL_TRIED_AGAIN if sys.version_info >= (3, 11) else math.inf
     elif getattr(task, "_fut_waiter", None) is None and current_task(running_loop()) is not None:
         return 0
     else:
         task.cancel(_MARK)
         if sys.version_info < (3, 11):
             task._cancel_message = _MARK
+            _note_others(task)
     return None
 
 
@@ -592,8 +594,55 @@ def is_ended_by_cancel(task: Any, exception: BaseException | None) -> bool:
     if sys.version_info >= (3, 11):
         return task.uncancel() == 0 and is_cancelled_error(exception)
     # 3.10 counts no cancellations. One in the same turn has overwritten the message, one that came later has raised an
-    # exception of its own.
-    return task._cancel_message == _MARK and is_cancelled_error(exception) and _is_marked(exception)
+    # exception of its own, and both have been noted.
+    return (
+        not _has_noted_others(task)
+        and task._cancel_message == _MARK
+        and is_cancelled_error(exception)
+        and _is_marked(exception)
+    )
+
+
+async def others_cancellation(exception: BaseException) -> BaseException:
+    """What others have asked for, where it is our cancellation that came out of an application they cancel as well.
+
+    A cancel scope of anyio does not know ours for its own, but repeats itself.
+    """
+    if is_cancelled_error(exception) and _MARK in exception.args:
+        try:
+            for _ in range(_TURNS_TO_REPEAT):
+                await _turn()
+        except BaseException as other:
+            return other
+    return exception
+
+
+_TURNS_TO_REPEAT = 2
+
+_OTHERS = "_disconnect_mw_others"
+
+
+def _note_others(task: Any) -> None:
+    """On 3.10, have it noted who else cancels `task` from now on: its own attribute `cancel` hides that of its class.
+
+    But for the cancel scopes of anyio: those in the application may, and those around it repeat themselves.
+    """
+    others: list[Any] = []
+
+    def cancel(msg: Any = None) -> bool:
+        if not str(msg).startswith("Cancelled "):
+            others.append(msg)
+        return type(task).cancel(task, msg)  # type: ignore[no-any-return]  # a task's
+
+    task.cancel = cancel
+    setattr(task, _OTHERS, others)
+
+
+def _has_noted_others(task: Any) -> bool:
+    others = getattr(task, _OTHERS)
+    del task.cancel
+    delattr(task, _OTHERS)
+    return bool(others)
 
 
 def _is_marked(exception: BaseException | None) -> bool:

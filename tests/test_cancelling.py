@@ -1,0 +1,1252 @@
+"""P6, P10: the app of a client that has left is cancelled as `asyncio.timeout` does it, at once or after its grace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import logging
+import math
+import sys
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from disconnect_mw import CancelOnDisconnect, ClientDisconnected, DisconnectMiddleware, _watch, connection
+
+from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499, UVICORN_0_28_0, FarSide
+from .serving import (
+    ACCEPT,
+    CLOSE,
+    ON_ASYNCIO,
+    SECONDS,
+    TEXT,
+    App,
+    Until,
+    call,
+    cancellations,
+    http,
+    is_trio,
+    left,
+    look_soon,
+    serve,
+    shielded,
+    turns,
+    websocket,
+)
+
+pytestmark = pytest.mark.anyio
+
+on_asyncio = pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
+counted = pytest.mark.skipif(sys.version_info < (3, 11), reason="cancellations are counted since Python 3.11")
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_soon(monkeypatch)
+
+
+def ended(scope: Any) -> str | None:
+    exchange = connection(scope).exchange
+    return None if exchange is None else exchange.ended
+
+
+async def known(scope: Any) -> None:
+    """Wait until the departure is known."""
+    assert await connection(scope).wait_disconnected() is not None
+
+
+# In the server's own task, once
+
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+
+
+@pytest.mark.parametrize("options", [{}, {"policy": "cancel"}, {"policy": "cancel", "grace": 60}])
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_the_app_runs_in_the_servers_own_task_and_context(options: Any, leaves: bool) -> None:
+    """P0."""
+    far = http()
+    where: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        where.append((anyio.get_current_task(), variable.get()))
+        variable.set("the app's")
+        if leaves and options == {"policy": "cancel"}:
+            await left(far)
+
+    variable.set("the server's")
+    await serve(app, far, **options)
+    assert where == [(anyio.get_current_task(), "the server's")]
+    assert variable.get() == "the app's"
+
+
+async def test_the_app_is_cancelled_and_its_finally_may_await() -> None:
+    far = http()
+    done: list[str] = []
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await left(far)
+        finally:
+            with shielded():
+                await turns()
+                await anyio.sleep(0.01)
+            done.append("cleaned up")
+
+    assert await serve(app, far, scope, policy="cancel") is None
+    assert (done, ended(scope)) == (["cleaned up"], "cancelled")
+    assert far.sent == [START_499, EMPTY_FINAL]
+
+
+@on_asyncio
+async def test_it_is_cancelled_once() -> None:
+    far = http()
+    cancelled: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        far.leave()
+        for _ in range(2):
+            try:
+                await anyio.sleep(0.05)  # many a look
+                await receive()
+                await send(CHUNK)
+                await turns()
+            except asyncio.CancelledError:
+                cancelled.append(cancellations())
+        return "to its end"
+
+    scope = far.scope()
+    assert await serve(app, far, scope, policy="cancel") == "to its end"
+    assert cancelled == [1 if sys.version_info >= (3, 11) else 0]
+    assert ended(scope) == "returned"
+
+
+async def test_what_is_sent_under_cancel_is_muted() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await receive()
+        far.leave()
+        assert await receive() == DISCONNECT
+        with shielded(), contextlib.suppress(asyncio.CancelledError):
+            await send(CHUNK)
+        assert await send(CHUNK) is None
+
+    await serve(app, far, policy="cancel")
+    assert far.sent == [START, EMPTY_FINAL]
+
+
+# Wherever the app waits
+
+
+async def in_a_child_task() -> None:
+    await asyncio.create_task(asyncio.sleep(2 * SECONDS))
+
+
+async def in_many() -> None:
+    await asyncio.gather(asyncio.sleep(2 * SECONDS), in_a_child_task())
+
+
+async def in_time() -> None:
+    await asyncio.wait_for(asyncio.sleep(2 * SECONDS), 2 * SECONDS)
+
+
+async def in_a_queue() -> None:
+    await asyncio.Queue[None]().get()
+
+
+async def in_a_condition() -> None:
+    condition = asyncio.Condition()
+    async with condition:
+        await condition.wait()
+
+
+async def in_turns() -> None:
+    while True:
+        await asyncio.sleep(0)
+
+
+async def in_a_generator() -> None:
+    async def steps() -> AsyncIterator[None]:
+        try:
+            yield
+            await anyio.sleep_forever()
+        finally:
+            with shielded():
+                await turns()
+
+    async with contextlib.aclosing(steps()) as these:  # type: ignore[type-var]  # it is a generator
+        async for _ in these:
+            pass
+
+
+async def in_a_context_manager() -> None:
+    @contextlib.asynccontextmanager
+    async def connected() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            with shielded():
+                await anyio.sleep(0.002)
+
+    async with connected(), connected():
+        await anyio.sleep_forever()
+
+
+async def slowly() -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(0.005)
+
+
+async def in_a_group() -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(slowly)
+
+
+async def in_nested_groups() -> None:
+    async with anyio.create_task_group(), anyio.create_task_group() as tasks:
+        tasks.start_soon(in_a_group)
+        await slowly()
+
+
+async def in_a_scope() -> None:
+    with anyio.move_on_after(2 * SECONDS), anyio.fail_after(2 * SECONDS):
+        await anyio.sleep_forever()
+
+
+async def in_a_stream() -> None:
+    send_stream, receive_stream = anyio.create_memory_object_stream[None]()
+    async with send_stream, receive_stream:
+        await receive_stream.receive()
+
+
+PORTABLE_WAITS: list[Any] = [
+    anyio.sleep_forever,
+    in_a_generator,
+    in_a_context_manager,
+    slowly,
+    in_a_group,
+    in_nested_groups,
+    in_a_scope,
+    in_a_stream,
+]
+ASYNCIO_WAITS: list[Any] = [in_a_child_task, in_many, in_time, in_a_queue, in_a_condition, in_turns]
+
+if sys.version_info >= (3, 11):
+
+    async def in_asyncios_group() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(slowly())
+            tasks.create_task(in_many())
+
+    async def in_asyncios_timeout() -> None:
+        async with asyncio.timeout(2 * SECONDS), asyncio.timeout(None):
+            await slowly()
+
+    ASYNCIO_WAITS += [in_asyncios_group, in_asyncios_timeout]
+
+
+async def assert_is_absorbed(wait: Callable[[], Any]) -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        far.leave()
+        await wait()
+
+    scope = far.scope()
+    assert await serve(app, far, scope, policy="cancel") is None
+    assert ended(scope) == "cancelled"
+
+
+@pytest.mark.parametrize("wait", PORTABLE_WAITS)
+async def test_the_cancellation_is_absorbed_wherever_the_app_waits(wait: Any) -> None:
+    await assert_is_absorbed(wait)
+
+
+@on_asyncio
+@pytest.mark.parametrize("wait", ASYNCIO_WAITS)
+async def test_the_cancellation_is_absorbed_wherever_an_app_on_asyncio_waits(wait: Any) -> None:
+    await assert_is_absorbed(wait)
+
+
+@on_asyncio
+async def test_the_cancellation_is_absorbed_after_a_clean_up_with_cancellations_of_its_own() -> None:
+    async def wait() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            task = asyncio.ensure_future(anyio.sleep_forever())
+            await asyncio.sleep(0)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            with anyio.move_on_after(0.001):
+                await anyio.sleep_forever()
+
+    await assert_is_absorbed(wait)
+
+
+# What the app makes of it
+
+
+async def test_an_app_that_swallows_the_cancellation_ends_as_it_likes() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        try:
+            await left(far)
+        except anyio.get_cancelled_exc_class():
+            pass
+        return "all the same"
+
+    scope = far.scope()
+    assert await serve(app, far, scope, policy="cancel") == "all the same"
+    assert ended(scope) == "returned"
+
+
+@on_asyncio
+async def test_an_app_that_takes_the_cancellation_back_itself_goes_on() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        try:
+            await left(far)
+        except asyncio.CancelledError:
+            task: Any = asyncio.current_task()
+            if sys.version_info >= (3, 11):
+                task.uncancel()
+        await turns()
+        return "all the same"
+
+    assert await serve(app, far, policy="cancel") == "all the same"
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OSError("x")])
+async def test_what_the_app_raises_of_its_own_from_it_passes(error: Exception) -> None:
+    """P5."""
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await left(far)
+        finally:
+            raise error
+
+    scope = far.scope()
+    with pytest.raises(type(error)) as caught:
+        await serve(app, far, scope, policy="cancel")
+    assert caught.value is error
+    exchange = connection(scope).exchange
+    assert exchange is not None
+    assert (exchange.ended, exchange.exception) == ("raised", type(error).__name__)
+
+
+@on_asyncio
+@pytest.mark.parametrize("raised", ["while the first is handled", "from None", "later"])
+async def test_a_new_cancelled_error_in_place_of_ours_ends_as_it_does_under_asyncio_timeout(raised: str) -> None:
+    """Python 3.10 counts no cancellations: there it may be somebody else's, and passes (P6)."""
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await left(far)
+        except asyncio.CancelledError:
+            if raised == "from None":
+                raise asyncio.CancelledError from None
+            if raised == "while the first is handled":
+                raise asyncio.CancelledError  # noqa: B904
+        raise asyncio.CancelledError
+
+    outcome = asyncio.ensure_future(serve(app, far, policy="cancel"))
+    await asyncio.wait({outcome})
+    assert outcome.cancelled() == (sys.version_info < (3, 11))
+    if not outcome.cancelled():
+        outcome.result()
+
+
+@on_asyncio
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_cancelled_error_of_the_apps_own_passes_while_nobody_is_cancelled(leaves: bool) -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if leaves:
+            await receive()
+            far.leave()
+            await receive()
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await DisconnectMiddleware(app, policy="cancel", grace=60)(far.scope(), far.receive, far.send)
+
+
+# Somebody else's cancellation passes
+
+
+class Cancelling(FarSide):
+    """A server that cancels the app in the very turn in which it delivers the disconnect, but before."""
+
+    task: Any = None
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if message == DISCONNECT and self.task is not None:
+            self.task.cancel()
+        return message
+
+
+@on_asyncio
+@pytest.mark.parametrize("wait", [anyio.sleep_forever, *PORTABLE_WAITS, *ASYNCIO_WAITS])
+@pytest.mark.parametrize(
+    "moment", ["before", "in the same turn, theirs first", "in the same turn, ours first", "after"]
+)
+async def test_a_cancellation_from_elsewhere_passes(moment: str, wait: Any) -> None:
+    far = Cancelling()
+    began = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        began.set()
+        try:
+            await wait()
+        finally:
+            if moment == "before":
+                far.leave()
+                await known(scope)
+                await anyio.sleep(0.005)  # it is tried again
+            elif moment == "after":
+                task.cancel()
+                await asyncio.sleep(0)
+
+    def hook(disconnect: Any) -> None:
+        if moment == "in the same turn, ours first":
+            task.cancel()
+
+    middleware = DisconnectMiddleware(app, policy="cancel", on_disconnect=hook)
+    task = asyncio.ensure_future(middleware(far.scope(), far.receive, far.send))
+    if moment == "in the same turn, theirs first":
+        far.task = task
+    await began.wait()
+    if moment == "before":
+        await turns()
+        task.cancel()
+    else:
+        far.leave()
+    await asyncio.wait({task}, timeout=SECONDS)
+    assert task.cancelled()
+
+
+@on_asyncio
+@pytest.mark.parametrize("clean_up", [anyio.sleep_forever, *ASYNCIO_WAITS])
+async def test_a_cancellation_from_elsewhere_passes_in_the_middle_of_the_clean_up(clean_up: Any) -> None:
+    far = http()
+    cleaning = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await left(far)
+        finally:
+            cleaning.set()
+            await clean_up()
+
+    task = asyncio.ensure_future(DisconnectMiddleware(app, policy="cancel")(far.scope(), far.receive, far.send))
+    await asyncio.wait_for(cleaning.wait(), SECONDS)
+    await turns()
+    task.cancel()
+    await asyncio.wait({task}, timeout=SECONDS)
+    assert task.cancelled()
+
+
+@on_asyncio
+@pytest.mark.parametrize("grace", [None, 60])
+async def test_a_cancellation_from_elsewhere_is_told_as_one(grace: Any) -> None:
+    far = http()
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await left(far)
+        finally:
+            await turns()
+
+    def hook(disconnect: Any) -> None:
+        task.cancel()
+
+    middleware = DisconnectMiddleware(app, policy="cancel", grace=grace, on_disconnect=hook)
+    task = asyncio.ensure_future(middleware(scope, far.receive, far.send))
+    await asyncio.wait({task}, timeout=SECONDS)
+    assert (task.cancelled(), ended(scope)) == (True, "cancelled")
+
+
+@pytest.mark.parametrize("moment", ["before", "in the same turn", "after"])
+@pytest.mark.parametrize("wait", PORTABLE_WAITS)
+async def test_a_cancel_scope_around_the_server_is_heard(moment: str, wait: Any) -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if moment == "before":
+            outer.cancel()
+        far.leave()
+        try:
+            await wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await known(scope)
+                if moment == "after":
+                    outer.cancel()
+                await turns()
+
+    def hook(disconnect: Any) -> None:
+        if moment == "in the same turn":
+            outer.cancel()
+
+    with anyio.fail_after(SECONDS):
+        with anyio.CancelScope() as outer:
+            await DisconnectMiddleware(app, policy="cancel", on_disconnect=hook)(far.scope(), far.receive, far.send)
+            await anyio.lowlevel.checkpoint()
+            raise AssertionError("the server's own scope has no effect")
+        assert outer.cancelled_caught
+        await turns()
+        assert cancellations() == 0
+
+
+@pytest.mark.parametrize("groups", range(3))
+async def test_a_cancel_scope_around_the_server_is_heard_in_the_middle_of_the_clean_up(groups: int) -> None:
+    far = http()
+    until = Until()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            run: Any = None
+            for _ in range(groups):
+                run = (await stack.enter_async_context(anyio.create_task_group())).start_soon
+            if run is None:
+                await works()
+            else:
+                run(works)
+                await anyio.sleep_forever()
+
+    async def works() -> None:
+        try:
+            await left(far)
+        finally:
+            with anyio.CancelScope(shield=True):
+                until.note("cleans up")
+                await until("cancelled")
+                await turns()
+
+    async def cancel() -> None:
+        await until("cleans up")
+        await turns()
+        outer.cancel()
+        await turns()
+        until.note("cancelled")
+
+    with anyio.fail_after(SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel)
+            with anyio.CancelScope() as outer:
+                await DisconnectMiddleware(app, policy="cancel")(far.scope(), far.receive, far.send)
+                await anyio.lowlevel.checkpoint()
+                raise AssertionError("the server's own scope has no effect")
+            assert outer.cancelled_caught
+            await turns()
+            assert cancellations() == 0
+
+
+@on_asyncio
+@counted
+async def test_ours_waits_until_somebody_elses_is_taken_back() -> None:
+    """The two could not be told apart."""
+    far = http()
+    steps: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        task: Any = asyncio.current_task()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await anyio.sleep_forever()
+        far.leave()
+        await known(scope)
+        await asyncio.sleep(0.01)
+        steps.append("not cancelled")
+        task.uncancel()
+        await anyio.sleep_forever()
+
+    scope = far.scope()
+    assert await serve(app, far, scope, policy="cancel") is None
+    assert (steps, ended(scope)) == (["not cancelled"], "cancelled")
+
+
+# Nothing may leak to the server's own code
+
+
+@pytest.mark.parametrize("options", [{"policy": "cancel"}, {"grace": 0}, {"policy": "cancel", "grace": 0.0001}])
+@pytest.mark.parametrize("learns", ["by its own receive", "by its own send", "by another task's receive"])
+@pytest.mark.parametrize("ends", ["returns", "raises"])
+@pytest.mark.parametrize("steps", range(6))
+async def test_an_app_that_ends_in_the_turn_of_the_cancellation_leaves_none_to_its_server(
+    options: Any, learns: str, ends: str, steps: int
+) -> None:
+    """The departure becomes known; then it ends, after so many turns."""
+    far = FarSide(UVICORN_0_28_0)
+    got: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await receive()
+        await send(START)
+        if learns == "by its own receive":
+            far.leave()
+            await receive()
+        elif learns == "by its own send":
+            far.leave()
+            await send(CHUNK)
+        else:
+            tasks.start_soon(listen, receive)
+            await turns()
+            far.leave()
+        await turns(steps)
+        if ends == "raises":
+            raise ValueError
+        return "done"
+
+    async def listen(receive: Any) -> None:
+        got.append(await receive())
+
+    async with anyio.create_task_group() as tasks:
+        try:
+            got.append(await serve(app, far, **options))
+        except ValueError:
+            got.append("raised")
+    assert {"done", "raised", None} & {*filter(lambda one: one != DISCONNECT, got)}
+
+
+@on_asyncio
+@pytest.mark.parametrize("steps", range(4))
+async def test_an_app_whose_future_comes_in_the_turn_of_the_cancellation_leaves_none_to_its_server(steps: int) -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await receive()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        reading = asyncio.ensure_future(receive())
+        await turns()
+        far.leave()
+
+        def step(count: int) -> None:
+            if count:
+                loop.call_soon(step, count - 1)
+            elif not future.done():
+                future.set_result(None)
+
+        step(steps)
+        try:
+            await future
+        finally:
+            reading.cancel()
+        return "done"
+
+    assert await serve(app, far, policy="cancel") in ("done", None)
+
+
+@pytest.mark.parametrize("end", ["at once", "at its next await"])
+async def test_an_app_that_learns_of_it_by_itself_is_cancelled_at_its_next_await(end: str) -> None:
+    far = http()
+    steps: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await receive()
+        far.leave()
+        steps.append(await receive())
+        if end == "at its next await":
+            await anyio.lowlevel.checkpoint()
+        return "done"
+
+    scope = far.scope()
+    assert await serve(app, far, scope, policy="cancel") == ("done" if end == "at once" else None)
+    assert (steps, ended(scope)) == ([DISCONNECT], "returned" if end == "at once" else "cancelled")
+
+
+async def test_a_failed_send_of_the_apps_own_cancels_it() -> None:
+    far = FarSide(UVICORN_0_28_0)
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        far.leave()
+        while True:
+            await send(CHUNK)
+            sent.append(CHUNK)
+
+    scope = far.scope()
+    await serve(app, far, scope, policy="cancel")
+    assert (sent, ended(scope)) == ([], "cancelled")
+
+
+# Not after the last message
+
+
+async def test_an_app_whose_response_is_complete_is_not_cancelled() -> None:
+    """P3: background tasks run."""
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await receive()
+        await send(START)
+        await send(FINAL)
+        far.leave()
+        assert await receive() == DISCONNECT
+        await anyio.sleep(0.01)
+        return "background done"
+
+    scope = far.scope()
+    assert await serve(app, far, scope, policy="cancel") == "background done"
+    assert (ended(scope), far.sent) == (None, [START, FINAL])
+
+
+async def test_an_app_that_has_told_the_void_its_last_message_is_not_cancelled() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await receive()
+        far.leave()
+        await receive()
+        await send(START)
+        await send(CHUNK)
+        await send(FINAL)
+        await anyio.sleep(0.06)  # for longer than the grace
+        return "background done"
+
+    assert await serve(app, far, policy="cancel", grace=0.05) == "background done"
+
+
+async def test_a_response_that_owes_its_trailers_is_not_complete() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({**START, "trailers": True})
+        await send(FINAL)
+        await left(far)
+
+    scope = far.scope()
+    await serve(app, far, scope, policy="cancel")
+    assert ended(scope) == "cancelled"
+
+
+@pytest.mark.parametrize("closes", ["while the client is there", "into the void"])
+async def test_a_websocket_app_that_has_closed_is_not_cancelled(closes: str) -> None:
+    far = websocket()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await receive()
+        await send(ACCEPT)
+        if closes == "into the void":
+            far.leave()
+            await receive()
+        await send(CLOSE)
+        far.leave()
+        await receive()
+        await anyio.sleep(0.06)
+        return "tidied up"
+
+    assert await serve(app, far, websocket_policy="cancel", grace=0.05) == "tidied up"
+
+
+@pytest.mark.parametrize("ends_after", ["accept", "a message"])
+async def test_a_websocket_app_is_cancelled(ends_after: str) -> None:
+    far = websocket()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        if ends_after == "a message":
+            await send(TEXT)
+        await left(far)
+
+    scope = far.scope()
+    assert await serve(app, far, scope, websocket_policy="cancel") is None
+    assert ended(scope) == "cancelled"
+
+
+async def test_a_websocket_app_that_only_sends_is_cancelled_under_cancel() -> None:
+    far = websocket()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(ACCEPT)
+        far.leave()
+        while True:
+            await send(TEXT)
+            await anyio.sleep(0.001)
+
+    scope = far.scope()
+    await serve(app, far, scope, websocket_policy="cancel")
+    assert ended(scope) == "cancelled"
+
+
+# Grace
+
+
+GRACE = 0.03
+
+
+def clock() -> float:
+    return anyio.current_time()
+
+
+@pytest.mark.parametrize(
+    "options", [{"policy": "cancel"}, {"policy": "ignore"}, {"policy": "raise"}, {"websocket_policy": "raise"}]
+)
+async def test_the_grace_puts_the_cancellation_off(options: Any) -> None:
+    far = websocket() if "websocket_policy" in options else http()
+    times: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if "websocket_policy" in options:
+            await send(ACCEPT)
+        far.leave()
+        await receive()
+        times.append(clock())
+        try:
+            await anyio.sleep_forever()
+        finally:
+            times.append(clock())
+
+    scope = far.scope()
+    await serve(app, far, scope, grace=GRACE, **options)
+    assert GRACE - 0.002 <= times[1] - times[0] < 1
+    assert ended(scope) == "cancelled"
+
+
+@pytest.mark.parametrize("policy", ["ignore", "raise", "cancel"])
+async def test_no_grace_at_all_cancels_at_once_under_any_policy(policy: Any) -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        await receive()
+        await anyio.lowlevel.checkpoint()
+        raise AssertionError("it goes on")
+
+    scope = far.scope()
+    await serve(app, far, scope, policy=policy, grace=0)
+    assert ended(scope) == "cancelled"
+
+
+async def test_an_app_that_ends_within_its_grace_is_not_cancelled() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await receive()
+        far.leave()
+        await receive()
+        await anyio.sleep(0.005)
+        return "saved"
+
+    scope = far.scope()
+    assert await serve(app, far, scope, policy="cancel", grace=0.03) == "saved"
+    await anyio.sleep(0.05)
+    assert ended(scope) == "returned"
+
+
+async def test_an_endless_grace_cancels_never_and_what_is_sent_is_muted(caplog: pytest.LogCaptureFixture) -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await receive()
+        far.leave()
+        await receive()
+        await send(START)
+        await anyio.sleep(0.03)
+        return "saved"
+
+    assert await serve(app, far, policy="cancel", grace=math.inf) == "saved"
+    assert [message["type"] for message in far.wasted] == ["http.response.start", "http.response.body"], "the skeleton"
+
+
+async def test_the_grace_ends_with_the_app() -> None:
+    """A timer that was still there would hold the server."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        send.__self__.server_receive.__self__.leave()
+        await receive()
+
+    far = http()
+    gc.collect()
+    gc.disable()
+    try:
+        await serve(app, far, policy="cancel", grace=3600)
+        left = weakref.ref(far)
+        del far
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+# Installed more than once
+
+
+def stack(app: App, outer: Any, inner: Any, seen: list[Any]) -> App:
+    async def dispatch(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        await turns()
+        seen.append(response.status_code)
+        return response
+
+    return DisconnectMiddleware(BaseHTTPMiddleware(DisconnectMiddleware(app, **inner), dispatch), **outer)
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        ({}, {"policy": "cancel"}),
+        ({"policy": "cancel"}, {}),
+        ({"policy": "cancel"}, {"policy": "cancel"}),
+        ({"grace": GRACE}, {}),
+        ({}, {"grace": GRACE}),
+    ],
+)
+async def test_the_inner_app_is_cancelled_in_its_own_task_and_what_stands_outside_is_not(
+    outer: Any, inner: Any
+) -> None:
+    far = http()
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(anyio.get_current_task() == server)
+        try:
+            await left(far)
+        finally:
+            with shielded():
+                await turns()
+                await anyio.sleep(0.002)
+            seen.append("cleaned up")
+
+    server = anyio.get_current_task()
+    scope = far.scope()
+    await call(stack(app, outer, inner, seen), far, scope)
+    assert seen == [False, "cleaned up", 499]
+    assert ended(scope) == "cancelled"
+    assert far.sent == [START_499, EMPTY_FINAL]
+
+
+@pytest.mark.parametrize("installs", [2, 3])
+async def test_installs_in_one_task_cancel_it_once(installs: int) -> None:
+    far = http()
+    cleaned: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await left(far)
+        finally:
+            with shielded():
+                await turns()
+            cleaned.append("up")
+
+    wrapped: App = app
+    for _ in range(installs):
+        wrapped = CancelOnDisconnect(wrapped)
+    scope = far.scope()
+    assert await call(wrapped, far, scope) is None
+    assert (cleaned, ended(scope)) == (["up"], "cancelled")
+
+
+async def test_what_stands_outside_is_cancelled_when_no_inner_app_is_left() -> None:
+    far = http()
+    steps: list[str] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        steps.append("inner")
+
+    async def between(scope: Any, receive: Any, send: Any) -> None:
+        await DisconnectMiddleware(inner)(scope, receive, send)
+        await left(far)
+
+    scope = far.scope()
+    assert await serve(between, far, scope, policy="cancel") is None
+    assert (steps, ended(scope)) == (["inner"], "cancelled")
+
+
+async def test_an_inner_app_that_comes_after_the_departure_is_not_cancelled_again() -> None:
+    """The one cancellation has ended what stands outside; its clean-up may call an app."""
+    far = http()
+    steps: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        with shielded():
+            await turns()
+            steps.append(await receive())
+
+    async def between(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await left(far)
+        finally:
+            with shielded():
+                await DisconnectMiddleware(inner)(scope, receive, send)
+
+    await serve(between, far, policy="cancel")
+    assert steps == [DISCONNECT]
+
+
+async def test_an_inner_app_that_is_complete_is_not_cancelled() -> None:
+    far = http()
+    steps: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(FINAL)
+        steps.append("background")
+
+    async def holding(scope: Any, receive: Any, send: Any) -> None:
+        """Between the two, it keeps the last message until the app has ended."""
+        kept: list[Any] = []
+
+        async def keep(message: Any) -> None:
+            kept.append(message)
+
+        await DisconnectMiddleware(app)(scope, receive, keep)
+        far.leave()
+        await known(scope)
+        steps.append("out")
+
+    await serve(holding, far, policy="cancel")
+    assert steps == ["background", "out"]
+
+
+# Frameworks
+
+
+async def test_a_handler_of_starlette_is_cancelled_and_its_middleware_is_quiet() -> None:
+    far = http()
+    seen: list[Any] = []
+
+    async def slow(request: Request) -> Response:
+        try:
+            await left(far)
+        finally:
+            seen.append("ended")
+        raise AssertionError
+
+    async def dispatch(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        seen.append(response.status_code)
+        return response
+
+    app = Starlette(routes=[Route("/", slow)])
+    app.add_middleware(CancelOnDisconnect)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
+    await call(app, far)
+    assert seen == ["ended", 499]
+
+
+async def test_a_generator_of_a_stream_ends_before_the_app_does() -> None:
+    far = http()
+    seen: list[str] = []
+
+    async def tokens() -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "token"
+                far.leave()
+                await anyio.sleep(0.001)
+        finally:
+            seen.append("generator closed")
+
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(tokens(), background=BackgroundTask(seen.append, "background"))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await Starlette(routes=[Route("/", endpoint)])(scope, receive, send)
+        finally:
+            gc.collect()
+            seen.append("app ended")
+
+    await serve(app, far, policy="cancel")
+    assert seen[0] == "generator closed"
+    assert seen[-1] == "app ended"
+
+
+async def test_a_background_task_of_starlette_runs_to_its_end() -> None:
+    far = http()
+    done: list[str] = []
+
+    async def later() -> None:
+        far.leave()
+        await anyio.sleep(0.01)
+        done.append("later")
+
+    async def endpoint(request: Request) -> Response:
+        return PlainTextResponse("hello", background=BackgroundTask(later))
+
+    await serve(Starlette(routes=[Route("/", endpoint)]), far, policy="cancel", grace=0.001)
+    assert done == ["later"]
+
+
+# Nothing is left behind
+
+
+class Scope(dict):  # type: ignore[type-arg]  # a dict that can be referred to weakly
+    pass
+
+
+def living() -> int:
+    """How many tasks there are."""
+    if is_trio():
+        import trio
+
+        return trio.lowlevel.current_statistics().tasks_living
+    return len(asyncio.all_tasks())
+
+
+async def all_but(before: int) -> None:
+    """Wait until there are no more tasks than that. (On trio the timers of the watcher are tasks, one for each loop.)"""
+    with anyio.fail_after(SECONDS):
+        while living() > before:
+            await anyio.sleep(0.001)
+
+
+ENDS = ["normal", "cancelled", "swallowed", "raised", "cancelled by others"]
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("end", ENDS)
+async def test_scope_server_and_app_are_free_at_the_end_without_the_garbage_collector(end: str, kind: str) -> None:
+    async def exchange() -> list[weakref.ref[Any]]:
+        far: Any = http() if kind == "http" else websocket()
+        scope = Scope(far.scope())
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            if kind == "websocket":
+                await send(ACCEPT)
+            await anyio.sleep(0.004)
+            if end == "normal":
+                return
+            if end == "raised":
+                raise ValueError
+            if end == "cancelled by others":
+                others.cancel()
+            try:
+                await left(far)
+            except anyio.get_cancelled_exc_class():
+                if end != "swallowed":
+                    raise
+
+        with anyio.CancelScope() as others:
+            with contextlib.suppress(ValueError):
+                await DisconnectMiddleware(app, policy="cancel", websocket_policy="cancel", send_timeout=5)(
+                    scope, far.receive, far.send
+                )
+        refs = [weakref.ref(scope), weakref.ref(far), weakref.ref(app)]
+        del others
+        return refs
+
+    before = living()
+    gc.collect()
+    gc.disable()
+    try:
+        with anyio.fail_after(SECONDS):
+            refs = await exchange()
+        with anyio.fail_after(1):
+            while [ref() for ref in refs] != [None, None, None]:
+                await anyio.sleep(0.001)
+        await all_but(before)
+    finally:
+        gc.enable()
+
+
+async def test_a_departure_leaves_no_task_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_watch.voids, "_seconds", 0.01)
+    before = living()
+    for policy, grace in (("cancel", None), ("cancel", 60), ("ignore", 0), ("ignore", None), ("raise", 60)):
+        far = http()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            far.leave()
+            await receive()
+            await turns()
+
+        await serve(app, far, policy=policy, grace=grace)
+        await all_but(before)
+
+
+async def test_nothing_is_logged_above_debug_of_a_cancellation(caplog: pytest.LogCaptureFixture) -> None:
+    far = http()
+    caplog.set_level(logging.INFO)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await left(far)
+
+    await serve(app, far, policy="cancel")
+    assert [record.levelname for record in caplog.records if record.name == "disconnect_mw"] == ["INFO"]
+    assert caplog.messages[-1].endswith("and was cancelled")
+
+
+@on_asyncio
+async def test_a_thread_that_the_app_waits_for_is_given_up() -> None:
+    """Nobody can cancel it."""
+    far = http()
+    until = Until()
+    loop = asyncio.get_running_loop()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.to_thread.run_sync(poll, connection(scope))
+
+    def poll(client: Any) -> None:
+        loop.call_soon_threadsafe(far.leave)
+        while client.connected:
+            time.sleep(0.001)
+        loop.call_soon_threadsafe(until.note, "the thread has ended")
+
+    scope = far.scope()
+    await serve(app, far, scope, policy="cancel")
+    assert ended(scope) == "cancelled"
+    with anyio.fail_after(SECONDS):
+        await until("the thread has ended")
+
+
+def test_without_an_event_loop_nothing_is_cancelled() -> None:
+    """A coroutine driven by hand."""
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await receive()
+        far.leave()
+        assert await receive() == DISCONNECT
+        await send(START)
+        return "done"
+
+    coroutine = DisconnectMiddleware(app, policy="cancel", grace=1)(far.scope(), far.receive, far.send)
+    with pytest.raises(StopIteration) as stopped:
+        for _ in range(20):
+            coroutine.send(None)
+    assert stopped.value.value == "done"
+
+
+def test_the_words_for_it_are_not_needed() -> None:
+    assert issubclass(CancelOnDisconnect, DisconnectMiddleware)
+    assert not issubclass(ClientDisconnected, asyncio.CancelledError)
+    assert _watch._UNTIL_WARNED == 10
