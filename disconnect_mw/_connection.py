@@ -625,6 +625,7 @@ class Connection(abc.ABC):
 
     def leave(self) -> None:
         """Leave nothing behind."""
+        self.scope = None
         if self.shared_reader is not None and self.shared_reader.leave():
             self.shared_reader = None
         attended = self.attention
