@@ -703,7 +703,12 @@ def _call(hook: Hook, record: Disconnect, context: contextvars.Context | None) -
 async def _await(hook: Hook, result: Awaitable[Any]) -> None:
     try:
         await result
-    except Exception:
+    except BaseException as exception:
+        # asyncio's own would end everything on trio; on asyncio it is the end of the task that runs this.
+        if not isinstance(exception, Exception) and not (
+            _runtime.running_trio() and _runtime.is_cancelled_error(exception)
+        ):
+            raise
         _complain(hook)
 
 

@@ -139,19 +139,23 @@ def wake(waiter: Waiter) -> None:
 
 
 class _Stepped(Coroutine[Any, Any, Any]):
-    """A coroutine whose first step is made before the task that runs it has its turn."""
+    """A coroutine whose first step is made before the task that runs it has its turn, and all of them in one context.
 
-    __slots__ = ("_coroutine", "_has_ended", "_is_ahead", "_yielded")
+    A task of 3.10 has a copy of the context of its own.
+    """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    __slots__ = ("_context", "_coroutine", "_has_ended", "_is_ahead", "_yielded")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> None:
         self._coroutine = coroutine
+        self._context = context
         self._has_ended = False
         self._is_ahead = False
         self._yielded: Any = None
 
     def step(self) -> None:
         try:
-            self._yielded = self._coroutine.send(None)
+            self._yielded = self._context.run(self._coroutine.send, None)
         except StopIteration:
             self._has_ended = True
         except BaseException:  # an exit; the coroutine raises nothing else
@@ -166,13 +170,13 @@ class _Stepped(Coroutine[Any, Any, Any]):
         if self._is_ahead:
             self._is_ahead = False
             return self._yielded
-        return self._coroutine.send(value)
+        return self._context.run(self._coroutine.send, value)
 
     def throw(self, *exception: Any) -> Any:
         if self._has_ended:
             raise StopIteration
         self._is_ahead = False
-        return self._coroutine.throw(*exception)
+        return self._context.run(self._coroutine.throw, *exception)
 
     def close(self) -> None:
         self._coroutine.close()
@@ -216,14 +220,14 @@ def start(coroutine: Coroutine[Any, Any, None], context: contextvars.Context | N
         return asyncio.Task(coroutine, loop=loop, context=context, eager_start=True)
     # By hand what eager_start does: the step must find the new task as the current one, because what the server's
     # receive opens there (a time-out, an anyio task group in a middleware outside) binds itself to it.
-    stepped = _Stepped(coroutine)
+    stepped = _Stepped(coroutine, context)
     task = context.run(asyncio.Task, stepped, loop=loop)
     current = asyncio.current_task(loop)
     if current is not None:
         asyncio.tasks._leave_task(loop, current)
     asyncio.tasks._enter_task(loop, task)
     try:
-        context.run(stepped.step)
+        stepped.step()
     finally:
         asyncio.tasks._leave_task(loop, task)
         if current is not None:

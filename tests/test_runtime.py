@@ -276,7 +276,7 @@ def test_a_stepped_coroutine_is_a_coroutine() -> None:
     async def slow() -> None:
         await pause()
 
-    stepped = _runtime._Stepped(slow())
+    stepped = _runtime._Stepped(slow(), contextvars.copy_context())
     stepped.step()
     assert stepped.cr_frame is not None, "for whoever inspects the task"
     with pytest.raises(TypeError, match="nobody awaits it"):

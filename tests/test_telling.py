@@ -1,0 +1,916 @@
+"""What is told of a client that left: the hooks, the record of its exchange, `policy_for`, and the one warning."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import logging
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route
+
+from disconnect_mw import (
+    ClientDisconnected,
+    Disconnect,
+    DisconnectMiddleware,
+    Exchange,
+    _watch,
+    connection,
+)
+from disconnect_mw.testing import HTTPClient, HTTPFarSide, servers
+
+from .far_side import CHUNK, DISCONNECT, FINAL, REQUEST, START, UVICORN_0_28_0, FarSide
+from .serving import ACCEPT, ON_ASYNCIO, TEXT, App, Until, call, http, left, look_soon, serve, turns, websocket
+
+pytestmark = pytest.mark.anyio
+
+on_asyncio = pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_soon(monkeypatch)
+
+
+@pytest.fixture
+def counting(caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody wants to know how much was sent."""
+    caplog.set_level(logging.INFO, logger="disconnect_mw")
+
+
+def record_of(scope: Any) -> Exchange:
+    exchange = connection(scope).exchange
+    assert exchange is not None
+    return exchange
+
+
+# on_disconnect
+
+
+async def leaving(scope: Any, receive: Any, send: Any) -> str:
+    """An app whose client leaves, and which goes on for a while."""
+    await receive()
+    send.__self__.server_receive.__self__.leave()
+    assert await receive() == DISCONNECT
+    await turns()
+    return "done"
+
+
+async def test_a_hook_is_told_at_once() -> None:
+    far = http(path="/feed")
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        assert told == []
+        await receive()
+        assert told == [connection(scope).disconnect]
+
+    await serve(app, far, on_disconnect=told.append)
+    assert [(type(one), one.path, one.phase) for one in told] == [(Disconnect, "/feed", "before the response")]
+
+
+async def test_a_hook_is_told_although_the_app_asks_for_nothing() -> None:
+    far = http()
+    until = Until()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        far.leave()
+        await until("told")
+
+    await serve(app, far, on_disconnect=lambda disconnect: until.note("told"))
+
+
+async def test_a_hook_may_be_async() -> None:
+    far = http()
+    until = Until()
+
+    async def hook(disconnect: Disconnect) -> None:
+        until.note("began")
+        await turns()
+        until.note(disconnect.phase)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        await receive()
+        await until("before the response")
+
+    await serve(app, far, on_disconnect=hook)
+    assert until.happened == ["began", "before the response"]
+
+
+class Methods:
+    def __init__(self, told: list[Any]) -> None:
+        self.told = told
+
+    def plain(self, disconnect: Disconnect) -> None:
+        self.told.append(disconnect)
+
+    async def one(self, disconnect: Disconnect) -> None:
+        self.told.append(disconnect)
+
+    def returns_an_awaitable(self, disconnect: Disconnect) -> Any:
+        return self.one(disconnect)
+
+    def with_more(self, disconnect: Disconnect, more: int = 7, *others: Any, **named: Any) -> None:
+        self.told.append(disconnect)
+
+    __call__ = plain
+
+
+class AsyncObject(Methods):
+    async def __call__(self, disconnect: Disconnect) -> None:  # type: ignore[override]  # the other kind
+        self.told.append(disconnect)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda told: told.append,
+        lambda told: Methods(told).plain,
+        lambda told: Methods(told).one,
+        lambda told: Methods(told).returns_an_awaitable,
+        lambda told: Methods(told).with_more,
+        lambda told: Methods(told),
+        lambda told: AsyncObject(told),
+        lambda told: functools.partial(Methods.plain, Methods(told)),
+        lambda told: functools.partial(Methods.one, Methods(told)),
+        lambda told: lambda *anything: told.extend(anything),
+    ],
+)
+async def test_everything_that_takes_one_argument_is_a_hook(kind: Any) -> None:
+    told: list[Any] = []
+    await serve(leaving, http(), on_disconnect=kind(told))
+    assert [type(one) for one in told] == [Disconnect]
+
+
+@pytest.mark.parametrize(
+    "tells", ["receive, then send", "send, then receive", "both at once", "the watcher, then both"]
+)
+@pytest.mark.parametrize("installs", [1, 2, 3])
+async def test_a_hook_is_told_once(tells: str, installs: int) -> None:
+    far = FarSide(UVICORN_0_28_0)
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        far.leave()
+        if tells == "receive, then send":
+            await receive()
+        elif tells == "send, then receive":
+            await send(CHUNK)
+        elif tells == "both at once":
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(receive)
+                tasks.start_soon(send, CHUNK)
+        else:
+            await connection(scope).wait_disconnected()
+        for _ in range(2):
+            await send(CHUNK)
+            await receive()
+
+    wrapped: App = app
+    for _ in range(installs):
+        wrapped = DisconnectMiddleware(wrapped, on_disconnect=told.append)
+    await call(wrapped, far)
+    assert len(told) == 1
+
+
+async def test_the_hooks_of_nested_installs_add_up() -> None:
+    far = http()
+    told: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        await receive()
+
+    inner = DisconnectMiddleware(app, on_disconnect=lambda disconnect: told.append("inner"))
+    await serve(inner, far, on_disconnect=lambda disconnect: told.append("outer"))
+    assert sorted(told) == ["inner", "outer"]
+
+
+@pytest.mark.parametrize("stays", ["to the last message", "and leaves after it"])
+async def test_no_hook_is_told_of_a_client_that_stayed(stays: str) -> None:
+    """P3."""
+    far = http()
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        await send(FINAL)
+        if stays == "and leaves after it":
+            far.leave()
+            await receive()
+
+    await serve(app, far, on_disconnect=told.append)
+    assert told == []
+
+
+async def test_each_client_is_told_of_by_itself() -> None:
+    told: list[Any] = []
+    app = DisconnectMiddleware(leaving, on_disconnect=told.append)
+    for path in ("/one", "/two"):
+        await call(app, http(path=path))
+    assert [one.path for one in told] == ["/one", "/two"]
+
+
+@pytest.mark.parametrize("policy", ["ignore", "raise", "cancel"])
+async def test_a_websocket_client_is_told_of(policy: Any) -> None:
+    far = websocket(path="/chat")
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        await left(far) if policy == "cancel" else far.leave()
+        await receive()
+
+    await serve(app, far, websocket_policy=policy, on_disconnect=told.append)
+    assert [(one.protocol, one.path, one.phase, one.code) for one in told] == [
+        ("websocket", "/chat", "while open", 1006)
+    ]
+
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nobody's")
+
+
+@pytest.mark.parametrize("learns", ["by receive", "by the watcher", "by send"])
+async def test_a_hook_runs_in_the_context_of_the_exchange_and_changes_nothing_in_it(learns: str) -> None:
+    far = FarSide(UVICORN_0_28_0)
+    until = Until()
+
+    def hook(disconnect: Disconnect) -> None:
+        until.note(variable.get())
+        variable.set("the hook's")
+
+    async def async_hook(disconnect: Disconnect) -> None:
+        hook(disconnect)
+        await turns()
+        until.note(variable.get())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        far.leave()
+        if learns == "by receive":
+            await receive()
+        elif learns == "by send":
+            await send(CHUNK)
+        else:
+            await connection(scope).wait_disconnected()
+        await until("the hook's")
+        assert variable.get() == "the exchange's"
+
+    variable.set("the exchange's")
+    await serve(DisconnectMiddleware(app, on_disconnect=async_hook), far, on_disconnect=hook)
+    assert variable.get() == "the exchange's"
+    assert until.happened == ["the exchange's", "the exchange's", "the hook's"]
+
+
+async def test_an_async_hook_may_set_a_variable_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    """As a span of OpenTelemetry does."""
+    far = http()
+    until = Until()
+
+    async def hook(disconnect: Disconnect) -> None:
+        token = variable.set("the hook's")
+        await turns()
+        variable.reset(token)
+        until.note(variable.get())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await left(far)
+
+    variable.set("the exchange's")
+    await serve(app, far, policy="cancel", on_disconnect=hook)
+    await turns(20)
+    assert (until.happened, caplog.messages) == (["the exchange's"], [])
+
+
+def raising(error: BaseException) -> Any:
+    def hook(disconnect: Disconnect) -> None:
+        raise error
+
+    return hook
+
+
+def raising_later(error: BaseException, awaits: bool) -> Any:
+    async def hook(disconnect: Disconnect) -> None:
+        if awaits:
+            await turns()
+        raise error
+
+    return hook
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OSError(), ClientDisconnected({}), asyncio.CancelledError()])
+@pytest.mark.parametrize("kind", ["plain", "async, at once", "async, later"])
+async def test_what_a_hook_raises_changes_nothing(kind: str, error: Any, caplog: pytest.LogCaptureFixture) -> None:
+    far = http()
+    hook = raising(error) if kind == "plain" else raising_later(error, awaits=kind == "async, later")
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        assert await leaving(scope, receive, send) == "done"
+        await turns(20)
+        return "done"
+
+    assert await serve(app, far, on_disconnect=hook) == "done"
+    assert all(message.startswith("on_disconnect failed: tests.test_telling.raising") for message in caplog.messages)
+    if isinstance(error, Exception):
+        (record,) = caplog.records
+        assert (record.name, record.levelname) == ("disconnect_mw", "ERROR")
+        assert record.exc_info is not None
+        assert record.exc_info[1] is error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@on_asyncio
+async def test_an_exit_from_a_hook_passes(error: Any) -> None:
+    far = http()
+    with pytest.raises(error):
+        await serve(leaving, far, on_disconnect=raising(error()))
+
+
+async def test_a_hook_that_fails_keeps_no_other_from_being_told() -> None:
+    far = http()
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await DisconnectMiddleware(goes, on_disconnect=told.append)(scope, receive, send)
+
+    async def goes(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        await receive()
+
+    await serve(app, far, on_disconnect=raising(ValueError()))
+    assert len(told) == 1
+
+
+async def test_a_hook_that_fails_keeps_no_app_from_being_cancelled() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await left(far)
+
+    scope = far.scope()
+    await serve(app, far, scope, policy="cancel", on_disconnect=raising(ValueError()))
+    assert record_of(scope).ended == "cancelled"
+
+
+async def test_a_hook_that_never_ends_harms_nobody() -> None:
+    far = http()
+    until = Until()
+
+    async def hook(disconnect: Disconnect) -> None:
+        until.note("began")
+        await until("may end")
+        until.note("ended")
+
+    await serve(leaving, far, on_disconnect=hook)
+    assert until.happened == ["began"]
+    until.note("may end")
+    with anyio.fail_after(1):
+        await until("ended")
+
+
+async def test_an_async_hook_is_not_cancelled_with_the_app() -> None:
+    far = http()
+    until = Until()
+
+    async def hook(disconnect: Disconnect) -> None:
+        await turns(20)
+        until.note("saved")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await left(far)
+
+    await serve(app, far, policy="cancel", on_disconnect=hook)
+    with anyio.fail_after(1):
+        await until("saved")
+
+
+# The record of the exchange
+
+
+async def test_the_record_of_an_http_exchange(counting: None, caplog: pytest.LogCaptureFixture) -> None:
+    far = http()
+    scope = far.scope()
+    during: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({**START, "status": 201})
+        await send(CHUNK)
+        await send({"type": "http.response.body", "more_body": True})
+        far.leave()
+        assert await receive() == DISCONNECT
+        await send(CHUNK)
+        await send(FINAL)
+        during.append(connection(scope).exchange)
+        await anyio.sleep(0.004)
+
+    await serve(app, far, scope)
+    exchange = record_of(scope)
+    assert exchange == Exchange(
+        disconnect=connection(scope).disconnect,  # type: ignore[arg-type]  # there is one
+        status=201,
+        messages_sent=3,
+        bytes_sent=7,
+        messages_muted=2,
+        bytes_muted=14,
+        seconds=exchange.seconds,
+        ended="returned",
+        exception=None,
+    )
+    assert 0.002 <= exchange.seconds < 1
+    assert during == [None], "not before the end"
+    (line,) = [one for one in caplog.records if one.name == "disconnect_mw"]
+    assert line.exchange is exchange  # type: ignore[attr-defined]  # the line has it
+
+
+async def test_the_record_of_a_websocket_exchange(counting: None) -> None:
+    far = websocket()
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        await send({"type": "websocket.send", "text": "caf\u00e9"})
+        await send({"type": "websocket.send", "bytes": b"new", "text": None})
+        far.leave()
+        await receive()
+        await send(TEXT)
+
+    await serve(app, far, scope, websocket_policy="ignore")
+    exchange = record_of(scope)
+    assert (exchange.status, exchange.messages_sent, exchange.bytes_sent) == (None, 3, 8)
+    assert (exchange.messages_muted, exchange.bytes_muted) == (1, 4)
+
+
+@pytest.mark.parametrize("body", [b"x" * 10, bytearray(10), memoryview(bytes(10))])
+async def test_bytes_of_every_kind_are_counted(body: Any, counting: None) -> None:
+    far = http()
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        far.leave()
+        await receive()
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    await serve(app, far, scope)
+    assert (record_of(scope).bytes_sent, record_of(scope).bytes_muted) == (10, 10)
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_a_send_that_failed_is_not_counted_as_sent(kind: str, counting: None) -> None:
+    far: Any = FarSide(UVICORN_0_28_0)
+    if kind == "websocket":
+        far = websocket()
+        far.manners = servers.UVICORN_0_54_0.websocket
+    first, then = (START, CHUNK) if kind == "http" else (ACCEPT, TEXT)
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(first)
+        await send(then)
+        far.leave()
+        await send(then)
+        await send(then)
+
+    await serve(app, far, scope, websocket_policy="ignore")
+    exchange = record_of(scope)
+    payload = 7 if kind == "http" else 4
+    assert (exchange.messages_sent, exchange.bytes_sent) == (2, payload)
+    assert (exchange.messages_muted, exchange.bytes_muted) == (2, 2 * payload)
+
+
+@pytest.mark.parametrize("message", [{"type": "http.response.body", "body": 7, "more_body": True}, None])
+async def test_what_is_no_message_is_not_counted_and_left_to_the_server(message: Any, counting: None) -> None:
+    far = http()
+    scope = far.scope()
+    taken: list[Any] = []
+
+    async def taking(message: Any) -> None:
+        taken.append(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        await send(message)
+        far.leave()
+        await receive()
+        await send(message)
+
+    await DisconnectMiddleware(app)(scope, far.receive, taking)
+    assert taken[:2] == [START, message]
+    assert (record_of(scope).bytes_sent, record_of(scope).bytes_muted) == (0, 0)
+
+
+async def test_where_nobody_counts_the_record_has_none(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="disconnect_mw")
+    far = http()
+    scope = far.scope()
+    await serve(leaving, far, scope)
+    assert (record_of(scope).messages_sent, record_of(scope).bytes_sent) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "options", [{"policy": "raise"}, {"policy": "cancel"}, {"grace": 60}, {"on_disconnect": lambda disconnect: None}]
+)
+async def test_who_asks_has_it_counted(options: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="disconnect_mw")
+    far = http()
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        far.leave()
+        await receive()
+
+    await serve(app, far, scope, **options)
+    assert (record_of(scope).messages_sent, record_of(scope).bytes_sent) == (1, 0)
+
+
+@pytest.mark.parametrize("ends", ["returned", "cancelled", "raised", "swallowed"])
+async def test_the_record_tells_how_the_app_ended(ends: str) -> None:
+    far = http()
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        far.leave()
+        await receive()
+        await receive()
+        if ends == "raised":
+            raise FileNotFoundError
+        if ends == "swallowed":
+            raise ClientDisconnect
+        if ends == "cancelled":
+            await anyio.sleep_forever()
+
+    if ends == "raised":
+        with pytest.raises(FileNotFoundError):
+            await serve(app, far, scope, policy="cancel")
+    else:
+        await serve(app, far, scope, policy="cancel")
+    exchange = record_of(scope)
+    assert (exchange.ended, exchange.exception) == {
+        "raised": ("raised", "FileNotFoundError"),
+        "swallowed": ("returned", None),
+        "cancelled": ("cancelled", None),
+        "returned": ("returned", None),
+    }[ends]
+
+
+async def test_a_status_that_came_too_late_is_none(counting: None) -> None:
+    far = http()
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        await receive()
+        await send(START)
+
+    await serve(app, far, scope)
+    assert (record_of(scope).status, record_of(scope).messages_sent, record_of(scope).messages_muted) == (None, 0, 1)
+
+
+async def test_nested_installs_have_one_record_and_one_line(counting: None, caplog: pytest.LogCaptureFixture) -> None:
+    far = http()
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await left(far)
+
+    await serve(DisconnectMiddleware(app, policy="cancel"), far, scope)
+    (line,) = [one for one in caplog.records if one.name == "disconnect_mw"]
+    assert line.exchange is record_of(scope)  # type: ignore[attr-defined]  # the line has it
+    assert (record_of(scope).ended, record_of(scope).messages_sent) == ("cancelled", 1)
+
+
+async def test_an_exchange_whose_client_stayed_has_no_record() -> None:
+    far = http()
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(FINAL)
+
+    await serve(app, far, scope, policy="cancel")
+    assert connection(scope).exchange is None
+
+
+def test_the_records_cannot_be_changed() -> None:
+    disconnect = Disconnect("http", "GET", "/", None, "during the response", None, 0.5)
+    exchange = Exchange(disconnect, 200, 1, 2, 3, 4, 0.5, "returned", None)
+    for record in (disconnect, exchange):
+        with pytest.raises(AttributeError):
+            record.seconds = 7.0  # type: ignore[misc]  # the mistake
+    assert {disconnect: 1}[Disconnect("http", "GET", "/", None, "during the response", None, 0.5)] == 1
+
+
+# policy_for
+
+
+async def ends_how(far: Any, **options: Any) -> str:
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if scope["type"] == "websocket":
+            await send(ACCEPT)
+        far.leave()
+        await receive()
+        try:
+            await send(TEXT if scope["type"] == "websocket" else START)
+        except ClientDisconnected:
+            raised.append("raised")
+        await turns()
+
+    raised: list[str] = []
+    await serve(app, far, scope, **options)
+    return (raised + [record_of(scope).ended])[0]
+
+
+ENDS_HOW = {"ignore": "returned", "raise": "raised", "cancel": "cancelled"}
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("chosen", ["ignore", "raise", "cancel"])
+@pytest.mark.parametrize("default", ["ignore", "raise", "cancel"])
+async def test_each_request_may_have_a_policy_of_its_own(kind: str, chosen: Any, default: Any) -> None:
+    far: Any = http() if kind == "http" else websocket()
+    scopes: list[Any] = []
+
+    def policy_for(scope: Any) -> Any:
+        scopes.append(scope["type"])
+        return chosen
+
+    how = await ends_how(far, policy=default, websocket_policy=default, policy_for=policy_for)
+    assert (how, scopes) == (ENDS_HOW[chosen], [kind])
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("default", ["ignore", "raise", "cancel"])
+async def test_none_is_the_default(kind: str, default: Any) -> None:
+    far: Any = http() if kind == "http" else websocket()
+    assert (
+        await ends_how(far, policy=default, websocket_policy=default, policy_for=lambda scope: None)
+        == (ENDS_HOW[default])
+    )
+
+
+async def test_the_function_has_the_scope() -> None:
+    app = functools.partial(ends_how, policy_for=lambda scope: "cancel" if scope["path"] == "/slow" else None)
+    assert [await app(http(path=path)) for path in ("/slow", "/fast")] == ["cancelled", "returned"]
+
+
+async def test_a_policy_of_its_own_claims_a_true_version() -> None:
+    """P4."""
+    versions: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        versions.append(scope["asgi"]["spec_version"])
+
+    for policy in ("ignore", "raise", "cancel"):
+        await serve(app, http(), policy_for=lambda scope, policy=policy: policy)
+    assert versions == ["2.3", "2.4", "2.3"]
+
+
+@pytest.mark.parametrize("kind", ["lifespan", "mystery"])
+async def test_it_is_not_asked_about_what_is_no_exchange(kind: str) -> None:
+    asked: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    await DisconnectMiddleware(app, policy_for=asked.append)({"type": kind}, http().receive, http().send)
+    assert asked == []
+
+
+def nonsense(scope: Any) -> Any:
+    return "cancle"
+
+
+def number(scope: Any) -> Any:
+    return 7
+
+
+def unhashable(scope: Any) -> Any:
+    return ["cancel"]
+
+
+def failing(scope: Any) -> Any:
+    raise KeyError("path")
+
+
+class Choice:
+    def __repr__(self) -> str:
+        return "<a choice>"
+
+    def __call__(self, scope: Any) -> Any:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        (nonsense, "policy_for=tests.test_telling.nonsense returned 'cancle', the default policy is used: "),
+        (number, "policy_for=tests.test_telling.number returned 7, the default policy is used: "),
+        (unhashable, "policy_for=tests.test_telling.unhashable returned ['cancel'], the default policy is used: "),
+        (Choice(), "policy_for=<a choice> returned True, the default policy is used: "),
+        (failing, "policy_for=tests.test_telling.failing raised an exception, the default policy is used"),
+    ],
+)
+async def test_a_mistake_of_the_function_is_logged_once_and_harms_no_request(
+    function: Any, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = DisconnectMiddleware(leaving, policy_for=function)
+    for _ in range(3):
+        assert await call(app, http()) == "done"
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("disconnect_mw", "ERROR")
+    assert record.getMessage() == line + ("" if function is failing else "return 'ignore', 'raise' or 'cancel' or None")
+    assert bool(record.exc_info) == (function is failing)
+
+
+async def test_the_mistakes_of_two_functions_are_two(caplog: pytest.LogCaptureFixture) -> None:
+    for function in (nonsense, number):
+        await serve(leaving, http(), policy_for=function)
+    assert len(caplog.records) == 2
+
+
+async def test_an_exit_of_the_function_passes() -> None:
+    def leaves(scope: Any) -> Any:
+        raise SystemExit
+
+    far = http()
+    with pytest.raises(SystemExit):
+        await DisconnectMiddleware(leaving, policy_for=leaves)(far.scope(), far.receive, far.send)
+
+
+async def test_the_function_of_an_inner_install_is_heard() -> None:
+    far = http()
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await left(far)
+
+    await serve(DisconnectMiddleware(app, policy_for=lambda scope: "cancel"), far, scope)
+    assert record_of(scope).ended == "cancelled"
+
+
+async def test_the_function_of_an_inner_install_may_ask_for_the_default_of_all() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        far.leave()
+        await connection(scope).wait_disconnected()
+        await turns()
+        return "done"
+
+    assert await serve(DisconnectMiddleware(app, policy_for=lambda scope: "ignore"), far, policy="cancel") == "done"
+
+
+# The warning
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
+    """What was warned of, soon; nothing has been named before."""
+    monkeypatch.setattr(_watch.voids, "_seconds", 0.01)
+    monkeypatch.setattr(_watch, "_named", set())
+
+    def warned() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    yield warned
+
+
+async def goes_on(scope: Any, receive: Any, send: Any) -> None:
+    """An app that goes on until it is warned of, and a little longer."""
+    await receive()
+    send.__self__.root.server_receive.__self__.leave()
+    await receive()
+    await anyio.sleep(0.04)
+
+
+def text(route: str) -> str:
+    return (
+        f"the app goes on for nobody: {route}, 10 s after its client has left. "
+        'policy="cancel" stops it, grace=SECONDS does so later, math.inf never and without this warning; '
+        "for one route use policy_for=, or disconnect_mw.connection(request).policy. Each route is named once."
+    )
+
+
+async def test_an_app_that_goes_on_for_long_is_warned_of(warnings: Any) -> None:
+    await serve(goes_on, http(path="/a b"))
+    assert warnings() == [text("GET /a%20b")]
+
+
+async def test_a_websocket_app_that_goes_on_for_long_is_warned_of(warnings: Any) -> None:
+    await serve(goes_on, websocket(path="/chat"), websocket_policy="ignore")
+    assert warnings() == [text("WEBSOCKET /chat")]
+
+
+async def test_each_route_is_named_once(warnings: Any) -> None:
+    app = DisconnectMiddleware(goes_on)
+    async with anyio.create_task_group() as tasks:
+        for path, method in (("/one", "GET"), ("/one", "GET"), ("/two", "GET"), ("/one", "PUT")):
+            tasks.start_soon(call, app, http(path=path, method=method))
+    await call(app, http(path="/one"))
+    assert sorted(warnings()) == [text("GET /one"), text("GET /two"), text("PUT /one")]
+
+
+async def test_no_more_than_so_many_routes_are_named(warnings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no framework tells the route it is the path, and these a client can make up."""
+    monkeypatch.setattr(_watch, "_ROUTES_TO_NAME", 2)
+    app = DisconnectMiddleware(goes_on)
+    async with anyio.create_task_group() as tasks:
+        for number in range(4):
+            tasks.start_soon(call, app, http(path=f"/{number}"))
+    assert len(warnings()) == 2
+
+
+def starlette(kind: str) -> Any:
+    async def endpoint(request: Request) -> Response:
+        await goes_on(request.scope, request.scope["receive"], request.scope["send"])
+        return PlainTextResponse("")
+
+    if kind == "FastAPI":
+        app = FastAPI()
+        app.add_api_route("/items/{number}", endpoint)
+        return app
+    return Starlette(routes=[Route("/items/{number}", endpoint)])
+
+
+@pytest.mark.parametrize("kind", ["Starlette", "FastAPI"])
+async def test_the_route_is_named_as_the_framework_has_it(kind: str, warnings: Any) -> None:
+    framework = starlette(kind)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope.update(receive=receive, send=send)
+        await framework(scope, receive, send)
+
+    for number in (1, 2):
+        await serve(app, http(path=f"/items/{number}"))
+    assert warnings() == [text("GET /items/%7Bnumber%7D")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"grace": math.inf},
+        {"grace": 60},
+        {"policy": "raise"},
+        {"policy": "cancel", "grace": 60},
+        {"policy_for": number},
+    ],
+)
+async def test_who_has_been_asked_to_go_on_is_not_warned_of(options: Any, warnings: Any) -> None:
+    await serve(goes_on, http(), **options)
+    assert len(warnings()) == ("policy_for" in options)
+
+
+async def test_an_app_that_ends_in_time_is_not_warned_of(warnings: Any) -> None:
+    await serve(leaving, http())
+    await anyio.sleep(0.03)
+    assert warnings() == []
+
+
+async def test_an_app_whose_client_stays_is_not_warned_of(warnings: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        await send(FINAL)
+        await anyio.sleep(0.03)
+
+    await serve(app, http())
+    assert warnings() == []
+
+
+async def test_nested_installs_warn_once(warnings: Any) -> None:
+    await serve(DisconnectMiddleware(goes_on), http())
+    assert warnings() == [text("GET /")]
