@@ -284,7 +284,7 @@ def test_a_stepped_coroutine_is_a_coroutine() -> None:
     assert stepped.send(None) is None
     stepped.close()
     with pytest.raises(StopIteration):
-        drive_ended = _runtime._Stepped(quick())
+        drive_ended = _runtime._Stepped(quick(), contextvars.copy_context())
         drive_ended.step()
         drive_ended.throw(asyncio.CancelledError)
 
