@@ -483,6 +483,8 @@ class Connection(abc.ABC):
                 self._gate = _SHUT
             if self.shared_reader is not None:
                 self.shared_reader.tell()
+            if self.attention is not None:
+                self.attention.tell()
             if self.scope is not None and _watch.can_be_blocked() and self._can_be_blocked():
                 _watch.departures.add(self, self.loop)
         if departs:
@@ -504,7 +506,6 @@ class Connection(abc.ABC):
         )
         attended = self.attention
         if attended is not None:
-            attended.tell()
             for inner in attended.inner:
                 # In its own loop: what stands between may be an adapter with a thread of its own.
                 _runtime.call_in(inner.loop, functools.partial(inner.learn, Cause.DISCONNECT_RECEIVED, message))
@@ -540,10 +541,12 @@ class Connection(abc.ABC):
             elif seconds < math.inf:
                 attended.timer = _runtime.call_later(seconds, self.end_app)
 
-    def shield(self, block: object) -> None:
-        """Cancel nothing, and give nobody else the occasion to, until `unshield` is called with the same `block`."""
+    def shield(self) -> object:
+        """Cancel nothing, and give nobody else the occasion to, until `unshield` is called with what this returns."""
         attended = self.root.attended
+        block = object()
         attended.shields = {**attended.shields, block: _runtime.task_here()}
+        return block
 
     def unshield(self, block: object) -> None:
         root = self.root
@@ -594,6 +597,10 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def _may_be_read(self) -> bool:
         """Does reading take nothing that the application may not have wanted?"""
+
+    def is_whole(self, messages: list[Message]) -> bool:
+        """Are these, which the application has not read, all of the request but perhaps its empty end?"""
+        return False
 
     async def end_orderly(self, has_swallowed: bool) -> None:
         """Send what the exchange still owes, now that the application has ended and its client has gone (P11).
@@ -656,7 +663,10 @@ class Connection(abc.ABC):
     def takes_back_cancellation(self, exception: BaseException | None) -> bool:
         """The application has ended. Was it by our cancellation, and by nobody else's?"""
         is_ours = _runtime.is_ended_by_cancel(self.task, exception)
-        self.root.attended.has_ended_by_it |= is_ours
+        self.root.attended.has_ended_by_it |= is_ours or getattr(self.task, "was_cut_short", False)
+        if self.outer is not None:  # what stands between takes this for an ordinary end
+            outer = self.outer
+            outer.attended.timer = _runtime.call_later(_SECONDS_TO_END, outer.end_app)
         return is_ours
 
     def sum_up(self, raised: BaseException | None) -> Exchange:
@@ -762,6 +772,11 @@ class HTTPConnection(Connection):
             return self._owed is not HTTP_OWES_ALL or not _messages.announces_body(self.scope)
         return not self.uploading
 
+    def is_whole(self, messages: list[Message]) -> bool:
+        # Hypercorn and granian make two messages of the smallest body.
+        length = None if self.scope is None else _messages.announced_length(self.scope)
+        return bool(length) and sum(map(_messages.payload, messages)) == length
+
     def _new_disconnect(self) -> Message:
         return {"type": "http.disconnect"}
 
@@ -795,18 +810,21 @@ class WebSocketConnection(Connection):
             self._last = None  # it may be the very dict of the last message again
 
     def took(self, message: Message) -> Message:
-        if field(message, "type") == "websocket.disconnect":
+        kind = field(message, "type")
+        if kind == "websocket.disconnect":
             message = _messages.with_code(message)
             self.learn(Cause.DISCONNECT_RECEIVED, message)
         elif self.shared_reader is not None:
             self.shared_reader.prefers_task = False
+        if kind == "websocket.connect":
+            self.uploading = False  # before the accept only the disconnect can still come
         return message
 
     def is_departure(self, exception: BaseException) -> bool:
         return tells_of_lost_websocket(exception)
 
     def _may_be_read(self) -> bool:
-        return self._owed is _messages.WEBSOCKET_ACCEPTED
+        return self._owed is _messages.WEBSOCKET_ACCEPTED or self.uploading is False
 
     def _new_disconnect(self) -> Message:
         # No close frame came: 1006 (RFC 6455, 7.4.1).

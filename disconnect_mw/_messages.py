@@ -108,6 +108,14 @@ def announces_body(scope: Mapping[str, Any]) -> bool:
     return scope.get("http_version") not in ("1.0", "1.1") and scope.get("method") not in ("GET", "HEAD", "OPTIONS")
 
 
+def announced_length(scope: Mapping[str, Any]) -> int | None:
+    """Of the request's body, if it is announced."""
+    for name, value in scope.get("headers") or ():
+        if name.lower() == b"content-length" and value.strip().isdigit():
+            return int(value)
+    return None
+
+
 def fresh(owed: Owed) -> list[Message]:
     """The messages of `owed`, for others to keep and to change: middleware adds headers in place."""
     return [{**message, **({"headers": []} if "headers" in message else {})} for message in owed]

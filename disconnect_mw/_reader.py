@@ -131,6 +131,8 @@ class Reader:
 
     def _is_far_ahead(self) -> bool:
         """Has a message been read that somebody may want, beyond what each exchange begins with?"""
+        if self._connection.is_whole(self._ahead):
+            return False
         return len(self._ahead) > 1 or any(map(brings_input, self._ahead))
 
     def _start(self, context: contextvars.Context | None = None, reads_on: bool = False) -> bool:

@@ -594,9 +594,13 @@ def is_ended_by_cancel(task: Any, exception: BaseException | None) -> bool:
     Takes the cancellation back.
     """
     if isinstance(task, Cancellable):
-        return task.was_cut_short
+        return task.was_cut_short and exception is None  # of a group, what else was in it comes out
     if sys.version_info >= (3, 11):
-        return task.uncancel() == 0 and is_cancelled_error(exception)
+        # The application may have taken ours back, and have been cancelled by others since: that one is not ours to take.
+        is_others = is_cancelled_error(exception) and not _comes_of_ours(exception)
+        if is_others and task.cancelling() == 1:
+            return False
+        return task.uncancel() == 0 and is_cancelled_error(exception) and not is_others
     # 3.10 counts no cancellations. One in the same turn has overwritten the message, one that came later has raised an
     # exception of its own, and both have been noted.
     return (
@@ -634,7 +638,7 @@ def _note_others(task: Any) -> None:
     others: list[Any] = []
 
     def cancel(msg: Any = None) -> bool:
-        if not str(msg).startswith("Cancelled "):
+        if not str(msg).startswith(_OF_ANYIO):
             others.append(msg)
         return type(task).cancel(task, msg)  # type: ignore[no-any-return]  # a task's
 
@@ -647,6 +651,18 @@ def _has_noted_others(task: Any) -> bool:
     del task.cancel
     delattr(task, _OTHERS)
     return bool(others)
+
+
+def _comes_of_ours(exception: BaseException | None) -> bool:
+    """Is it ours, or raised in its place, or by a cancel scope of anyio in the application that ours has cut short?"""
+    while exception is not None:
+        if _MARK in exception.args or str(exception).startswith(_OF_ANYIO):
+            return True
+        exception = exception.__context__
+    return False
+
+
+_OF_ANYIO = "Cancelled "  # "via cancel scope …" or "by cancel scope …", as the version has it
 
 
 def _is_marked(exception: BaseException | None) -> bool:

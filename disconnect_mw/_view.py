@@ -127,7 +127,7 @@ class ClientConnection:
             _runtime.call_in(root.loop, lambda: root.watch(context))
 
     async def wait_disconnected(self) -> Disconnect | None:
-        """Wait until the client has gone. None if the exchange ends without that.
+        """Wait until the client has gone. None if the exchange ends, or the response is complete, without that.
 
         On the event loop that runs the exchange; `RuntimeError` on another one.
         """
@@ -140,7 +140,7 @@ class ClientConnection:
         root.watch(contextvars.copy_context())
         if root.is_watched:
             root.attended.look()
-        while root.record is None and found.scope is not None:
+        while root.record is None and found.scope is not None and root.state is not State.COMPLETE:
             waiter = _runtime.new_waiter()
             with root.attended.waiting(waiter), found.attended.waiting(waiter):
                 await waiter
@@ -166,6 +166,7 @@ class Shield:
 
     def __init__(self, found: Connection | None) -> None:
         self._found = found
+        self._blocks: list[tuple[Any, object]] = []  # with their tasks
 
     async def __aenter__(self) -> None:
         found = self._found
@@ -174,13 +175,15 @@ class Shield:
         if found.disconnect is not None:
             for _ in range(_TURNS_TO_SETTLE):
                 await _runtime.checkpoint()
-        found.shield(self)
+        self._blocks.append((_runtime.task_here(), found.shield()))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._found is None:
             return
-        self._found.unshield(self)
+        here = _runtime.task_here()
+        mine = [number for number, (task, _) in enumerate(self._blocks) if task is here]  # but for a generator's
+        self._found.unshield(self._blocks.pop(mine[-1] if mine else -1)[1])
         if exception is None and self._found.disconnect is not None:
             await _runtime.checkpoint()  # in which the cancellation comes

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
-import math
-import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -32,16 +31,14 @@ from disconnect_mw import (
     Disconnect,
     DisconnectMiddleware,
     RaiseOnDisconnect,
-    _watch,
     connection,
 )
 from disconnect_mw.fastapi import Client, client_connection
 from disconnect_mw.testing import WebSocketClient, WebSocketFarSide, servers
 
-from .far_side import CHUNK, DISCONNECT, FINAL, REQUEST, START, UVICORN_0_28_0, FarSide
+from .far_side import CHUNK, DISCONNECT, FINAL, START
 from .serving import (
     ACCEPT,
-    CLOSE,
     ON_ASYNCIO,
     SECONDS,
     TEXT,
@@ -52,7 +49,6 @@ from .serving import (
     left,
     look_soon,
     serve,
-    shielded,
     turns,
     websocket,
 )
@@ -84,10 +80,8 @@ async def test_a_scope_a_request_and_a_websocket_have_one() -> None:
     views: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        makes = (
-            Request if scope["type"] == "http" else functools.partial(StarletteWebSocket, receive=receive, send=send)
-        )
-        views.extend([connection(scope), connection(makes(scope))])
+        makes: Any = Request if scope["type"] == "http" else StarletteWebSocket
+        views.extend([connection(scope), connection(makes(scope, receive, send))])
 
     await serve(app, http())
     await serve(app, websocket())
@@ -230,7 +224,7 @@ def test_to_ask_after_the_event_loop_has_ended_harms_nobody(backend: str) -> Non
 
     anyio.run(serve, app, far, backend=backend)
     assert (kept[0].connected, kept[0].disconnect, kept[0].exchange) == (True, None, None)
-    kept[0].policy = "cancel"
+    setattr(kept[0], "policy", "cancel")  # noqa: B010  # a type checker would believe it
     assert kept[0].policy == "ignore"
 
 
@@ -400,6 +394,34 @@ async def test_what_is_read_for_whoever_waits_is_kept_for_receive() -> None:
         await gone(connection(scope))
 
     await serve(app, far)
+
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nobody's")
+
+
+async def test_what_stands_outside_may_set_a_variable_while_it_receives() -> None:
+    """P0: as a span of OpenTelemetry does, also where somebody else than the app reads."""
+    far = http()
+    seen: list[str] = []
+
+    async def outer_receive() -> Any:
+        seen.append(variable.get())
+        token = variable.set("the span's")
+        try:
+            return await far.receive()
+        finally:
+            variable.reset(token)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with anyio.move_on_after(0.01):
+            await connection(scope).wait_disconnected()
+        far.leave()
+        await gone(connection(scope))
+
+    variable.set("the server's")
+    with anyio.fail_after(SECONDS):
+        await DisconnectMiddleware(app)(far.scope(), outer_receive, far.send)
+    assert {*seen} == {"the server's"}
 
 
 @pytest.mark.parametrize("ends", ["complete", "without a word", "by an exception"])
@@ -596,7 +618,7 @@ async def test_after_the_end_to_set_it_does_nothing() -> None:
     scope = far.scope()
     await serve(app, far, scope)
     for client in (connection(scope), kept[0]):
-        client.policy = "raise"
+        setattr(client, "policy", "raise")  # noqa: B010  # a type checker would believe it
         assert client.policy == "ignore"
 
 
@@ -860,8 +882,8 @@ async def test_a_short_request_that_was_asked_about_leaves_nothing_to_be_looked_
         await send(FINAL)
 
     fars = [http(), http()]
-    for asks, far in zip((app, CancelOnDisconnect(app)), fars, strict=True):
-        await serve(asks, far)
+    await serve(app, fars[0])
+    await serve(CancelOnDisconnect(app), fars[1])
     await anyio.sleep(0.03)
     assert (caplog.messages, [far.reads for far in fars]) == ([], [0, 0])
 

@@ -1,0 +1,119 @@
+"""The server's side of one call of the middleware: it goes on after the exchange, and nothing of that may meet it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from disconnect_mw import DisconnectMiddleware, _runtime, _watch
+from disconnect_mw.testing import HTTPClient, HTTPFarSide, WebSocketClient, WebSocketFarSide, servers
+
+App = Callable[[Any, Any, Any], Awaitable[Any]]
+
+ON_ASYNCIO = [("asyncio", {}), ("asyncio", {"use_uvloop": True})]
+
+ACCEPT = {"type": "websocket.accept"}
+TEXT = {"type": "websocket.send", "text": "tick"}
+CLOSE = {"type": "websocket.close"}
+
+SECONDS = 5
+"""More than anything here takes that does not hang."""
+
+
+def is_trio() -> bool:
+    return _runtime.running_trio() is not None
+
+
+def look_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The looks come fast, so that the tests do."""
+    for batch, seconds in ((_watch._first_looks, 0.002), (_watch._looks, 0.01), (_watch.departures, 0.005)):
+        monkeypatch.setattr(batch, "_seconds", seconds)
+    monkeypatch.setattr(_runtime, "_UNTIL_TRIED_AGAIN", 0.002)
+
+
+def http(**client: Any) -> HTTPFarSide:
+    """A far side that stays silent, as nearly all servers do."""
+    return HTTPFarSide(servers.UVICORN_0_54_0.http, client=HTTPClient(**client))
+
+
+def websocket(**client: Any) -> WebSocketFarSide:
+    return WebSocketFarSide(servers.HYPERCORN_0_18_0.websocket, client=WebSocketClient(**client))
+
+
+async def turns(count: int = 5) -> None:
+    """So many turns of the loop, in which a cancellation would come in."""
+    for _ in range(count):
+        await anyio.lowlevel.checkpoint()
+
+
+def cancellations() -> int:
+    """How many cancellations of this task are not taken back, where that is counted."""
+    if is_trio() or sys.version_info < (3, 11):
+        return 0
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
+
+
+async def serve(app: App, far: Any, scope: Any = None, **options: Any) -> Any:
+    """What the middleware around `app` returns to a server, which goes on without being cancelled."""
+    return await call(DisconnectMiddleware(app, **options), far, scope)
+
+
+async def call(app: App, far: Any, scope: Any = None) -> Any:
+    with anyio.fail_after(SECONDS):
+        try:
+            result = await app(far.scope() if scope is None else scope, far.receive, far.send)
+        except Exception:
+            await assert_nothing_comes()
+            raise
+        await assert_nothing_comes()
+    return result
+
+
+async def assert_nothing_comes() -> None:
+    assert cancellations() == 0
+    await turns()
+
+
+async def left(far: Any) -> None:
+    """The client leaves, and the app has nothing else to wait for."""
+    far.leave()
+    await anyio.sleep_forever()
+
+
+class Until:
+    """What happens, one thing after another, for others to wait for."""
+
+    def __init__(self) -> None:
+        self.happened: list[Any] = []
+        self._events: list[tuple[Any, anyio.Event]] = []
+
+    def note(self, thing: Any) -> None:
+        self.happened.append(thing)
+        for awaited, event in self._events:
+            if awaited == thing:
+                event.set()
+
+    async def __call__(self, thing: Any) -> None:
+        if thing not in self.happened:
+            event = anyio.Event()
+            self._events.append((thing, event))
+            await event.wait()
+
+
+@contextlib.contextmanager
+def shielded() -> Iterator[None]:
+    """On trio, where everything that waits in a cancelled scope is cancelled, as a clean-up has it."""
+    if is_trio():
+        with anyio.CancelScope(shield=True):
+            yield
+    else:
+        yield
