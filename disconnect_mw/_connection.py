@@ -41,6 +41,11 @@ _STARTS = ("http.response.start", "websocket.http.response.start")
 _SECONDS_TO_END = 1.0
 
 
+# How long a framework that listens by itself has to begin to end the handler, and from then on to end it.
+_SECONDS_TO_REACT = 0.05
+_SECONDS_TO_END_BY_ITSELF = 10.0
+
+
 class _Nowhere(Exception):
     """Where messages go once the client has gone."""
 
@@ -535,11 +540,36 @@ class Connection(abc.ABC):
         elif self.root.attended.shields:
             self.root.attended.is_due = True
         elif self.task is not None:
-            seconds = _runtime.cancel(self.task)
-            if seconds is None:
-                attended.cancels = True
-            elif seconds < math.inf:
+            seconds = self._seconds_to_react() or self._cancel()
+            if seconds is not None and seconds < math.inf:
                 attended.timer = _runtime.call_later(seconds, self.end_app)
+
+    def _cancel(self) -> float | None:
+        attended = self.attended
+        now = time.monotonic()
+        attended.tried_at = attended.tried_at or now
+        attended.cancellations = _runtime.cancellations(self.task)
+        seconds = _runtime.cancel(self.task, now - attended.tried_at)
+        attended.cancels = seconds is None
+        return seconds
+
+    def _seconds_to_react(self) -> float:
+        """How long to wait for a framework that has a listener in a task of its own, and the handler in another.
+
+        Quart and Django end the handler when the listener is told. A cancellation of the task that waits for both would
+        leave both behind.
+        """
+        attended = self.attended
+        waits_for = _runtime.waits_for_others(self.task)
+        if attended.waited_for is None:
+            if waits_for is None:
+                return 0
+            attended.waited_for = waits_for
+            return _SECONDS_TO_REACT
+        if attended.waited_for is waits_for or attended.has_reacted:
+            return 0
+        attended.has_reacted = True
+        return _SECONDS_TO_END_BY_ITSELF
 
     def shield(self) -> object:
         """Cancel nothing, and give nobody else the occasion to, until `unshield` is called with what this returns."""
@@ -662,7 +692,7 @@ class Connection(abc.ABC):
 
     def takes_back_cancellation(self, exception: BaseException | None) -> bool:
         """The application has ended. Was it by our cancellation, and by nobody else's?"""
-        is_ours = _runtime.is_ended_by_cancel(self.task, exception)
+        is_ours = _runtime.is_ended_by_cancel(self.task, exception, self.attended.cancellations)
         self.root.attended.has_ended_by_it |= is_ours or getattr(self.task, "was_cut_short", False)
         if self.outer is not None:  # what stands between takes this for an ordinary end
             outer = self.outer
@@ -714,12 +744,11 @@ async def _await(hook: Hook, result: Awaitable[Any]) -> None:
     try:
         await result
     except BaseException as exception:
-        # asyncio's own would end everything on trio; on asyncio it is the end of the task that runs this.
-        if not isinstance(exception, Exception) and not (
-            _runtime.running_trio() and _runtime.is_cancelled_error(exception)
-        ):
-            raise
-        _complain(hook)
+        cancellation, rest = _runtime.split_cancellation(exception)
+        if rest is not None:
+            _complain(hook)
+        if cancellation is not None:
+            raise cancellation
 
 
 def _complain(hook: Hook) -> None:

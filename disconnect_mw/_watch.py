@@ -105,6 +105,10 @@ class Attended:
     is_due = False  # the cancellation, when nothing shields from it any more
     timer: _runtime.Started | None = None  # for that
     cancels = False  # it has been cancelled
+    cancellations = 0  # that were there before
+    tried_at = 0.0  # for the first time
+    waited_for: Any = None  # by a framework that has a listener of its own
+    has_reacted = False
     has_ended_by_it = False
 
     def watch(self, connection: Connection, context: contextvars.Context) -> None:
