@@ -83,6 +83,10 @@ class _Counted:
         self.payload -= _messages.payload(message)
 
 
+# The shielded blocks that a task is in, or was made in. An application that shields nothing never sees it set.
+_within: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVar("disconnect_mw.within", default=())
+
+
 class _InTime:
     """The server's `send`, for at most so many seconds a message."""
 
@@ -122,6 +126,7 @@ class Connection(abc.ABC):
         "outer",
         "phase",
         "record",
+        "running",
         "scope",
         "server_receive",
         "shared_reader",
@@ -142,6 +147,7 @@ class Connection(abc.ABC):
     outer: Connection | None  # of an install further out, which has the terms
     loop: Any  # as `_runtime.event_loop` gives it
     task: Any  # that the application runs in, for `_runtime.cancel`
+    running: Any  # what the application has returned to be awaited
     state: State
     uploading: bool | None  # None: nothing of the body has been read
     disconnect: Message | None  # what every receive answers, once it is known
@@ -220,6 +226,10 @@ class Connection(abc.ABC):
             root._route = _InTime(root._route, self.terms.send_timeout)
         if outer.disconnect is not None and outer.state is _DISCONNECTED:
             self.learn(Cause.DISCONNECT_RECEIVED, outer.disconnect)
+            seconds = root.terms.seconds_to_cancel
+            if seconds is not None and self.loop is not None:
+                left = root.disconnected_at + seconds - time.monotonic()
+                self.attended.timer = _runtime.call_later(max(0, left), self.end_app)
 
     @property
     def root(self) -> Connection:
@@ -368,6 +378,8 @@ class Connection(abc.ABC):
         if was_last:
             self._last = None
             self.state = TRANSITIONS[self.state, Cause.LAST_MESSAGE_REFUSED]
+        if isinstance(exception, _runtime.TimedOut) and self.state is _COMPLETE:
+            return True  # a message after the last one, of which the server has not said a word
         if self.state is _COMPLETE or self.has_raised(exception):
             return False
         handed_over = self._owed
@@ -393,7 +405,7 @@ class Connection(abc.ABC):
             self._counted.was_not_sent(message)
         self.learn(Cause.SEND_FAILED, self.disconnect or self._new_disconnect())
         self._owed = handed_over
-        self._is_guessed = is_guessed
+        self._is_guessed |= is_guessed
         if self.is_being_read() and self._gate is not _BY_HAND:
             self.reader().interrupt(self._gate)
         return True
@@ -540,7 +552,9 @@ class Connection(abc.ABC):
         elif self.root.attended.shields:
             self.root.attended.is_due = True
         elif self.task is not None:
-            seconds = self._seconds_to_react() or self._cancel()
+            seconds = self._seconds_to_react()
+            if seconds is None:
+                seconds = self._cancel()
             if seconds is not None and seconds < math.inf:
                 attended.timer = _runtime.call_later(seconds, self.end_app)
 
@@ -553,40 +567,47 @@ class Connection(abc.ABC):
         attended.cancels = seconds is None
         return seconds
 
-    def _seconds_to_react(self) -> float:
+    def _seconds_to_react(self) -> float | None:
         """How long to wait for a framework that has a listener in a task of its own, and the handler in another.
 
         Quart and Django end the handler when the listener is told. A cancellation of the task that waits for both would
         leave both behind.
         """
         attended = self.attended
-        waits_for = _runtime.waits_for_others(self.task)
+        waits_for = _runtime.waits_for_others(self.running)
         if attended.waited_for is None:
-            if waits_for is None:
-                return 0
             attended.waited_for = waits_for
-            return _SECONDS_TO_REACT
-        if attended.waited_for is waits_for or attended.has_reacted:
-            return 0
-        attended.has_reacted = True
-        return _SECONDS_TO_END_BY_ITSELF
+            return None if waits_for is None else _SECONDS_TO_REACT
+        if attended.has_reacted:
+            return None
+        if attended.waited_for is not waits_for:
+            attended.has_reacted = True
+            return _SECONDS_TO_END_BY_ITSELF
+        attended.turns_to_react -= 1  # a busy loop may have had no turn in all that time
+        return 0 if attended.turns_to_react else None
 
     def shield(self) -> object:
         """Cancel nothing, and give nobody else the occasion to, until `unshield` is called with what this returns."""
         attended = self.root.attended
         block = object()
-        attended.shields = {**attended.shields, block: _runtime.task_here()}
+        attended.shields += (block,)
+        _within.set((*_within.get(), block))
         return block
 
     def unshield(self, block: object) -> None:
         root = self.root
         attended = root.attended
-        attended.shields = {other: task for other, task in attended.shields.items() if other is not block}
+        attended.shields = tuple(other for other in attended.shields if other is not block)
+        _within.set(tuple(other for other in _within.get() if other is not block))
         if not attended.shields and root.disconnect is not None:
             root.tell_readers()
             if attended.is_due:
                 attended.is_due = False
                 root.end_app()
+
+    def is_within(self, block: object) -> bool:
+        """Is the caller in that block, or a task that was made in it?"""
+        return any(other is block for other in _within.get())
 
     def is_held_back(self) -> bool:
         """Is the disconnect to wait for the end of a shielded block?
@@ -597,7 +618,7 @@ class Connection(abc.ABC):
         if not self.can_be_peeked or self.uploading:
             return False
         shields = self.root.attended.shields
-        return bool(shields) and _runtime.task_here() not in shields.values()
+        return bool(shields) and not any(map(self.is_within, shields))
 
     def tell_readers(self) -> None:
         """Have whoever waits to receive look again."""

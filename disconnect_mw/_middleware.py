@@ -162,7 +162,8 @@ class DisconnectMiddleware:
             receive, send = inside(scope, receive, send)
         try:
             try:
-                result = await app(scope, receive, send)
+                connection.running = app(scope, receive, send)
+                result = await connection.running
             except BaseException as exception:  # P5, P6: _end gives back all that is not put down to the disconnect
                 rest = await _end(connection, exception)
                 if rest is exception:

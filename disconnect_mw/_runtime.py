@@ -193,9 +193,8 @@ _detached: set[Any] = set()  # of which asyncio itself keeps no hold
 
 def start_detached(coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> None:
     """As `start`, for what is to come to its end although nobody waits for it."""
-    task = start(coroutine, context)
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and isinstance(task, asyncio.Task):
+    task: Any = start(coroutine, context)
+    if hasattr(task, "add_done_callback"):  # trio keeps hold of its own
         _detached.add(task)
         task.add_done_callback(_detached.discard)
 
@@ -527,11 +526,9 @@ def cancel(task: Any, tried_for: float) -> float | None:
     return None
 
 
-def waits_for_others(task: Any) -> Any:
-    """What an asyncio task awaits, if that is `asyncio.wait`: a cancellation does not reach what that waits for."""
-    if isinstance(task, Cancellable):
-        return None
-    awaited = [*chain(task.get_coro())]
+def waits_for_others(running: Any) -> Any:
+    """What an application awaits, if that is `asyncio.wait`: a cancellation does not reach what that waits for."""
+    awaited = [*chain(running)]
     frames = map(frame_of, awaited)
     is_wait = any(frame is not None and frame.f_code.co_name == "_wait" and _is_of_asyncio(frame) for frame in frames)
     return awaited[-1] if is_wait else None
@@ -539,15 +536,6 @@ def waits_for_others(task: Any) -> Any:
 
 def _is_of_asyncio(frame: types.FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] == "asyncio"
-
-
-def task_here() -> Any:
-    """The task that runs this; None where none does."""
-    trio = running_trio()
-    if trio is not None:
-        return trio.lowlevel.current_task()
-    loop = running_loop()
-    return None if loop is None else current_task(loop)
 
 
 class TimedOut(Exception):

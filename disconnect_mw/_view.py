@@ -22,6 +22,7 @@ class Over:
     """What is left of an exchange whose client had gone."""
 
     __slots__ = ("exchange", "policy")
+    policy: Policy
 
     def __init__(self, connection: Connection) -> None:
         self.exchange = connection.exchange
@@ -166,7 +167,7 @@ class Shield:
 
     def __init__(self, found: Connection | None) -> None:
         self._found = found
-        self._blocks: list[tuple[Any, object]] = []  # with their tasks
+        self._blocks: list[object] = []
 
     async def __aenter__(self) -> None:
         found = self._found
@@ -175,15 +176,15 @@ class Shield:
         if found.disconnect is not None:
             for _ in range(_TURNS_TO_SETTLE):
                 await _runtime.checkpoint()
-        self._blocks.append((_runtime.task_here(), found.shield()))
+        self._blocks.append(found.shield())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._found is None:
+        found = self._found
+        if found is None:
             return
-        here = _runtime.task_here()
-        mine = [number for number, (task, _) in enumerate(self._blocks) if task is here]  # but for a generator's
-        self._found.unshield(self._blocks.pop(mine[-1] if mine else -1)[1])
-        if exception is None and self._found.disconnect is not None:
+        mine = [number for number, block in enumerate(self._blocks) if found.is_within(block)]
+        found.unshield(self._blocks.pop(mine[-1] if mine else -1))  # a generator that was left may be closed elsewhere
+        if exception is None and found.disconnect is not None:
             await _runtime.checkpoint()  # in which the cancellation comes

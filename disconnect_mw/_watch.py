@@ -15,8 +15,7 @@ import functools
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _runtime
@@ -101,13 +100,14 @@ class Attended:
     is_looked_at = False  # short ones end before that
     waiters: tuple[_runtime.Waiter, ...] = ()  # for the departure
     inner: tuple[Connection, ...] = ()  # of installs further in
-    shields: Mapping[object, Any] = MappingProxyType({})  # blocks that are not to be cancelled, and their tasks
+    shields: tuple[object, ...] = ()  # blocks that are not to be cancelled
     is_due = False  # the cancellation, when nothing shields from it any more
     timer: _runtime.Started | None = None  # for that
     cancels = False  # it has been cancelled
     cancellations = 0  # that were there before
     tried_at = 0.0  # for the first time
     waited_for: Any = None  # by a framework that has a listener of its own
+    turns_to_react = 32
     has_reacted = False
     has_ended_by_it = False
 

@@ -7,7 +7,6 @@ import contextvars
 import functools
 import logging
 import math
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from disconnect_mw import (
     ClientDisconnected,
@@ -28,9 +27,9 @@ from disconnect_mw import (
     _watch,
     connection,
 )
-from disconnect_mw.testing import HTTPClient, HTTPFarSide, servers
+from disconnect_mw.testing import servers
 
-from .far_side import CHUNK, DISCONNECT, FINAL, REQUEST, START, UVICORN_0_28_0, FarSide
+from .far_side import CHUNK, DISCONNECT, FINAL, START, UVICORN_0_28_0, FarSide
 from .serving import ACCEPT, ON_ASYNCIO, TEXT, App, Until, call, http, left, look_soon, serve, turns, websocket
 
 pytestmark = pytest.mark.anyio
