@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import re
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from fractions import Fraction
 from typing import Any
 
 import anyio
@@ -86,6 +90,131 @@ def test_a_policy_that_is_none_is_refused(option: str, value: Any, error: type[E
     with pytest.raises(error) as caught:
         DisconnectMiddleware(single, **{option: value})
     assert str(caught.value) == f"{option} must be 'ignore', 'raise' or 'cancel', not {advice}"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (-1, ValueError, "zero or more seconds, or None, not -1: math.inf is for no limit at all"),
+        (-0.001, ValueError, "zero or more seconds, or None, not -0.001: math.inf is for no limit at all"),
+        (-math.inf, ValueError, "zero or more seconds, or None, not -inf: math.inf is for no limit at all"),
+        (math.nan, ValueError, "zero or more seconds, or None, not nan: math.inf is for no limit at all"),
+        ("5", TypeError, "zero or more seconds, or None, not '5': pass a number"),
+        (True, TypeError, "zero or more seconds, or None, not True: pass a number"),
+        (5j, TypeError, "zero or more seconds, or None, not 5j: pass a number"),
+        (timedelta(5), TypeError, "zero or more seconds, or None, not datetime.timedelta(days=5): pass a number"),
+    ],
+)
+def test_a_grace_that_is_none_is_refused(value: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        DisconnectMiddleware(single, grace=value)
+    assert str(caught.value) == f"grace must be {message}"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (0, ValueError, "more than zero seconds, or None, not 0: None is for no limit at all"),
+        (-1, ValueError, "more than zero seconds, or None, not -1: None is for no limit at all"),
+        (math.inf, ValueError, "more than zero seconds, or None, not inf: None is for no limit at all"),
+        (math.nan, ValueError, "more than zero seconds, or None, not nan: None is for no limit at all"),
+        ("5", TypeError, "more than zero seconds, or None, not '5': pass a number"),
+        (False, TypeError, "more than zero seconds, or None, not False: pass a number"),
+    ],
+)
+def test_a_send_timeout_that_is_none_is_refused(value: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        DisconnectMiddleware(single, send_timeout=value)
+    assert str(caught.value) == f"send_timeout must be {message}"
+
+
+@pytest.mark.parametrize("value", [None, 0, 0.0, 5, 2.5, math.inf, Fraction(1, 2), True + 1])
+def test_every_number_of_seconds_is_a_grace(value: Any) -> None:
+    DisconnectMiddleware(single, grace=value)
+
+
+@pytest.mark.parametrize("value", [None, 0.001, 5, Fraction(1, 2)])
+def test_every_number_of_seconds_above_zero_is_a_send_timeout(value: Any) -> None:
+    DisconnectMiddleware(single, send_timeout=value)
+
+
+def no_argument() -> None: ...
+
+
+def two_arguments(disconnect: Any, more: Any) -> None: ...
+
+
+def keyword_only(*, disconnect: Any) -> None: ...
+
+
+async def awaits(disconnect: Any) -> None: ...
+
+
+class AsyncCall:
+    async def __call__(self, scope: Any) -> None: ...
+
+    async def method(self, scope: Any) -> None: ...
+
+    def __repr__(self) -> str:
+        return "<an async object>"
+
+
+class TwoArguments:
+    def __call__(self, scope: Any, more: Any) -> None: ...
+
+    def __repr__(self) -> str:
+        return "<a strange object>"
+
+
+@pytest.mark.parametrize(("option", "argument"), [("on_disconnect", "the Disconnect"), ("policy_for", "the scope")])
+@pytest.mark.parametrize(
+    ("function", "shown"),
+    [
+        (no_argument, "tests.test_construction.no_argument: too many positional arguments"),
+        (two_arguments, "tests.test_construction.two_arguments: missing a required argument: 'more'"),
+        (keyword_only, "tests.test_construction.keyword_only: too many positional arguments"),
+        (TwoArguments(), "<a strange object>: missing a required argument: 'more'"),
+        (
+            functools.partial(two_arguments, 1, 2),
+            "functools.partial(<function two_arguments at ...>, 1, 2): too many positional arguments",
+        ),
+        (7, "7"),
+        ("module:function", "'module:function'"),
+        ({}, "{}"),
+    ],
+)
+def test_what_cannot_be_called_with_one_argument_is_refused(
+    option: str, argument: str, function: Any, shown: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        DisconnectMiddleware(single, **{option: function})
+    message = re.sub(" at 0x[0-9a-f]+>", " at ...>", str(caught.value))
+    assert message == f"{option} must be a function of one argument, {argument}, not {shown}"
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("function", "shown"),
+    [
+        (awaits, "tests.test_construction.awaits"),
+        (AsyncCall(), "<an async object>"),
+        (AsyncCall().method, "tests.test_construction.AsyncCall.method"),
+        (functools.partial(awaits), "functools.partial(<function awaits at ...>)"),
+    ],
+)
+def test_a_policy_for_that_is_async_is_refused(function: Any, shown: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        DisconnectMiddleware(single, policy_for=function)
+    message = re.sub(" at 0x[0-9a-f]+>", " at ...>", str(caught.value))
+    assert message == f"policy_for must be a plain function, not {shown}, which is async: remove the async"
+
+
+@pytest.mark.parametrize(
+    "function", [None, awaits, AsyncCall(), [].append, {}.get, print, lambda *anything, **more: None, dict, type]
+)
+def test_a_hook_is_whatever_takes_one_argument(function: Any) -> None:
+    """A builtin may have no signature: it is taken at its word."""
+    DisconnectMiddleware(single, on_disconnect=function)
 
 
 def test_an_unknown_keyword_is_refused() -> None:

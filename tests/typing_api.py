@@ -16,16 +16,29 @@ from asgiref.typing import (
     ASGISendCallable,
     Scope,
 )
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.types import ASGIApp as StarletteApp
 from starlette.types import Message as StarletteMessage
 from starlette.types import Receive as StarletteReceive
 from starlette.types import Scope as StarletteScope
 from starlette.types import Send as StarletteSend
+from starlette.websockets import WebSocket
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware, __version__
+from disconnect_mw import (
+    CancelOnDisconnect,
+    ClientConnection,
+    ClientDisconnected,
+    Disconnect,
+    DisconnectMiddleware,
+    Exchange,
+    RaiseOnDisconnect,
+    __version__,
+    connection,
+)
+from disconnect_mw.fastapi import Client, client_connection
 
 version: str = __version__
 
@@ -97,7 +110,10 @@ async def call_from_starlette(scope: StarletteScope, receive: StarletteReceive, 
 DisconnectMiddleware(plain, policy="ignore", websocket_policy="ignore")
 DisconnectMiddleware(plain, policy="raise", websocket_policy="raise")
 
-chosen: Literal["ignore", "raise"] = "raise"
+DisconnectMiddleware(plain, policy="cancel", websocket_policy="cancel", grace=5, send_timeout=0.5)
+DisconnectMiddleware(plain, grace=None, send_timeout=None, policy_for=None, on_disconnect=None)
+
+chosen: Literal["ignore", "raise", "cancel"] = "raise"
 DisconnectMiddleware(plain, policy=chosen, websocket_policy=chosen)
 
 DisconnectMiddleware(plain, policy="cancle")  # type: ignore[arg-type]  # misspelled
@@ -108,6 +124,39 @@ DisconnectMiddleware(plain, websocket_policy=b"raise")  # type: ignore[arg-type]
 DisconnectMiddleware(plain, polcy="raise")  # type: ignore[call-arg]  # misspelled
 DisconnectMiddleware(plain, "raise")  # type: ignore[call-arg]  # the options are keywords
 DisconnectMiddleware(policy="raise")  # type: ignore[call-arg]  # no application
+
+
+DisconnectMiddleware(plain, grace="5")  # type: ignore[arg-type]  # no number
+DisconnectMiddleware(plain, send_timeout="5")  # type: ignore[arg-type]  # no number
+
+
+def policy_for(scope: Scope) -> Literal["ignore", "raise", "cancel"] | None:
+    return "cancel" if scope["type"] == "http" and scope["path"].startswith("/slow") else None
+
+
+def policy_for_starlettes(scope: StarletteScope) -> Literal["cancel"]:
+    return "cancel"
+
+
+async def async_policy_for(scope: Scope) -> None: ...
+
+
+def told(disconnect: Disconnect) -> None: ...
+
+
+async def told_later(disconnect: Disconnect) -> None: ...
+
+
+def told_nothing() -> None: ...
+
+
+DisconnectMiddleware(plain, policy_for=policy_for, on_disconnect=told)
+DisconnectMiddleware(plain, policy_for=policy_for_starlettes, on_disconnect=told_later)
+DisconnectMiddleware(plain, policy_for=lambda scope: "raise", on_disconnect=lambda disconnect: print(disconnect.path))
+DisconnectMiddleware(plain, policy_for=lambda scope: "cancle")  # type: ignore[arg-type, return-value]  # misspelled
+DisconnectMiddleware(plain, policy_for=async_policy_for)  # type: ignore[arg-type]  # it is not awaited
+DisconnectMiddleware(plain, policy_for="cancel")  # type: ignore[arg-type]  # no function
+DisconnectMiddleware(plain, on_disconnect=told_nothing)  # type: ignore[arg-type]  # it takes no argument
 
 
 def from_the_environment(policy: str) -> DisconnectMiddleware:
@@ -123,6 +172,12 @@ starlette.add_middleware(DisconnectMiddleware, policy="ignore", websocket_policy
 starlette.add_middleware(DisconnectMiddleware, policy="cancle")  # type: ignore[arg-type]  # misspelled
 starlette.add_middleware(DisconnectMiddleware, polcy="raise")  # type: ignore[call-arg]  # misspelled
 Middleware(DisconnectMiddleware, policy=1)  # type: ignore[arg-type]  # no string
+
+starlette.add_middleware(DisconnectMiddleware, grace=5, policy_for=policy_for, on_disconnect=told_later)
+starlette.add_middleware(CancelOnDisconnect)
+starlette.add_middleware(RaiseOnDisconnect)
+starlette.add_middleware(CancelOnDisconnect, policy="raise")  # type: ignore[call-arg]  # it takes no options
+ready_made: list[StarletteApp] = [CancelOnDisconnect(of_starlette), RaiseOnDisconnect(of_starlette)]
 
 fastapi = FastAPI(middleware=[Middleware(DisconnectMiddleware)])
 fastapi.add_middleware(DisconnectMiddleware)
@@ -142,3 +197,81 @@ async def handler(send: ASGISendCallable) -> None:
         oserrors: list[OSError] = [disconnected]
         oserrors.append(ClientDisconnected({"type": "http.disconnect"}))
         oserrors.append(ClientDisconnected())  # type: ignore[call-arg]  # without its message
+
+
+# The handler's view
+
+
+async def ask(scope: Scope, starlettes: StarletteScope, request: Request, websocket: WebSocket) -> None:
+    clients: list[ClientConnection] = [
+        connection(scope),
+        connection(starlettes),
+        connection(request),
+        connection(websocket),
+    ]
+    for client in clients:
+        connected: bool = client.connected
+        disconnect: Disconnect | None = client.disconnect
+        waited: Disconnect | None = await client.wait_disconnected()
+        exchange: Exchange | None = client.exchange
+        client.policy = "cancel"
+        policy: Literal["ignore", "raise", "cancel"] = client.policy
+        client.policy = "cancle"  # type: ignore[assignment]  # misspelled
+        client.connected = False  # type: ignore[misc]  # it is told, not set
+        print(connected, disconnect, waited, exchange, policy)
+        async with client.shield():
+            await client.wait_disconnected()
+        with client.shield():  # type: ignore[attr-defined]  # it is async
+            pass
+
+
+async def number() -> int:
+    return 7
+
+
+async def saves(client: ClientConnection) -> int:
+    async with client.shield() as nothing:
+        saved = await number()
+    nothing.cancel()  # type: ignore[attr-defined]  # the block has no handle
+    return saved
+
+
+# What is told
+
+
+def facts(disconnect: Disconnect, exchange: Exchange) -> None:
+    protocol: Literal["http", "websocket"] = disconnect.protocol
+    method: str | None = disconnect.method
+    path: str = disconnect.path
+    peer: tuple[str, int] | None = disconnect.peer
+    phase: Literal[
+        "during the upload", "before the response", "during the response", "before the handshake", "while open"
+    ] = disconnect.phase
+    code: int | None = disconnect.code
+    seconds: list[float] = [disconnect.seconds, exchange.seconds]
+    left: Disconnect = exchange.disconnect
+    counts: list[int | None] = [exchange.status, exchange.messages_sent, exchange.bytes_sent]
+    muted: list[int] = [exchange.messages_muted, exchange.bytes_muted]
+    ended: Literal["returned", "cancelled", "raised"] = exchange.ended
+    exception: str | None = exchange.exception
+    print(protocol, method, path, peer, phase, code, seconds, left, counts, muted, ended, exception)
+    disconnect.path = "/"  # type: ignore[misc]  # a record
+
+
+# FastAPI's dependency
+
+
+@fastapi.get("/")
+async def endpoint(client: Client) -> bool:
+    kind: ClientConnection = client
+    return kind.connected
+
+
+@fastapi.websocket("/chat")
+async def chat(websocket: WebSocket, client: Client) -> None:
+    await client.wait_disconnected()
+
+
+@fastapi.get("/dependency")
+def threaded(client: ClientConnection = Depends(client_connection)) -> bool:  # noqa: B008  # FastAPI's way
+    return client.connected

@@ -114,7 +114,7 @@ def main() -> int:
     parser.add_argument("--python", default="3.11", help="version or path of the interpreter (default 3.11)")
     parser.add_argument("--allow-missing", action="store_true", help="a version that does not install is no failure")
     parser.add_argument(
-        "--workers", type=int, default=4, help="servers at once, which wait for the most part (default 4)"
+        "--workers", type=int, default=6, help="servers at once, which wait for the most part (default 6)"
     )
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     parser.add_argument(

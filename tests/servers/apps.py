@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -20,9 +22,16 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware
+from disconnect_mw import (
+    CancelOnDisconnect,
+    ClientConnection,
+    ClientDisconnected,
+    Disconnect,
+    DisconnectMiddleware,
+    connection,
+)
 
-from .play import Play, Stage, named
+from .play import Play, Stage, emit, named
 
 SENDS = 20
 """How many messages an app sends that does not care."""
@@ -30,21 +39,74 @@ SENDS = 20
 PATIENCE = 2.0
 """Seconds for which an app goes on that waits for its `send` to raise."""
 
+GRACE = 0.2
+"""Seconds for which an app may go on under the options named `grace`."""
+
 Probe = Callable[[Stage], Awaitable[None]]
 
 APPS: dict[tuple[str, str], Any] = {}
-"""Every app by name and variant: a policy, or where `BaseHTTPMiddleware` stands; "bare" is without our middleware."""
+"""Every app by name and variant: options of ours, or where what stands; "bare" is without our middleware."""
+
+
+# What hooks add to the transcript. That one is called at all is told by the path.
+
+
+def hook(disconnect: Disconnect) -> None:
+    emit(run=disconnect.path.rpartition("/")[2], line=f"hook: {told(disconnect)}", known=True)
+
+
+def told(disconnect: Disconnect) -> str:
+    """All of the record, as far as it is the same everywhere."""
+    path = disconnect.path.rpartition("/")[0]
+    peer = None if disconnect.peer is None else disconnect.peer[0]
+    code = "a code" if isinstance(disconnect.code, int) else disconnect.code
+    is_plausible = 0 < disconnect.seconds < PATIENCE
+    return (
+        f"{disconnect.protocol} {disconnect.method} {path} from {peer}, {disconnect.phase}, {code}, "
+        f"after {'some' if is_plausible else disconnect.seconds} time"
+    )
+
+
+async def async_hook(disconnect: Disconnect) -> None:
+    hook(disconnect)
+    await anyio.sleep(0.01)
+    emit(run=disconnect.path.rpartition("/")[2], line="the hook has ended", known=True)
+
+
+def raising_hook(disconnect: Disconnect) -> None:
+    hook(disconnect)
+    raise ValueError("a bug of the hook's own")
+
+
+async def raising_async_hook(disconnect: Disconnect) -> None:
+    await async_hook(disconnect)
+    raise ValueError("a bug of the hook's own")
+
+
+def cancels_what_waits(scope: Any) -> Any:
+    return "cancel" if scope["path"].startswith("/waits/") else None
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ignore": {"policy": "ignore", "websocket_policy": "ignore"},
+    "raise": {"policy": "raise", "websocket_policy": "raise"},
+    "cancel": {"policy": "cancel", "websocket_policy": "cancel"},
+    "grace": {"policy": "ignore", "websocket_policy": "ignore", "grace": GRACE},
+    "cancel-grace": {"policy": "cancel", "websocket_policy": "cancel", "grace": GRACE},
+    "hook": {"on_disconnect": hook},
+    "async-hook": {"on_disconnect": async_hook},
+    "raising-hook": {"on_disconnect": raising_hook},
+    "raising-async-hook": {"on_disconnect": raising_async_hook},
+    "policy-for": {"policy_for": cancels_what_waits},
+}
 
 
 def probe(run: Probe) -> Probe:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await run(Stage(scope, receive, send))
 
-    def install(policy: Literal["ignore", "raise"]) -> None:
-        APPS[run.__name__, policy] = DisconnectMiddleware(app, policy=policy, websocket_policy=policy)
-
-    install("ignore")
-    install("raise")
+    for variant, options in OPTIONS.items():
+        APPS[run.__name__, variant] = DisconnectMiddleware(app, **options)
     APPS[run.__name__, "bare"] = app
     return run
 
@@ -531,6 +593,279 @@ async def sends_too_much(stage: Stage) -> None:
     await answer(stage, b"3", b"final")
 
 
+# HTTP, under options that act on the departure
+
+
+@contextlib.contextmanager
+def cleaning_up() -> Iterator[None]:
+    """For what an app that has been cancelled still awaits. asyncio cancels once; trio does at each checkpoint."""
+    cancels_once = anyio.get_cancelled_exc_class() is asyncio.CancelledError
+    with contextlib.nullcontext() if cancels_once else anyio.CancelScope(shield=True):
+        yield
+
+
+async def is_cancelled(play: Play, work: Callable[[], Awaitable[Any]], *last: Callable[[], Awaitable[Any]]) -> None:
+    """Do `work`, which only a cancellation ends; then clean up, and say the `last` of it into the void."""
+    try:
+        await work()
+        play.line("NOT CANCELLED")
+    except anyio.get_cancelled_exc_class():
+        play.known = True
+        play.line("cancelled")
+        raise
+    finally:
+        with cleaning_up():
+            await anyio.sleep(0.01)
+            for function in last:
+                await function()
+            play.line("cleaned up")
+
+
+async def pause() -> None:
+    await anyio.sleep(PATIENCE)
+
+
+async def has_gone(client: ClientConnection) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while client.connected and time.monotonic() < deadline:
+        await anyio.sleep(0.01)
+
+
+@probe
+async def waits(stage: Stage) -> None:
+    """Receives nothing and sends nothing."""
+    stage.play.ready("waiting")
+    await is_cancelled(stage.play, pause, lambda: start(stage), lambda: final(stage))
+
+
+@probe
+async def streams(stage: Stage) -> None:
+    """Never receives."""
+    await start(stage)
+    await chunk(stage)
+    stage.play.ready("streaming")
+    await is_cancelled(stage.play, lambda: sends_for_long(stage), lambda: final(stage))
+
+
+async def sends_for_long(stage: Stage, **message: Any) -> None:
+    """Until it raises, as the case may be."""
+    message = message or {"type": "http.response.body", "body": b"chunk", "more_body": True}
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        await stage.raw_send({**message})
+        await anyio.sleep(0.01)
+
+
+@probe
+async def streams_and_listens(stage: Stage) -> None:
+    """Whether the listener is told or cancelled first is no matter."""
+    await begin(stage)
+    stage.play.ready("streaming")
+
+    async def listen() -> None:
+        await stage.raw_receive()
+        await pause()
+
+    await is_cancelled(stage.play, lambda: together(listen, lambda: sends_for_long(stage)), lambda: final(stage))
+
+
+@probe
+async def works(stage: Stage) -> None:
+    """On an upload that it has read to its end."""
+    size, more = 0, True
+    while more:
+        message = await stage.raw_receive()
+        size += len(message["body"])
+        more = message["more_body"]
+    stage.play.line(f"{size} bytes")
+    stage.play.ready("working")
+    await is_cancelled(stage.play, pause, lambda: start(stage), lambda: final(stage))
+
+
+@probe
+async def reads_and_waits(stage: Stage) -> None:
+    """Learns it from its own receive, and goes on."""
+    await stage.receive()
+    stage.play.ready("uploading")
+
+    async def read() -> None:
+        await disconnected(stage)
+        await pause()
+
+    await is_cancelled(stage.play, read, lambda: start(stage), lambda: final(stage))
+
+
+@probe
+async def works_after_its_end(stage: Stage) -> None:
+    """The response is complete: what is left to do is done."""
+    await stage.send("http.response.start", status=200, headers=[(b"content-length", b"5")])
+    await final(stage)
+    await anyio.sleep(0.3)
+    stage.play.line("the work is done")
+
+
+@probe
+async def goes_on(stage: Stage) -> None:
+    """For as long as the grace."""
+    client, began = connection(stage.scope), time.monotonic()
+    await start(stage)
+    await chunk(stage)
+    stage.play.ready("streaming")
+    await has_gone(client)
+    stage.play.known = True
+    await chunk(stage)
+    await is_cancelled(stage.play, pause, lambda: is_in_time(stage, client, began), lambda: final(stage))
+
+
+async def is_in_time(stage: Stage, client: ClientConnection, began: float) -> None:
+    """Has it been the grace since the departure was known? The exchange began before `began`, by a little."""
+    assert client.disconnect is not None
+    seconds = time.monotonic() - began - client.disconnect.seconds
+    stage.play.line("in time" if GRACE - 0.02 < seconds < GRACE + 1 else f"AFTER {seconds:.3f} s")
+
+
+@probe
+async def finishes(stage: Stage) -> None:
+    """Before the grace is over."""
+    await begin(stage)
+    stage.play.ready("streaming")
+    await disconnected(stage)
+    await anyio.sleep(GRACE / 10)
+    await chunk(stage)
+    await final(stage)
+
+
+@probe
+async def commits(stage: Stage) -> None:
+    stage.play.ready("waiting")
+    await is_cancelled(stage.play, lambda: commit(stage))
+
+
+async def commit(stage: Stage) -> None:
+    """What must not be done by halves."""
+    client = connection(stage.scope)
+    async with client.shield():
+        await has_gone(client)
+        await anyio.sleep(0.05)
+        stage.play.known = True
+        stage.play.line(f"committed, connected: {client.connected}")
+    stage.play.line("NOT CANCELLED AT THE END OF THE BLOCK")
+
+
+@probe
+async def sends_until_told(stage: Stage) -> None:
+    """Never receives, and stops when its send raises."""
+    await start(stage)
+    await chunk(stage)
+    stage.play.ready("streaming")
+    with contextlib.suppress(ClientDisconnected):
+        await sends_for_long(stage)
+        stage.play.line("SILENCE")
+    stage.play.known = True
+    await chunk(stage)
+    await final(stage)
+    await stage.receive()
+
+
+@probe
+async def sends_until_it_ends(stage: Stage) -> None:
+    """The same, without a thought."""
+    await start(stage)
+    await chunk(stage)
+    stage.play.ready("streaming")
+    await sends_for_long(stage)
+    stage.play.line("SILENCE")
+
+
+@probe
+async def asks(stage: Stage) -> None:
+    """Whether its client is there, and never receives until that has gone."""
+    client = connection(stage.scope)
+    stage.play.line(f"connected: {client.connected}, {client.disconnect}")
+    await start(stage)
+    await chunk(stage)
+    stage.play.ready("streaming")
+    await has_gone(client)
+    await tells_of(stage, client)
+    await chunk(stage)
+    await final(stage)
+
+
+async def tells_of(stage: Stage, client: ClientConnection) -> None:
+    """Wait for it, and say all that is known of it."""
+    known = None
+    with anyio.move_on_after(PATIENCE):
+        known = await client.wait_disconnected()
+    await anyio.sleep(0.05)  # by then the hook, which may be a task, has been called
+    stage.play.known = True
+    stage.play.line(f"connected: {client.connected}, gone: {known and told(known)}")
+    if known is not client.disconnect:
+        stage.play.line(f"ANOTHER RECORD: {client.disconnect}")
+    await stage.receive()
+
+
+@probe
+async def waits_for_it(stage: Stage) -> None:
+    """By the signal, before it says anything."""
+    stage.play.ready("waiting")
+    await tells_of(stage, connection(stage.scope))
+
+
+@probe
+async def waits_in_upload(stage: Stage) -> None:
+    """By the signal, while a task reads."""
+    await stage.receive()
+    stage.play.ready("uploading")
+
+    async def read() -> None:
+        while (await stage.raw_receive())["type"] != "http.disconnect":
+            pass
+
+    await together(read, lambda: tells_of(stage, connection(stage.scope)))
+
+
+@probe
+async def asks_from_thread(stage: Stage) -> None:
+    client = connection(stage.scope)
+    stage.play.ready("waiting")
+
+    def ask() -> str:
+        deadline = time.monotonic() + PATIENCE
+        while client.connected and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return f"in a thread: {client.disconnect and told(client.disconnect)}"
+
+    answer = await anyio.to_thread.run_sync(ask)
+    stage.play.known = True
+    stage.play.line(answer)
+    await start(stage)
+    await final(stage)
+
+
+@probe
+async def asks_of_one_that_stays(stage: Stage) -> None:
+    """Long enough for somebody to have looked."""
+    client = connection(stage.scope)
+    for _ in range(3):
+        stage.play.line(f"connected: {client.connected}, {client.disconnect}")
+        with anyio.move_on_after(0.04):
+            stage.play.line(f"OUT OF THE BLUE: {await client.wait_disconnected()}")
+    await stage.receive()
+    await stage.send("http.response.start", status=200, headers=[(b"content-length", b"10")])
+    await anyio.sleep(0.01)
+    await chunk(stage)
+    await final(stage)
+    stage.play.line(f"connected: {client.connected}, {client.disconnect}")
+
+
+@probe
+async def sets_its_policy(stage: Stage) -> None:
+    stage.play.ready("waiting")
+    client = connection(stage.scope)
+    client.policy = "cancel"
+    await is_cancelled(stage.play, pause, lambda: start(stage), lambda: final(stage))
+
+
 # WebSocket
 
 
@@ -740,6 +1075,66 @@ async def ws_is_not_gone(stage: Stage) -> None:
     await stage.send("websocket.close", code=1000)
 
 
+# WebSocket, under options that act on the departure
+
+
+async def again(stage: Stage) -> None:
+    await stage.try_send("websocket.send", text="again")
+
+
+@probe
+async def ws_waits(stage: Stage) -> None:
+    """Receives nothing more and sends nothing more."""
+    await greet(stage)
+    stage.play.ready("open")
+    await is_cancelled(stage.play, pause, lambda: again(stage))
+
+
+@probe
+async def ws_ticks(stage: Stage) -> None:
+    """Only sends."""
+    await greet(stage)
+    stage.play.ready("open")
+    await is_cancelled(
+        stage.play, lambda: sends_for_long(stage, type="websocket.send", text="tick"), lambda: again(stage)
+    )
+
+
+@probe
+async def ws_reads_and_waits(stage: Stage) -> None:
+    await greet(stage)
+    stage.play.ready("open")
+
+    async def read() -> None:
+        await disconnected(stage)
+        await pause()
+
+    await is_cancelled(stage.play, read, lambda: again(stage))
+
+
+@probe
+async def ws_commits(stage: Stage) -> None:
+    await greet(stage)
+    stage.play.ready("open")
+    await is_cancelled(stage.play, lambda: commit(stage))
+
+
+@probe
+async def ws_goes_on(stage: Stage) -> None:
+    client, began = connection(stage.scope), time.monotonic()
+    await greet(stage)
+    stage.play.ready("open")
+    await is_cancelled(stage.play, pause, lambda: is_in_time(stage, client, began), lambda: again(stage))
+
+
+@probe
+async def ws_waits_for_it(stage: Stage) -> None:
+    await greet(stage)
+    stage.play.ready("open")
+    await tells_of(stage, connection(stage.scope))
+    await again(stage)
+
+
 install_bugs()
 
 
@@ -755,7 +1150,7 @@ def background(play: Play) -> BackgroundTask:
     return BackgroundTask(play.line, "the background task ran")
 
 
-async def endless(play: Play) -> AsyncIterator[bytes]:
+async def endless(play: Play) -> AsyncGenerator[bytes, None]:
     try:
         play.ready("streaming")
         while True:
@@ -768,7 +1163,13 @@ async def endless(play: Play) -> AsyncIterator[bytes]:
 
 async def stream(request: Request) -> Response:
     play = play_of(request)
-    return StreamingResponse(endless(play), background=background(play))
+    ticks = endless(play)
+
+    async def close() -> None:
+        await ticks.aclose()  # else one that is cancelled in a send is there until it is collected
+        play.line("the background task ran")
+
+    return StreamingResponse(ticks, background=BackgroundTask(close))
 
 
 BIG = tempfile.NamedTemporaryFile(prefix="disconnect-mw-", suffix=".bin")  # noqa: SIM115 - it lasts as the server does
@@ -845,6 +1246,86 @@ async def missing_file(request: Request) -> Response:
     return FileResponse("/nowhere/no-such-file")
 
 
+async def stream_to_its_end(request: Request) -> Response:
+    """Starlette's listener stops a stream, unless that is shielded."""
+    play = play_of(request)
+
+    async def ticks() -> AsyncIterator[bytes]:
+        client = connection(request)
+        async with client.shield():
+            yield b"data: tick\n\n"
+            play.ready("streaming")
+            await has_gone(client)
+            for _ in range(5):
+                yield b"data: tick\n\n"
+                await anyio.sleep(0.01)
+            play.line("the generator has ended")
+
+    return StreamingResponse(ticks(), background=background(play))
+
+
+async def polls_now_and_then(request: Request) -> Response:
+    """As unchanged apps do."""
+    play = play_of(request)
+    play.line(f"disconnected: {await request.is_disconnected()}")
+    play.ready("polling")
+    await play.cue("gone")
+    peeks = 1
+    deadline = time.monotonic() + PATIENCE
+    while not (seen := await request.is_disconnected()) and time.monotonic() < deadline:
+        peeks += 1
+        await anyio.sleep(0.05)
+    play.line(f"disconnected: {seen}" if peeks <= 2 else f"disconnected: {seen}, AFTER {peeks} PEEKS")
+    return PlainTextResponse("nobody there", background=background(play))
+
+
+async def stalls(request: Request) -> Response:
+    """A stream that has nothing to say just now."""
+    play = play_of(request)
+
+    async def tick() -> AsyncIterator[bytes]:
+        yield b"data: tick\n\n"
+        play.ready("streaming")
+        try:
+            await pause()
+            play.line("NOT CANCELLED")
+        finally:
+            play.line("the generator stopped")
+
+    return StreamingResponse(tick(), background=background(play))
+
+
+async def endures(request: Request) -> Response:
+    play = play_of(request)
+    play.ready("working")
+    await is_cancelled(play, pause)
+    return PlainTextResponse("nobody there", background=background(play))
+
+
+async def endures_behind(request: Request) -> Response:
+    """The cancellation comes through anyio's task group in a `BaseHTTPMiddleware`, which cancels again and again."""
+    play = play_of(request)
+    play.ready("working")
+    try:
+        await pause()
+        play.line("NOT CANCELLED")
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(0.01)
+            play.line("cleaned up")
+    return PlainTextResponse("nobody there", background=background(play))
+
+
+async def sets_policy(request: Request) -> Response:
+    connection(request).policy = "cancel"
+    return await endures(request)
+
+
+async def sets_policy_behind(request: Request) -> Response:
+    connection(request).policy = "cancel"
+    return await endures_behind(request)
+
+
 async def ws_echo(websocket: WebSocket) -> None:
     play = play_of(websocket)
     await websocket.accept()
@@ -877,6 +1358,8 @@ class PassOn(BaseHTTPMiddleware):
 
 ROUTES = [Route(f"/{f.__name__}/{{v}}/{{r}}", f, methods=["GET", "POST"]) for f in (stream, file, body, polls)]
 ROUTES += [Route(f"/{f.__name__}/{{v}}/{{r}}", f) for f in (polls_blindly, polls_in_vain, slow, bug, missing_file)]
+ROUTES += [Route(f"/{f.__name__}/{{v}}/{{r}}", f) for f in (endures, endures_behind, sets_policy, sets_policy_behind)]
+ROUTES += [Route(f"/{f.__name__}/{{v}}/{{r}}", f) for f in (stream_to_its_end, stalls, polls_now_and_then)]
 WEBSOCKET_ROUTES = [WebSocketRoute(f"/{f.__name__}/{{v}}/{{r}}", f) for f in (ws_echo, ws_feed)]
 
 # What add_middleware is given, first one innermost.
@@ -887,6 +1370,11 @@ VARIANTS: dict[str, list[Any]] = {
     "inside": [PassOn, DisconnectMiddleware],
     "both": [PassOn, DisconnectMiddleware, PassOn, PassOn],
     "around": [PassOn],  # and DisconnectMiddleware around it all
+    "nested": [DisconnectMiddleware, PassOn, DisconnectMiddleware],
+    "cancel-alone": [CancelOnDisconnect],
+    "cancel-outermost": [DisconnectMiddleware, PassOn, CancelOnDisconnect],
+    "cancel-innermost": [CancelOnDisconnect, PassOn, DisconnectMiddleware],
+    "cancel-behind": [PassOn, PassOn, CancelOnDisconnect],
 }
 
 for variant, middleware in VARIANTS.items():

@@ -537,10 +537,193 @@ def _starlette(protocol: str, *, main_ways: tuple[str, ...], file_ways: tuple[st
         yield replace(there, expected=Outcome((), told=0))
 
 
+# Options that act on the departure, and the handler's view of its client
+
+
+CANCELLED, CLEAN = "cancelled", "cleaned up"
+
+
+def cleaned_up(*messages: str) -> Outcome:
+    """Cancelled once, so that the clean-up could await, and what it sent went nowhere."""
+    return Outcome((CANCELLED, *muted(*messages), CLEAN))
+
+
+SENT = muted(START, BODY)
+CLEANED_UP = cleaned_up(START, BODY)
+STOPPED = cleaned_up(BODY)
+LEARNED = replace(CLEANED_UP, seen=(GONE, *CLEANED_UP.seen))
+COMMITTED = Outcome(("committed, connected: False", CANCELLED, CLEAN))
+IN_TIME = Outcome((*muted(BODY), CANCELLED, "in time", *muted(BODY), CLEAN))
+FINISHED = Outcome((GONE, *muted(BODY, BODY)))
+RAISED = Outcome((*raising(BODY, BODY), GONE))
+DONE = Outcome((*SENT, "the work is done"), told=0)
+CONNECTED = "connected: True, None"
+ANSWERED_TWICE = Outcome(
+    (*[CONNECTED] * 3, "receive: http.request", *SENT, *muted(BODY), CONNECTED, *SENT, *muted(BODY)),
+    ("returned",) * 2,
+    told=0,
+)
+
+
+def leaves_at_work(how: str, protocol: str, until: str = "working", hear: bytes = b"") -> Drive:
+    """The client has sent all of its upload."""
+
+    def drive(visit: Visit) -> None:
+        with CLIENTS[protocol](visit.port) as client:
+            client.request(visit.path, bytes(1000))
+            visit.until(until)
+            client.hear(hear)
+            client.leave(how)
+
+    return drive
+
+
+def leaves_with_all(how: str, protocol: str) -> Drive:
+    """The client has the whole response."""
+
+    def drive(visit: Visit) -> None:
+        with CLIENTS[protocol](visit.port) as client:
+            client.request(visit.path)
+            client.hear(b"final")
+            client.leave(how)
+
+    return drive
+
+
+Make = Callable[..., Scenario]
+
+
+def _maker(protocol: str) -> Make:
+    prefix = "h2 " if protocol == HTTP2 else ""
+
+    def make(text: str, how: str, variant: str, app: str, drive: Drive, expected: Outcome, **more: Any) -> Scenario:
+        return Scenario(f"{prefix}{text}, {how}, {variant}", app, variant, drive, expected, protocol=protocol, **more)
+
+    return make
+
+
+def _cancelling(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...]) -> Iterator[Scenario]:
+    make = _maker(protocol)
+    for how in all_ways:
+        waiting, streaming = (get(how, *cue, protocol=protocol) for cue in (("waiting", b""), ("streaming", b"chunk")))
+        yield make("waits", how, "cancel", "waits", waiting, CLEANED_UP)
+        yield make("streams", how, "cancel", "streams", streaming, STOPPED)
+    for how in main_ways:
+        waiting, streaming = (get(how, *cue, protocol=protocol) for cue in (("waiting", b""), ("streaming", b"chunk")))
+        unread = leaves_at_work(how, protocol, "streaming", b"chunk")
+        cut = post(how, "uploading", protocol=protocol)
+        yield make("streams and listens", how, "cancel", "streams_and_listens", streaming, STOPPED)
+        yield make("streams, upload unread", how, "cancel", "streams", unread, STOPPED)
+        yield make("works on an upload", how, "cancel", "works", leaves_at_work(how, protocol), CLEANED_UP)
+        yield make("cut upload, and waits", how, "cancel", "reads_and_waits", cut, LEARNED)
+        yield make("commits", how, "cancel", "commits", waiting, COMMITTED)
+        yield make("sets its policy", how, "ignore", "sets_its_policy", waiting, CLEANED_UP)
+        yield make("waits", how, "policy-for", "waits", waiting, CLEANED_UP)
+        yield make("listener mid-stream", how, "policy-for", "listen", streaming, http_end("ignore", GONE))
+        yield make("sends until told", how, "raise", "sends_until_told", streaming, RAISED)
+        if protocol == HTTP1:
+            yield make("sends until it ends", how, "raise", "sends_until_it_ends", streaming, Outcome(SENT))
+            yield make("sends until told, upload unread", how, "raise", "sends_until_told", unread, RAISED)
+            finished = leaves_with_all(how, protocol)
+            yield make("works after its end", how, "cancel", "works_after_its_end", finished, DONE)
+    for how, variant in zip(main_ways, ("grace", "cancel-grace"), strict=False):  # HTTP/2 has one main way
+        streaming = get(how, protocol=protocol)
+        yield make("goes on", how, variant, "goes_on", streaming, IN_TIME)
+        yield make("finishes in time", how, variant, "finishes", streaming, FINISHED)
+
+
+def _telling(protocol: str, *, ways: tuple[str, ...]) -> Iterator[Scenario]:
+    make = _maker(protocol)
+    for index, variant in enumerate(("ignore", "hook", "async-hook", "raising-hook", "raising-async-hook")):
+
+        def told(app: str, phase: str, *after: str, method: str = "GET", variant: str = variant) -> Outcome:
+            """What the app is told, and the hook."""
+            record = f"http {method} /{app}/{variant} from 127.0.0.1, {phase}, None, after some time"
+            hook = (f"hook: {record}",) if "hook" in variant else ()
+            ending = ("the hook has ended",) if "async" in variant else ()
+            errors = ("builtins.ValueError",) if "raising" in variant else ()
+            return Outcome((*hook, *ending, f"connected: False, gone: {record}", GONE, *after), errors=errors)
+
+        for how in ways if variant == "ignore" else (ways[index % len(ways)],):
+            waiting, streaming = get(how, "waiting", b"", protocol=protocol), get(how, protocol=protocol)
+            cut = post(how, "uploading", protocol=protocol)
+            yield make(
+                "waits for it", how, variant, "waits_for_it", waiting, told("waits_for_it", "before the response")
+            )
+            if protocol == HTTP1 or variant == "ignore":
+                asked = told("asks", "during the response", *muted(BODY, BODY))
+                yield make("asks", how, variant, "asks", streaming, asked)
+                asked = told("waits_in_upload", "during the upload", method="POST")
+                yield make("cut upload, waits for it", how, variant, "waits_in_upload", cut, asked)
+            if variant == "ignore":
+                record = "http GET /asks_from_thread/ignore from 127.0.0.1, before the response, None, after some time"
+                asked = Outcome((f"in a thread: {record}", *SENT))
+                yield make("asks from a thread", how, variant, "asks_from_thread", waiting, asked)
+    for variant in ("ignore", "cancel", "hook"):
+        twice = waits_twice(b"\r\n\r\nchunkfinal", protocol)
+        yield make("kept alive, asks", "stays", variant, "asks_of_one_that_stays", twice, ANSWERED_TWICE, ends=2)
+
+
+def _acting_websocket() -> Iterator[Scenario]:
+    make = _maker(WEBSOCKET)
+    waited = cleaned_up("websocket.send")
+    for how in ("fin", "rst", "half", "clean"):
+        drive = opened(how)
+        yield make("ws waits", how, "cancel", "ws_waits", drive, waited)
+        yield make("ws ticks", how, "cancel", "ws_ticks", drive, waited)
+        record = "websocket None /ws_waits_for_it/hook from 127.0.0.1, while open, a code, after some time"
+        told = Outcome((f"hook: {record}", f"connected: False, gone: {record}", WS_GONE, *raising("websocket.send")))
+        yield make("ws waits for it", how, "hook", "ws_waits_for_it", drive, told)
+    for how in ("fin", "rst"):
+        drive = opened(how)
+        learned = replace(waited, seen=(WS_GONE, *waited.seen))
+        yield make("ws reads and waits", how, "cancel", "ws_reads_and_waits", drive, learned)
+        yield make("ws commits", how, "cancel", "ws_commits", drive, COMMITTED)
+        record = "websocket None /ws_before_accept/hook from 127.0.0.1, before the handshake, a code, after some time"
+        before = ws_end("raise", f"hook: {record}", WS_GONE, *raising("websocket.accept"))
+        yield make("ws before accept", how, "hook", "ws_before_accept", asked(how), before)
+    for how, variant in (("fin", "grace"), ("rst", "cancel-grace")):
+        in_time = Outcome((CANCELLED, "in time", *muted("websocket.send"), CLEAN))
+        yield make("ws goes on", how, variant, "ws_goes_on", opened(how), in_time)
+
+
+def _acting_starlette(protocol: str, *, ways: tuple[str, ...]) -> Iterator[Scenario]:
+    make = _maker(protocol)
+
+    def scenario(text: str, how: str, variant: str, app: str, drive: Drive, *seen: str) -> Scenario:
+        return make(f"Starlette {text}", how, variant, app, drive, Outcome(seen), is_of_starlette=True)
+
+    background = "the background task ran"
+    for how in ways:
+        streaming, working = get(how, hear=b"tick", protocol=protocol), get(how, "working", b"", protocol=protocol)
+        shielded = "the generator has ended", background
+        yield scenario("shielded stream", how, "alone", "stream_to_its_end", streaming, *shielded)
+        for variant in ("alone", "nested"):
+            polling = get(how, "polling", b"", cue=True, protocol=protocol)
+            seen = "disconnected: False", "disconnected: True", background
+            yield scenario("polls now and then", how, variant, "polls_now_and_then", polling, *seen)
+            yield scenario("sets its policy", how, variant, "sets_policy", working, CANCELLED, CLEAN)
+        for variant in ("inside", "both"):
+            yield scenario("sets its policy", how, variant, "sets_policy_behind", working, CLEAN)
+        for variant in ("cancel-alone", "cancel-outermost", "cancel-innermost", "cancel-behind"):
+            if variant == "cancel-behind":
+                yield scenario("endures", how, variant, "endures_behind", working, CLEAN)
+            else:
+                yield scenario("endures", how, variant, "endures", working, CANCELLED, CLEAN)
+            yield scenario("stalls", how, variant, "stalls", streaming, "the generator stopped")
+
+
 SCENARIOS = (
     *_http(HTTP1, all_ways=("fin", "rst", "half"), main_ways=("fin", "rst")),
     *_websocket(),
     *_starlette(HTTP1, main_ways=("fin", "rst"), file_ways=("rst", "half")),
+    *_cancelling(HTTP1, all_ways=("fin", "rst", "half"), main_ways=("fin", "rst")),
+    *_telling(HTTP1, ways=("fin", "rst")),
+    *_acting_websocket(),
+    *_acting_starlette(HTTP1, ways=("fin", "rst")),
     *_http(HTTP2, all_ways=("reset", "fin", "rst"), main_ways=("reset", "fin", "rst")),
     *_starlette(HTTP2, main_ways=("reset", "fin", "rst"), file_ways=("reset", "rst")),
+    *_cancelling(HTTP2, all_ways=("reset", "fin", "rst"), main_ways=("reset",)),
+    *_telling(HTTP2, ways=("reset",)),
+    *_acting_starlette(HTTP2, ways=("reset",)),
 )

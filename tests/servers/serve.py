@@ -11,6 +11,8 @@ import importlib.metadata
 import logging
 import os
 import sys
+import threading
+import time
 import traceback
 from typing import Any
 
@@ -53,6 +55,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         if name == "signal":
             signal(variant, run).set()
         else:
+            if threading.active_count() > 1:
+                time.sleep(0.001)  # for a worker thread to let go of what it has raised
             gc.collect()  # a lost exception or an abandoned coroutine is reported when it is collected
             emit(mark=run)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
