@@ -543,9 +543,11 @@ class Connection(abc.ABC):
 
     def end_app(self) -> None:
         """Cancel the application, or so much of it as may still answer, unless something shields it."""
-        attended = self.attended
+        attended, outer = self.attended, self.outer
         if self.scope is None or self.state is not _DISCONNECTED or not self._unsaid or attended.cancels:
             return
+        if outer is not None and outer.attended.cancels and outer.task is self.task:
+            return  # it is the clean-up of an application that has been cancelled
         if attended.inner:
             for inner in attended.inner:
                 _runtime.call_in(inner.loop, inner.end_app)

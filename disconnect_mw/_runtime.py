@@ -668,9 +668,10 @@ def _note_others(task: Any) -> None:
 
 
 def _has_noted_others(task: Any) -> bool:
-    others = getattr(task, _OTHERS)
-    del task.cancel
-    delattr(task, _OTHERS)
+    others = getattr(task, _OTHERS, None)
+    if others is not None:  # else an inner install has had its answer before
+        del task.cancel
+        delattr(task, _OTHERS)
     return bool(others)
 
 
