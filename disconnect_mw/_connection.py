@@ -221,7 +221,7 @@ class Connection(abc.ABC):
         root = self.root
         root.terms = self.terms.within(root.terms)
         if self.terms.asks:
-            root.watch(contextvars.copy_context())
+            _runtime.call_in(root.loop, functools.partial(root.watch, contextvars.copy_context()))
         if self.terms.send_timeout is not None and root.state is not _DISCONNECTED:
             root._route = _InTime(root._route, self.terms.send_timeout)
         if outer.disconnect is not None and outer.state is _DISCONNECTED:
@@ -541,6 +541,10 @@ class Connection(abc.ABC):
         elif self.terms.grace is None and self.terms.policy == "ignore":
             _watch.voids.add(self, self.loop)
 
+    def plan_end(self) -> None:
+        """Cancel what stands around an application that was cancelled: it takes that for an ordinary end."""
+        self.attended.timer = _runtime.call_later(_SECONDS_TO_END, self.end_app)
+
     def end_app(self) -> None:
         """Cancel the application, or so much of it as may still answer, unless something shields it."""
         attended, outer = self.attended, self.outer
@@ -717,9 +721,8 @@ class Connection(abc.ABC):
         """The application has ended. Was it by our cancellation, and by nobody else's?"""
         is_ours = _runtime.is_ended_by_cancel(self.task, exception, self.attended.cancellations)
         self.root.attended.has_ended_by_it |= is_ours or getattr(self.task, "was_cut_short", False)
-        if self.outer is not None:  # what stands between takes this for an ordinary end
-            outer = self.outer
-            outer.attended.timer = _runtime.call_later(_SECONDS_TO_END, outer.end_app)
+        if self.outer is not None:
+            _runtime.call_in(self.outer.loop, self.outer.plan_end)
         return is_ours
 
     def sum_up(self, raised: BaseException | None) -> Exchange:

@@ -511,7 +511,7 @@ def cancel(task: Any, tried_for: float) -> float | None:
     """
     if isinstance(task, Cancellable):
         task.cancel()
-    elif task._must_cancel or (task._fut_waiter is not None and task._fut_waiter.cancelled()):
+    elif task._must_cancel or _is_being_cancelled(task._fut_waiter):
         # 3.10 does not tell when it is taken back.
         return _UNTIL_TRIED_AGAIN if sys.version_info >= (3, 11) else math.inf
     elif cancellations(task) and tried_for < _UNTIL_SWALLOWED:
@@ -524,6 +524,12 @@ def cancel(task: Any, tried_for: float) -> float | None:
             task._cancel_message = _MARK
             _note_others(task)
     return None
+
+
+def _is_being_cancelled(waiter: Any) -> bool:
+    return waiter is not None and (
+        waiter.cancelled() or getattr(waiter, "_cancel_requested", False)
+    )  # that of a gather
 
 
 def waits_for_others(running: Any) -> Any:
@@ -615,20 +621,16 @@ def is_ended_by_cancel(task: Any, exception: BaseException | None, before: int) 
     if isinstance(task, Cancellable):
         return task.was_cut_short and exception is None  # of a group, what else was in it comes out
     if sys.version_info >= (3, 11):
-        # The application may have taken ours back, and have been cancelled by others since: that is not ours to take.
-        is_others = is_cancelled_error(exception) and not _comes_of_ours(exception)
-        if task.cancelling() > before + is_others:
+        if task.cancelling() > before:
             task.uncancel()
-        if task.cancelling() > before or is_others:
-            return False
-        return is_cancelled_error(exception) and (not before or _is_marked(exception))
-    # 3.10 counts no cancellations. One in the same turn has overwritten the message, one that came later has raised an
-    # exception of its own, and both have been noted.
+        return task.cancelling() <= before and is_cancelled_error(exception) and (not before or _is_marked(exception))
+    # 3.10 counts no cancellations. One in the same turn has overwritten the message, one that came later was noted, one
+    # that came before shows. (gather, told to return exceptions, makes a bare one of whatever it is.)
     return (
         not _has_noted_others(task)
         and task._cancel_message == _MARK
         and is_cancelled_error(exception)
-        and _is_marked(exception)
+        and (_is_marked(exception) or not (exception.args or exception.__context__))  # type: ignore[union-attr]  # it is one
     )
 
 
@@ -673,15 +675,6 @@ def _has_noted_others(task: Any) -> bool:
         del task.cancel
         delattr(task, _OTHERS)
     return bool(others)
-
-
-def _comes_of_ours(exception: BaseException | None) -> bool:
-    """Is it ours, or raised in its place, or by a cancel scope of anyio in the application that ours has cut short?"""
-    while exception is not None:
-        if _MARK in exception.args or str(exception).startswith(_OF_ANYIO):
-            return True
-        exception = exception.__context__
-    return False
 
 
 _OF_ANYIO = "Cancelled "  # "via cancel scope …" or "by cancel scope …", as the version has it
