@@ -726,13 +726,14 @@ async def is_in_time(stage: Stage, client: ClientConnection, began: float) -> No
 
 @probe
 async def finishes(stage: Stage) -> None:
-    """Before the grace is over."""
+    """Before the grace is over; what is left to do after that is done."""
     await begin(stage)
     stage.play.ready("streaming")
     await disconnected(stage)
-    await anyio.sleep(GRACE / 10)
     await chunk(stage)
     await final(stage)
+    await anyio.sleep(GRACE + 0.1)
+    stage.play.line("the work is done")
 
 
 @probe

@@ -554,7 +554,7 @@ STOPPED = cleaned_up(BODY)
 LEARNED = replace(CLEANED_UP, seen=(GONE, *CLEANED_UP.seen))
 COMMITTED = Outcome(("committed, connected: False", CANCELLED, CLEAN))
 IN_TIME = Outcome((*muted(BODY), CANCELLED, "in time", *muted(BODY), CLEAN))
-FINISHED = Outcome((GONE, *muted(BODY, BODY)))
+FINISHED = Outcome((GONE, *muted(BODY, BODY), "the work is done"))
 RAISED = Outcome((*raising(BODY, BODY), GONE))
 DONE = Outcome((*SENT, "the work is done"), told=0)
 CONNECTED = "connected: True, None"

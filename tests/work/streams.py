@@ -30,7 +30,7 @@ def _run(scope: Any) -> str:
 
 
 def _produced(scope: Any, number: int) -> bytes:
-    serve.emit(run=_run(scope), token=number, at=time.monotonic())
+    serve.emit(run=_run(scope), token=number)
     if number == TOKENS_UNTIL_IT_LEAVES:
         scope["tests.play"].ready("producing")
     return b"token\n"
