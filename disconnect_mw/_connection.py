@@ -254,6 +254,17 @@ class Connection(abc.ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state.value}>"
 
+    # The scope has it, and what is plain data without the middleware must be copied and pickled with it as well.
+
+    def __copy__(self) -> Connection:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Connection:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
     @abc.abstractmethod
     def took(self, message: Message) -> Message:
         """Note what the server delivered, and give it back."""
@@ -502,6 +513,9 @@ class Connection(abc.ABC):
                 self.shared_reader.tell()
             if self.attention is not None:
                 self.attention.tell()
+                for inner in self.attention.inner:
+                    # In its own loop: what stands between may be an adapter with a thread of its own.
+                    _runtime.call_in(inner.loop, functools.partial(inner.learn, Cause.DISCONNECT_RECEIVED, message))
             if self.scope is not None and _watch.can_be_blocked() and self._can_be_blocked():
                 _watch.departures.add(self, self.loop)
         if departs:
@@ -521,11 +535,6 @@ class Connection(abc.ABC):
             field(message, "code") if self.protocol == "websocket" else None,
             self.disconnected_at - self.began,
         )
-        attended = self.attention
-        if attended is not None:
-            for inner in attended.inner:
-                # In its own loop: what stands between may be an adapter with a thread of its own.
-                _runtime.call_in(inner.loop, functools.partial(inner.learn, Cause.DISCONNECT_RECEIVED, message))
         if self.outer is None and self.loop is not None:
             self.plan_cancellation()
             for hook in self.terms.hooks:

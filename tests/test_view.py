@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import copy
 import functools
+import pickle
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -34,9 +36,9 @@ from disconnect_mw import (
     connection,
 )
 from disconnect_mw.fastapi import Client, client_connection
-from disconnect_mw.testing import WebSocketClient, WebSocketFarSide, servers
+from disconnect_mw.testing import HTTPClient, HTTPFarSide, WebSocketClient, WebSocketFarSide, servers
 
-from .far_side import CHUNK, DISCONNECT, FINAL, START
+from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499
 from .serving import (
     ACCEPT,
     ON_ASYNCIO,
@@ -871,6 +873,56 @@ async def test_an_inner_policy_that_raises_inside_ends_quietly_inside() -> None:
     assert steps == ["quiet"]
 
 
+class Refused(Exception):
+    pass
+
+
+async def test_what_stands_between_may_refuse_what_comes_late() -> None:
+    """Nothing is owed the less for that (P11)."""
+    far = http()
+    between: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        await receive()
+        with pytest.raises(Refused):
+            await send(START)
+        await send({"no": "type"})
+
+    async def outer(scope: Any, receive: Any, send: Any) -> None:
+        async def refusing(message: Any) -> None:
+            between.append(message)
+            if len(between) == 1:
+                raise Refused
+
+        await DisconnectMiddleware(app)(scope, receive, refusing)
+
+    await serve(outer, far)
+    assert between == [START, {"no": "type"}, START_499, EMPTY_FINAL]
+
+
+@pytest.mark.parametrize(("body", "reads"), [([b"ab", b""], 3), ([b"a", b"b"], 1)])
+async def test_the_departure_is_found_behind_a_small_body_that_the_app_does_not_read(body: Any, reads: int) -> None:
+    """Hypercorn and granian make two messages of the smallest one. Of any other one message is read ahead."""
+    client = HTTPClient(method="POST", headers=[(b"content-length", b"2")], body=body)
+    far = HTTPFarSide(servers.HYPERCORN_0_18_0.http, client=client)
+    answers: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        client = connection(scope)
+        assert client.connected
+        far.leave()
+        while client.connected and far.reads < reads:
+            await anyio.sleep(0.001)
+        await anyio.sleep(0.01)
+        answers.append(client.connected)
+
+    await serve(app, far)
+    assert (answers, far.reads) == ([reads == 1], reads)
+
+
 async def test_a_short_request_that_was_asked_about_leaves_nothing_to_be_looked_at(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -1398,3 +1450,22 @@ async def test_the_view_of_an_exchange_that_is_over_knows_its_policy(kind: str) 
 
     await serve(app, far, scope)
     assert connection(scope).policy == ("ignore" if kind == "http" else "raise")
+
+
+@pytest.mark.parametrize("policy", ["ignore", "cancel"])
+async def test_an_app_may_copy_and_pickle_the_scope(policy: Any) -> None:
+    """P0."""
+    far = http()
+    copies: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        copies.extend([copy.copy(scope), copy.deepcopy(scope), pickle.loads(pickle.dumps(scope))])
+        assert connection(copies[1]).connected
+        assert copy.copy(scope["disconnect_mw.connection"]) is scope["disconnect_mw.connection"]
+
+    scope = {**far.scope()}
+    before = {**scope}
+    await DisconnectMiddleware(app, policy=policy)(scope, far.receive, far.send)
+    for copied in copies:
+        del copied["disconnect_mw.connection"]
+        assert copied == before
