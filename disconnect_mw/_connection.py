@@ -888,7 +888,9 @@ class WebSocketConnection(Connection):
         return tells_of_lost_websocket(exception)
 
     def _may_be_read(self) -> bool:
-        return self._owed is _messages.WEBSOCKET_ACCEPTED or self.uploading is False
+        if self._owed is _messages.WEBSOCKET_OWES_HANDSHAKE:
+            return self.uploading is False
+        return self._owed is _messages.WEBSOCKET_ACCEPTED
 
     def _new_disconnect(self) -> Message:
         # No close frame came: 1006 (RFC 6455, 7.4.1).

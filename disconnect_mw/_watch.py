@@ -222,10 +222,8 @@ _named: set[tuple[str, str]] = set()
 
 def _warn(connections: Iterable[Connection]) -> None:
     for connection in connections:
-        disconnect, scope = connection.record, connection.scope
-        if disconnect is None or scope is None:
-            continue
-        route = disconnect.method or "WEBSOCKET", _route_of(scope, disconnect.path)
+        disconnect: Any = connection.record
+        route = disconnect.method or "WEBSOCKET", _route_of(connection.scope, disconnect.path)
         if route not in _named and len(_named) < _ROUTES_TO_NAME:
             _named.add(route)
             _LOGGER.warning(

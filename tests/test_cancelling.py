@@ -31,6 +31,7 @@ from disconnect_mw import (
     ClientDisconnected,
     DisconnectMiddleware,
     _connection,
+    _runtime,
     _watch,
     connection,
 )
@@ -615,6 +616,48 @@ async def test_ours_waits_until_somebody_elses_is_taken_back() -> None:
     scope = far.scope()
     assert await serve(app, far, scope, policy="cancel") is None
     assert (steps, ended(scope)) == (["not cancelled"], "cancelled")
+
+
+@on_asyncio
+@counted
+@pytest.mark.parametrize("others", [False, True])
+async def test_one_that_was_swallowed_holds_ours_off_for_a_while_only(
+    others: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not taken back by us."""
+    monkeypatch.setattr(_runtime, "_UNTIL_SWALLOWED", 0.01)
+    far = http()
+    scope = far.scope()
+    times: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        task: Any = asyncio.current_task()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await anyio.sleep_forever()
+        far.leave()
+        await known(scope)
+        times.append(anyio.current_time())
+        try:
+            await anyio.sleep_forever()
+        finally:
+            times.append(anyio.current_time())
+            if others:
+                task.cancel()
+                await turns()
+
+    async def server() -> int:
+        await DisconnectMiddleware(app, policy="cancel")(scope, far.receive, far.send)
+        await turns()
+        return cancellations()
+
+    task = asyncio.ensure_future(server())
+    await asyncio.wait({task}, timeout=SECONDS)
+    assert task.cancelled() == others
+    if not others:
+        assert task.result() == 1
+    assert ended(scope) == "cancelled"
+    assert times[1] - times[0] >= 0.008
 
 
 # Nothing may leak to the server's own code
@@ -1433,3 +1476,32 @@ def test_the_words_for_it_are_not_needed() -> None:
     assert issubclass(CancelOnDisconnect, DisconnectMiddleware)
     assert not issubclass(ClientDisconnected, asyncio.CancelledError)
     assert _watch._UNTIL_WARNED == 10
+
+
+@on_asyncio
+async def test_what_runs_in_no_task_cannot_be_cancelled_and_goes_on() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await receive()
+        return "saved"
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def drive() -> None:
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        coroutine: Any = DisconnectMiddleware(app, policy="cancel")(scope, receive, send)
+        try:
+            while True:
+                coroutine.send(None)
+        except StopIteration as end:
+            ended.set_result(end.value)
+        except BaseException as exception:
+            ended.set_exception(exception)
+
+    asyncio.get_running_loop().call_soon(drive)
+    assert await asyncio.wait_for(ended, 5) == "saved"

@@ -7,7 +7,6 @@ import contextvars
 import functools
 import logging
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -796,20 +795,42 @@ async def test_the_function_of_an_inner_install_may_ask_for_the_default_of_all()
 # The warning
 
 
+class Warned:
+    """What was warned of, and an app that goes on until it has been looked at for that."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+        self.looked_at: list[Any] = []
+
+    def texts(self) -> list[str]:
+        return [record.getMessage() for record in self._caplog.records if record.levelname == "WARNING"]
+
+    async def goes_on(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        send.__self__.root.server_receive.__self__.leave()
+        await receive()
+        while not any(scope is one for one in self.looked_at):
+            await anyio.sleep(0.001)
+
+
 @pytest.fixture
-def warnings(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
-    """What was warned of, soon; nothing has been named before."""
+def warned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Warned:
+    """Soon; and nothing has been named before."""
+    warn = _watch.voids._turn
+    warned = Warned(caplog)
+
+    def turn(connections: Any) -> None:
+        warn(connections)
+        warned.looked_at.extend(connection.scope for connection in connections)
+
+    monkeypatch.setattr(_watch.voids, "_turn", turn)
     monkeypatch.setattr(_watch.voids, "_seconds", 0.01)
     monkeypatch.setattr(_watch, "_named", set())
-
-    def warned() -> list[str]:
-        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-
-    yield warned
+    return warned
 
 
-async def goes_on(scope: Any, receive: Any, send: Any) -> None:
-    """An app that goes on until it is warned of, and a little longer."""
+async def long(scope: Any, receive: Any, send: Any) -> None:
+    """An app that goes on for longer than it takes to be warned of."""
     await receive()
     send.__self__.root.server_receive.__self__.leave()
     await receive()
@@ -824,38 +845,38 @@ def text(route: str) -> str:
     )
 
 
-async def test_an_app_that_goes_on_for_long_is_warned_of(warnings: Any) -> None:
-    await serve(goes_on, http(path="/a b"))
-    assert warnings() == [text("GET /a%20b")]
+async def test_an_app_that_goes_on_for_long_is_warned_of(warned: Warned) -> None:
+    await serve(warned.goes_on, http(path="/a b"))
+    assert warned.texts() == [text("GET /a%20b")]
 
 
-async def test_a_websocket_app_that_goes_on_for_long_is_warned_of(warnings: Any) -> None:
-    await serve(goes_on, websocket(path="/chat"), websocket_policy="ignore")
-    assert warnings() == [text("WEBSOCKET /chat")]
+async def test_a_websocket_app_that_goes_on_for_long_is_warned_of(warned: Warned) -> None:
+    await serve(warned.goes_on, websocket(path="/chat"), websocket_policy="ignore")
+    assert warned.texts() == [text("WEBSOCKET /chat")]
 
 
-async def test_each_route_is_named_once(warnings: Any) -> None:
-    app = DisconnectMiddleware(goes_on)
+async def test_each_route_is_named_once(warned: Warned) -> None:
+    app = DisconnectMiddleware(warned.goes_on)
     async with anyio.create_task_group() as tasks:
         for path, method in (("/one", "GET"), ("/one", "GET"), ("/two", "GET"), ("/one", "PUT")):
             tasks.start_soon(call, app, http(path=path, method=method))
     await call(app, http(path="/one"))
-    assert sorted(warnings()) == [text("GET /one"), text("GET /two"), text("PUT /one")]
+    assert sorted(warned.texts()) == [text("GET /one"), text("GET /two"), text("PUT /one")]
 
 
-async def test_no_more_than_so_many_routes_are_named(warnings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_than_so_many_routes_are_named(warned: Warned, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no framework tells the route it is the path, and these a client can make up."""
     monkeypatch.setattr(_watch, "_ROUTES_TO_NAME", 2)
-    app = DisconnectMiddleware(goes_on)
+    app = DisconnectMiddleware(warned.goes_on)
     async with anyio.create_task_group() as tasks:
         for number in range(4):
             tasks.start_soon(call, app, http(path=f"/{number}"))
-    assert len(warnings()) == 2
+    assert len(warned.texts()) == 2
 
 
-def starlette(kind: str) -> Any:
+def framework(kind: str, warned: Warned) -> Any:
     async def endpoint(request: Request) -> Response:
-        await goes_on(request.scope, request.scope["receive"], request.scope["send"])
+        await warned.goes_on(request.scope, request.scope["receive"], request.scope["send"])
         return PlainTextResponse("")
 
     if kind == "FastAPI":
@@ -866,16 +887,16 @@ def starlette(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["Starlette", "FastAPI"])
-async def test_the_route_is_named_as_the_framework_has_it(kind: str, warnings: Any) -> None:
-    framework = starlette(kind)
+async def test_the_route_is_named_as_the_framework_has_it(kind: str, warned: Warned) -> None:
+    routed = framework(kind, warned)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         scope.update(receive=receive, send=send)
-        await framework(scope, receive, send)
+        await routed(scope, receive, send)
 
     for number in (1, 2):
         await serve(app, http(path=f"/items/{number}"))
-    assert warnings() == [text("GET /items/%7Bnumber%7D")]
+    assert warned.texts() == [text("GET /items/%7Bnumber%7D")]
 
 
 @pytest.mark.parametrize(
@@ -885,21 +906,21 @@ async def test_the_route_is_named_as_the_framework_has_it(kind: str, warnings: A
         {"grace": 60},
         {"policy": "raise"},
         {"policy": "cancel", "grace": 60},
-        {"policy_for": number},
+        {"policy": "cancel", "grace": math.inf},
     ],
 )
-async def test_who_has_been_asked_to_go_on_is_not_warned_of(options: Any, warnings: Any) -> None:
-    await serve(goes_on, http(), **options)
-    assert len(warnings()) == ("policy_for" in options)
+async def test_who_has_been_asked_to_go_on_is_not_warned_of(options: Any, warned: Warned) -> None:
+    await serve(long, http(), **options)
+    assert warned.texts() == []
 
 
-async def test_an_app_that_ends_in_time_is_not_warned_of(warnings: Any) -> None:
+async def test_an_app_that_ends_in_time_is_not_warned_of(warned: Warned) -> None:
     await serve(leaving, http())
     await anyio.sleep(0.03)
-    assert warnings() == []
+    assert warned.texts() == []
 
 
-async def test_an_app_whose_client_stays_is_not_warned_of(warnings: Any) -> None:
+async def test_an_app_whose_client_stays_is_not_warned_of(warned: Warned) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send(START)
@@ -907,9 +928,37 @@ async def test_an_app_whose_client_stays_is_not_warned_of(warnings: Any) -> None
         await anyio.sleep(0.03)
 
     await serve(app, http())
-    assert warnings() == []
+    assert warned.texts() == []
 
 
-async def test_nested_installs_warn_once(warnings: Any) -> None:
-    await serve(DisconnectMiddleware(goes_on), http())
-    assert warnings() == [text("GET /")]
+async def test_nested_installs_warn_once(warned: Warned) -> None:
+    await serve(DisconnectMiddleware(warned.goes_on), http())
+    assert warned.texts() == [text("GET /")]
+
+
+async def test_a_group_that_a_hook_raises_is_logged_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail() -> None:
+        raise ValueError("the hook's")
+
+    async def hook(disconnect: Disconnect) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fail)
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await receive()
+        await receive()
+        with anyio.fail_after(5):
+            while not caplog.records:
+                await anyio.sleep(0.005)
+        return "saved"
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    with caplog.at_level("ERROR", logger="disconnect_mw"):
+        assert await DisconnectMiddleware(app, on_disconnect=hook)(scope, receive, send) == "saved"
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["on_disconnect failed"]

@@ -796,3 +796,33 @@ async def test_a_watcher_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, cap
         tasks.start_soon(DisconnectMiddleware(silent), far.scope(), far.receive, far.send)
         await anyio.sleep(0.05)
     assert "the watcher failed: please report this" in caplog.messages
+
+
+async def test_nobody_reads_any_more_when_the_apps_own_close_goes_out() -> None:
+    """granian's send waits as long as anybody is in its receive."""
+    far = websocket()
+    reading: list[bool] = []
+
+    async def receive() -> Any:
+        reading.append(True)
+        try:
+            return await far.receive()
+        finally:
+            reading.append(False)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "websocket.close":
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            assert reading == [True, False], "it has been looked at, and that is over"
+        await far.send(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(ACCEPT)
+        with anyio.fail_after(5):
+            while not reading:
+                await anyio.sleep(0.005)
+        await send({"type": "websocket.close"})
+
+    await DisconnectMiddleware(app)(far.scope(), receive, send)
+    assert reading == [True, False]
