@@ -100,32 +100,52 @@ class _InTime:
         return await _runtime.within(self._seconds, self._send(message))
 
 
+class _Gone:
+    """What there is to know of an exchange since its disconnect came: most have none that counts."""
+
+    __slots__ = (
+        "bytes_muted",
+        "disconnected_at",
+        "exchange",
+        "is_guessed",
+        "late_start",
+        "messages_muted",
+        "phase",
+        "record",
+        "unsaid",
+        "woken",
+    )
+
+    disconnected_at: float  # on the clock of time.monotonic()
+    phase: Phase  # how far the exchange had come
+    unsaid: Owed  # what the application owes, be it into the void
+
+    def __init__(self) -> None:
+        self.messages_muted = self.bytes_muted = 0
+        self.is_guessed = False  # from an exception alone: the server has not delivered it
+        self.late_start: Message = None  # the application's own start, which came too late
+        self.woken: set[Any] = set()  # tasks that a send had blocked
+        self.record: Disconnect | None = None
+        self.exchange: Exchange | None = None
+
+
 class Connection(abc.ABC):
     """One exchange: what the application and the server have said, and whether the client is still there."""
 
     __slots__ = (
         "_counted",
         "_gate",
-        "_is_guessed",
+        "_gone",
         "_last",
-        "_late_start",
         "_owed",
         "_owed_before",
         "_route",
         "_server_send",
-        "_unsaid",
-        "_woken",
         "attention",
         "began",
-        "bytes_muted",
         "disconnect",
-        "disconnected_at",
-        "exchange",
         "loop",
-        "messages_muted",
         "outer",
-        "phase",
-        "record",
         "running",
         "scope",
         "server_receive",
@@ -151,8 +171,6 @@ class Connection(abc.ABC):
     state: State
     uploading: bool | None  # None: nothing of the body has been read
     disconnect: Message | None  # what every receive answers, once it is known
-    record: Disconnect | None
-    exchange: Exchange | None
     _last: Message  # the last message, while it is on its way
     _gate: Any  # None: the next receive may go straight to the server; else who is there, or that it is shut
     stand_in: Any  # for the task that reads, where it is none of asyncio's
@@ -162,15 +180,7 @@ class Connection(abc.ABC):
     attention: _watch.Attended | None  # what belongs to it since somebody has asked for more
     _counted: _Counted | None
 
-    # Set when the client has left:
-    disconnected_at: float  # on the clock of time.monotonic()
-    phase: Phase  # how far the exchange had come
-    messages_muted: int
-    bytes_muted: int
-    _is_guessed: bool  # from an exception alone: the server has not delivered it
-    _late_start: Message  # the application's own start, which came too late
-    _unsaid: Owed  # what the application owes, be it into the void
-    _woken: set[Any]  # tasks that a send had blocked
+    _gone: _Gone | None
 
     def open(self, scope: Any, receive: Receive, send: Send, terms: Terms) -> None:
         """Stand between the application and the server.
@@ -184,7 +194,7 @@ class Connection(abc.ABC):
         self.state = _OPEN
         self._owed = self._owed_before = self._OWED_AT_FIRST
         self.disconnect = self._gate = self.shared_reader = self._last = self.uploading = None
-        self.outer = self.record = self.exchange = self.attention = self._counted = self.stand_in = None
+        self.outer = self._gone = self.attention = self._counted = self.stand_in = None
         self.began = time.monotonic()
         loop = self.loop = _runtime.running_loop()
         if loop is None:
@@ -228,8 +238,22 @@ class Connection(abc.ABC):
             self.learn(Cause.DISCONNECT_RECEIVED, outer.disconnect)
             seconds = root.terms.seconds_to_cancel
             if seconds is not None and self.loop is not None:
-                left = root.disconnected_at + seconds - time.monotonic()
+                left = root.gone.disconnected_at + seconds - time.monotonic()
                 self.attended.timer = _runtime.call_later(max(0, left), self.end_app)
+
+    @property
+    def gone(self) -> _Gone:
+        if self._gone is None:
+            self._gone = _Gone()
+        return self._gone
+
+    @property
+    def record(self) -> Disconnect | None:
+        return None if self._gone is None else self._gone.record
+
+    @property
+    def exchange(self) -> Exchange | None:
+        return None if self._gone is None else self._gone.exchange
 
     @property
     def root(self) -> Connection:
@@ -416,7 +440,7 @@ class Connection(abc.ABC):
             self._counted.was_not_sent(message)
         self.learn(Cause.SEND_FAILED, self.disconnect or self._new_disconnect())
         self._owed = handed_over
-        self._is_guessed |= is_guessed
+        self.gone.is_guessed |= is_guessed
         if self.is_being_read() and self._gate is not _BY_HAND:
             self.reader().interrupt(self._gate)
         return True
@@ -427,7 +451,7 @@ class Connection(abc.ABC):
     def interrupt_send(self, task: Any) -> None:
         """Wake the send of `task` that is at the server, which may never do so itself."""
         if _runtime.interrupt(task):
-            self._woken.add(task)
+            self.gone.woken.add(task)
 
     def interrupt_own_sends(self, is_meant: Callable[[list[Any]], bool]) -> None:
         """The same on trio, of all sends of which `is_meant` says so."""
@@ -438,28 +462,28 @@ class Connection(abc.ABC):
         """Is a send back from the server only because the client is known to have gone?"""
         if isinstance(exception, _runtime.Interrupted):
             return True
-        if self.disconnect is None or not self._woken:
+        if self.disconnect is None or not self.gone.woken:
             return False
         task = _runtime.current_task(_runtime.running_loop())
-        if task not in self._woken:
+        if task not in self.gone.woken:
             return False
-        self._woken.discard(task)
+        self.gone.woken.discard(task)
         return _runtime.absorb(task, exception)
 
     async def _send_late(self, message: Message, cause: BaseException) -> None:
         """What becomes of a message once the client has gone."""
         if self.state is _COMPLETE:  # its last message had been blocked: that much is the normal end
             return
-        self.messages_muted += 1
-        self.bytes_muted += _messages.payload(message)
-        if self._woken:
+        self.gone.messages_muted += 1
+        self.gone.bytes_muted += _messages.payload(message)
+        if self.gone.woken:
             self._take_back(_runtime.current_task(self.loop))
         kind = field(message, "type")
         if self.root.terms.policy == "raise" and kind not in _messages.WEBSOCKET_ENDS:
             await _runtime.checkpoint()
             raise ClientDisconnected(self.disconnect) from (cause if _is_of_server(cause) else None)
         if kind is not None:
-            self._unsaid = self._after(self._unsaid, message)
+            self.gone.unsaid = self._after(self.gone.unsaid, message)
         if self.outer is not None and self.outer.scope is not None and self.can_be_peeked:
             # The install further out mutes; what stands between the two may count on the whole of it (a cache).
             owed = self._owed
@@ -472,11 +496,11 @@ class Connection(abc.ABC):
                 raise
             await _runtime.checkpoint()
             return
-        if kind in _STARTS and self._late_start is None:
-            self._late_start = message
+        if kind in _STARTS and self.gone.late_start is None:
+            self.gone.late_start = message
         # Whoever waits for the disconnect has been woken, but had no turn yet: it will want to cancel this task, which
         # must not meet it in here. Starlette's StreamingResponse then leaves its generator to the garbage collector.
-        if self.messages_muted > 1 or self.shared_reader is None or not self.shared_reader.is_awaited():
+        if self.gone.messages_muted > 1 or self.shared_reader is None or not self.shared_reader.is_awaited():
             await _runtime.checkpoint()
 
     async def _pass_on(self, messages: list[Message]) -> None:
@@ -497,16 +521,12 @@ class Connection(abc.ABC):
         before, self.state = self.state, TRANSITIONS[self.state, cause]
         departs = self.state is _DISCONNECTED and before is not _DISCONNECTED
         if departs:
-            self.disconnected_at = time.monotonic()
-            self.phase = self._phase_now()
-            self.messages_muted = self.bytes_muted = 0
-            self._late_start = None
-            self._is_guessed = False
-            self._unsaid = self._owed
+            self.gone.disconnected_at = time.monotonic()
+            self.gone.phase = self._phase_now()
+            self.gone.unsaid = self._owed
             self._route = _nowhere  # not a look at the state for each message, nor a cycle with a method of our own
         if self.disconnect is None:
             self.disconnect = {**message}  # the one delivered is the application's, to change as it likes
-            self._woken = set()
             if not self.is_being_read():
                 self._gate = _SHUT
             if self.shared_reader is not None:
@@ -526,19 +546,19 @@ class Connection(abc.ABC):
         scope = self.scope
         if scope is None:  # only what the application left behind still asks
             return
-        self.record = Disconnect(
+        record = self.gone.record = Disconnect(
             self.protocol,
             str(scope.get("method")) if self.protocol == "http" else None,
             str(scope.get("path")),
             _client_of(scope),
-            self.phase,
+            self.gone.phase,
             field(message, "code") if self.protocol == "websocket" else None,
-            self.disconnected_at - self.began,
+            self.gone.disconnected_at - self.began,
         )
         if self.outer is None and self.loop is not None:
             self.plan_cancellation()
             for hook in self.terms.hooks:
-                _call(hook, self.record, self.attended.context)
+                _call(hook, record, self.attended.context)
 
     def plan_cancellation(self) -> None:
         """Have the application end, after the grace of the terms, now that its client has gone."""
@@ -557,7 +577,7 @@ class Connection(abc.ABC):
     def end_app(self) -> None:
         """Cancel the application, or so much of it as may still answer, unless something shields it."""
         attended, outer = self.attended, self.outer
-        if self.scope is None or self.state is not _DISCONNECTED or not self._unsaid or attended.cancels:
+        if self.scope is None or self.state is not _DISCONNECTED or not self.gone.unsaid or attended.cancels:
             return
         if outer is not None and outer.attended.cancels and outer.task is self.task:
             return  # it is the clean-up of an application that has been cancelled
@@ -680,12 +700,12 @@ class Connection(abc.ABC):
         owed, self._owed = self._owed, ()
         if not owed or owed is _messages.WEBSOCKET_ACCEPTED:
             return
-        if self._is_guessed and owed is not self._OWED_AT_FIRST:
+        if self.gone.is_guessed and owed is not self._OWED_AT_FIRST:
             return  # should the client be there after all: better a response that is cut than one that looks whole
-        if has_swallowed or self.messages_muted or not self._sends_into_queue():
+        if has_swallowed or self.gone.messages_muted or not self._sends_into_queue():
             messages = _messages.fresh(owed)
-            if self._late_start is not None and owed is self._OWED_AT_FIRST:
-                start = _messages.without_length(self._late_start)
+            if self.gone.late_start is not None and owed is self._OWED_AT_FIRST:
+                start = _messages.without_length(self.gone.late_start)
                 messages = [start, *_messages.fresh(self._after(owed, start))]
             await self._pass_on(messages)
 
@@ -710,13 +730,13 @@ class Connection(abc.ABC):
         if self.disconnect is not None:
             _watch.departures.discard(self, self.loop)
             _watch.voids.discard(self, self.loop)
-            for task in [*self._woken]:
+            for task in [*self.gone.woken] if self._gone is not None else ():
                 self._take_back(task)
 
     def _take_back(self, task: Any) -> None:
         """Something between here and the server may have swallowed the interruption of `task`."""
-        if task in self._woken:
-            self._woken.discard(task)
+        if task in self.gone.woken:
+            self.gone.woken.discard(task)
             _runtime.take_back(task)
 
     def has_raised(self, exception: BaseException) -> bool:
@@ -743,18 +763,18 @@ class Connection(abc.ABC):
             ended = "cancelled"
         elif raised is not None:
             ended = "raised"
-        self.exchange = Exchange(
+        exchange = self.gone.exchange = Exchange(
             self.record,
             self.status(),
             None if counted is None else counted.messages,
             None if counted is None else counted.payload,
-            self.messages_muted,
-            self.bytes_muted,
-            time.monotonic() - self.disconnected_at,
+            self.gone.messages_muted,
+            self.gone.bytes_muted,
+            time.monotonic() - self.gone.disconnected_at,
             ended,
             type(raised).__name__ if ended == "raised" else None,
         )
-        return self.exchange
+        return exchange
 
 
 def _client_of(scope: Any) -> tuple[str, int] | None:
@@ -845,7 +865,7 @@ class HTTPConnection(Connection):
         return {"type": "http.disconnect"}
 
     def status(self) -> int | None:
-        return self._start.get("status") if self.phase == "during the response" else None
+        return self._start.get("status") if self.gone.phase == "during the response" else None
 
     def _phase_now(self) -> Phase:
         if self._owed is not HTTP_OWES_ALL:
