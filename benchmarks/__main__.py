@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import platform
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TextIO
 
 import disconnect_mw
 
-from . import _imports, _instructions, _memory, _times
-from ._workloads import NAMES, NEEDS_LOOP, ROWS, TITLES, WORKLOADS
+from . import _comparison, _counts, _imports, _instructions, _memory, _plot, _rivals, _times
+from ._comparison import LIMIT
+from ._comparison import tell as _progress
+from ._workloads import BASIC, NAMES, NEEDS_LOOP, RIVALS, ROWS, TITLES, WORKLOADS
 
-PARTS = ("instructions", "time", "requests", "memory", "import")
-LIMIT = "two"
+PARTS = ("instructions", "time", "requests", "memory", "import", "comparison")
 GOALS = {"GET": 1.25, "stream": 1.10, "upload": 1.25}  # times the limit
+HOOK_GOAL = 2.0  # times the limit, for a request under 50 ms with a cancel policy and a hook
 REQUESTS_GOAL = 0.98  # times the bare app
 MEMORY_GOAL = 1024  # bytes more than the bare app
+TURNS_GOAL = 2  # from when the server knows that its client has gone to the cancellation
 
-_LABEL, _CELL = 20, 19
+_WIDTH, _LABEL, _CELL = 80, 20, 19
+
+_NOTES = (
+    "Messages pulled in of a body that the app does not read, before or while it",
+    "answers; open streams, extrapolated from 500; from FIN to CancelledError through",
+    "uvicorn on asyncio; turns of the loop since uvicorn knew. disconnect_mw first",
+    "looks after 50 ms, and learns then of a client that left sooner. With aiofence",
+    "the handler stands in one of its fences.",
+)
 
 
 class Report:
@@ -36,11 +47,12 @@ class Report:
         print(text, file=self._out, flush=True)
 
     def table(self, title: str, columns: Sequence[str], lines: Mapping[str, Sequence[str]]) -> None:
+        width = min(_CELL, (_WIDTH - _LABEL) // len(columns))
         self.line()
         self.line(title)
-        self.line(" " * _LABEL + "".join(f"{column:>{_CELL}}" for column in columns))
+        self.line(" " * _LABEL + "".join(f"{column:>{width}}" for column in columns))
         for label, cells in lines.items():
-            self.line(f"{label:{_LABEL}}" + "".join(f"{cell:>{_CELL}}" for cell in cells))
+            self.line(f"{label:{_LABEL}}" + "".join(f"{cell:>{width}}" for cell in cells))
 
     def goal(self, what: str, wanted: str, got: str, reached: bool) -> None:
         self.goals.append((what, wanted, got, reached))
@@ -57,6 +69,9 @@ class Report:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
+    if options.redraw is not None:
+        _plot.draw(_comparison.load(options.redraw.with_suffix(".json")), options.redraw)
+        return 0
     report = Report(sys.stdout)
     valgrind = _instructions.valgrind_version()
     for line in _versions(valgrind):
@@ -76,19 +91,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _report_memory(report)
     if "import" in options.parts:
         _report_import(report)
+    is_drawn = True
+    if "comparison" in options.parts:
+        is_drawn = _report_comparison(report, options)
     all_reached = report.verdict()
-    return 0 if all_reached or not options.check else 1
+    return 0 if is_drawn and (all_reached or not options.check) else 1
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", dest="parts", nargs="+", choices=PARTS, default=PARTS, help="measure only these")
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help=f"{LIMIT!r} is always there")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=list(ROWS),
+        help=f"{LIMIT!r} is always there (default: all in the comparison, elsewhere {' '.join(BASIC)})",
+    )
     parser.add_argument("--quick", action="store_true", help="once instead of the median of three; fewer rounds")
     parser.add_argument("--check", action="store_true", help="exit with status 1 unless every goal was reached")
+    parser.add_argument(
+        "--cache", type=Path, help="where the environment of the rivals is kept (default: a temporary directory)"
+    )
+    parser.add_argument("--plot", type=Path, metavar="SVG", help="draw the comparison, and keep its numbers beside it")
+    parser.add_argument("--redraw", type=Path, metavar="SVG", help="draw it from the numbers beside it, and do no more")
     options = parser.parse_args(arguments)
-    options.rows = [row for row in ROWS if row in options.rows or row == LIMIT]
+    if options.plot is not None and (
+        options.quick or options.rows or len(options.workloads) < len(WORKLOADS) or "comparison" not in options.parts
+    ):
+        parser.error(
+            "--plot draws all of the comparison: leave out --quick, --rows, --workloads, and --only without it"
+        )
+    wanted = options.rows
+    options.rows = [row for row in ROWS if wanted is None or row in wanted or row == LIMIT]
+    options.rows_here = [
+        row
+        for row in options.rows
+        if (row in BASIC if wanted is None else row not in RIVALS or _rivals.are_here([row]))
+    ]
     options.workloads = [workload for workload in WORKLOADS if workload in options.workloads]
     return options
 
@@ -100,12 +140,14 @@ def _versions(valgrind: str | None) -> list[str]:
         f"{platform.python_implementation()} {platform.python_version()}",
     ]
     for name in ("starlette", "uvicorn", "uvloop", "httptools"):
-        try:
-            words.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            words.append(f"no {name}")
+        version = _rivals.version(name)
+        words.append(f"no {name}" if version is None else f"{name} {version}")
     words.append(f"valgrind {valgrind}" if valgrind else "no valgrind")
     words.append(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    return _wrapped(words)
+
+
+def _wrapped(words: Sequence[str]) -> list[str]:
     lines = [""]
     for word in words:
         if len(lines[-1]) + len(word) > 76:
@@ -114,67 +156,73 @@ def _versions(valgrind: str | None) -> list[str]:
     return lines
 
 
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{text:70}", end="\r", file=sys.stderr, flush=True)
-
-
 def _report_instructions(report: Report, options: argparse.Namespace) -> None:
     repetitions = 1 if options.quick else 3
     how_often = "once" if options.quick else "median of three"
     drivers = {"by hand": "without an event loop", "asyncio": "inside asyncio"}
-    cells = [
-        (driver, workload, row)
+    cells = {
+        (driver, workload, row): 1 if row == "base" else repetitions
         for driver in drivers
         for workload in options.workloads
-        for row in options.rows
-        if row not in NEEDS_LOOP or (driver == "asyncio" and not options.quick)  # each takes callgrind 20 s
-    ]
-    counts = _instructions.measure(cells, repetitions, _progress)
+        for row in options.rows_here
+        if row not in NEEDS_LOOP or (driver == "asyncio" and not (options.quick and row == "base"))  # which takes 20 s
+    }
+    counts = _instructions.measure(cells, _progress)
     for driver, words in drivers.items():
         measured = {(workload, row): count for (of, workload, row), count in counts.items() if of == driver}
         title = f"Instructions per exchange {words} (callgrind, {how_often})"
-        _compare(report, title, options, measured, lambda count: f"{count:,.0f}")
+        _compare(report, title, options.workloads, measured, instructions)
         _judge(report, options, measured, f"instructions, {driver}")
 
 
 def _report_times(report: Report, options: argparse.Namespace, is_judged: bool) -> None:
     rounds = 15 if options.quick else 101
-    measured = _times.measure(options.workloads, options.rows, rounds, _progress)
+    measured = _times.measure(options.workloads, options.rows_here, rounds, _progress)
     title = f"Microseconds per exchange inside asyncio (interleaved, median of {rounds} rounds)"
-    _compare(report, title, options, measured, lambda seconds: f"{seconds * 1e6:,.1f}")
+    _compare(report, title, options.workloads, measured, lambda seconds: f"{seconds * 1e6:,.1f}")
     if is_judged:
         _judge(report, options, measured, "time")
+
+
+def instructions(count: float) -> str:
+    return f"{count:,.0f}" if count < 1e6 else f"{count / 1e6:.3g}M"
+
+
+def ratio(of: float, to: float) -> str:
+    """In four characters."""
+    times = of / to
+    return f"{times:.2f}" if times < 9.995 else f"{times:4.1f}" if times < 99.95 else f"{times:4.0f}"
 
 
 def _compare(
     report: Report,
     title: str,
-    options: argparse.Namespace,
+    workloads: Sequence[str],
     measured: Mapping[tuple[str, str], float],
     show: Callable[[float], str],
 ) -> None:
     def cell(workload: str, row: str) -> str:
-        value, limit = measured[workload, row], measured[workload, LIMIT]
-        return f"{show(value)} {value / limit:5.2f} x"
+        value = measured[workload, row]
+        return f"{show(value)} {ratio(value, measured[workload, LIMIT])} x"
 
     report.table(
         title,
-        [TITLES[workload] for workload in options.workloads],
+        [TITLES[workload] for workload in workloads],
         {
-            NAMES[row]: [cell(workload, row) for workload in options.workloads]
-            for row in options.rows
-            if (options.workloads[0], row) in measured
+            NAMES[row]: [cell(workload, row) for workload in workloads]
+            for row in ROWS
+            if (workloads[0], row) in measured
         },
     )
 
 
 def _judge(report: Report, options: argparse.Namespace, measured: Mapping[tuple[str, str], float], unit: str) -> None:
-    if "ours" not in options.rows:
+    if "ours" not in options.rows_here:
         return
-    for workload in options.workloads:
-        ratio, goal = measured[workload, "ours"] / measured[workload, LIMIT], GOALS[workload]
-        report.goal(f"{TITLES[workload]}: {unit}", f"<= {goal:.2f} x", f"{ratio:.3f} x", ratio <= goal)
+    for workload, goal in GOALS.items():
+        if workload in options.workloads:
+            times = measured[workload, "ours"] / measured[workload, LIMIT]
+            report.goal(f"{TITLES[workload]}: {unit}", f"<= {goal:.2f} x", f"{times:.3f} x", times <= goal)
 
 
 def _report_requests(report: Report, options: argparse.Namespace) -> None:
@@ -231,6 +279,82 @@ def _report_import(report: Report) -> None:
     modules, seconds = _imports.measure()
     report.line()
     report.line(f"import disconnect_mw: {len(modules)} modules, {seconds * 1e3:.1f} ms")
+
+
+def _report_comparison(report: Report, options: argparse.Namespace) -> bool:
+    """All rows in one interpreter. If there was something to draw, was it drawn?"""
+    wanted = _comparison.Options(options.rows, options.workloads, options.quick)
+    numbers, missing = _comparison.measure_with_rivals(wanted, options.cache, _progress)
+    report.line()
+    report.line("The comparison")
+    for line in _wrapped([f"{name} {version}" for name, version in numbers["versions"].items()]):
+        report.line(line)
+    for rival, why in missing.items():
+        report.line()
+        report.line(f"!! NOT COMPARED: {rival} {_rivals.PINS[rival]}: {why}")
+    _show_comparison(report, numbers)
+    _judge_comparison(report, numbers)
+    if options.plot is None:
+        return True
+    if missing or not numbers["instructions"] or not numbers["departures"]:
+        report.line()
+        report.line("!! NOT DRAWN: something could not be measured")
+        return False
+    _comparison.save(numbers, options.plot.with_suffix(".json"))
+    _plot.draw(_comparison.load(options.plot.with_suffix(".json")), options.plot)
+    return True
+
+
+def _show_comparison(report: Report, numbers: _comparison.Numbers) -> None:
+    workloads, rows = numbers["workloads"], numbers["rows"]
+    units: list[tuple[str, _comparison.PerCell, Callable[[float], str]]] = [
+        ("Instructions per exchange inside asyncio (callgrind)", numbers["instructions"], instructions),
+        (
+            "Microseconds per exchange inside asyncio (interleaved, median of the rounds)",
+            numbers["microseconds"],
+            lambda microseconds: f"{microseconds:,.1f}",
+        ),
+    ]
+    for title, measured, show in units:
+        cells = {(workload, row): number for workload in measured for row, number in measured[workload].items()}
+        if cells:
+            _compare(report, title, workloads, cells, show)
+    report.table(
+        "Tasks made per exchange",
+        ["over 50 ms" if workload == _counts.LONG else workload for workload in numbers["tasks"]],
+        {NAMES[row]: [str(tasks[row]) for tasks in numbers["tasks"].values()] for row in rows},
+    )
+
+    def departure(row: str) -> list[str]:
+        departed = numbers["departures"].get(row)
+        return ["", ""] if departed is None else [f"{departed['microseconds']:.0f} us", str(departed["turns"])]
+
+    report.table(
+        "Other costs, and how soon a handler is cancelled",
+        [f"unread of {_counts.CHUNKS_OFFERED}", "MB per 10,000", "FIN to cancel", "turns"],
+        {
+            NAMES[row]: [str(numbers["read_ahead"][row]), f"{numbers['megabytes'][row]:.1f}", *departure(row)]
+            for row in rows
+        },
+    )
+    for line in _NOTES:
+        report.line(line)
+
+
+def _judge_comparison(report: Report, numbers: _comparison.Numbers) -> None:
+    unit, measured = "instructions", numbers["instructions"]
+    if not measured:
+        unit, measured = "time", numbers["microseconds"]
+    if "hook" in numbers["rows"]:
+        for workload in numbers["workloads"]:
+            times = measured[workload]["hook"] / measured[workload][LIMIT]
+            what = f"cancel + hook, {TITLES[workload]}: {unit}"
+            report.goal(what, f"<= {HOOK_GOAL:.2f} x", f"{times:.3f} x", times <= HOOK_GOAL)
+    turns = [numbers["departures"][row]["turns"] for row in ("cancel", "hook") if row in numbers["departures"]]
+    if turns:
+        report.goal(
+            "server knows -> handler cancelled, turns", f"<= {TURNS_GOAL}", str(max(turns)), max(turns) <= TURNS_GOAL
+        )
 
 
 if __name__ == "__main__":

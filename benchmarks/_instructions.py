@@ -9,13 +9,20 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from ._workloads import RIVALS
+
 # Two sizes, subtracted: what is left is free of the start of the interpreter. Both are past the point where CPython
-# 3.11 and later have specialised their bytecode. BaseHTTPMiddleware takes so many instructions that fewer runs do.
-_SIZES = {"GET": (50, 550), "stream": (20, 70), "upload": (20, 70)}
-_SIZES_OF_BASE = {"GET": (10, 30), "stream": (2, 6), "upload": (2, 6)}
+# 3.11 and later have specialised their bytecode. The rivals take more instructions, and BaseHTTPMiddleware so many that
+# fewer runs do.
+_SIZES = {"GET": (50, 550), "POST": (50, 550), "stream": (20, 70), "upload": (20, 70)}
+_SIZES_OF_RIVALS = {"GET": (50, 150), "POST": (50, 150), "stream": (20, 40), "upload": (20, 40)}
+_SIZES_OF_BASE = {"GET": (10, 30), "POST": (10, 30), "stream": (2, 6), "upload": (2, 6)}
+
+# A run takes some seconds, BaseHTTPMiddleware's some ten.
+_SECONDS_PER_RUN = 300
 
 Cell = tuple[str, str, str]  # driver, workload, row
 
@@ -28,11 +35,13 @@ def valgrind_version() -> str | None:
     return asked.stdout.strip().removeprefix("valgrind-") if asked.returncode == 0 else None
 
 
-def measure(cells: list[Cell], repetitions: int, progress: Callable[[str], None]) -> dict[Cell, float]:
+def measure(cells: Mapping[Cell, int], progress: Callable[[str], None]) -> dict[Cell, float]:
     """Instructions per exchange of each cell, the median of so many repetitions."""
+    for row in dict.fromkeys(row for _, _, row in cells):  # so that all it imports is compiled
+        _run([sys.executable, "-m", "benchmarks._drive", "GET", row, "1", "asyncio"])
     cores = os.cpu_count() or 1
     with ThreadPoolExecutor(max_workers=min(4, cores)) as pool:  # a count does not mind the company
-        counts = {cell: [pool.submit(_count, *cell) for _ in range(_repetitions(cell, repetitions))] for cell in cells}
+        counts = {cell: [pool.submit(_count, *cell) for _ in range(repetitions)] for cell, repetitions in cells.items()}
         measured = {}
         for number, (cell, futures) in enumerate(counts.items(), 1):
             progress(f"callgrind: {number} of {len(cells)}")
@@ -40,12 +49,9 @@ def measure(cells: list[Cell], repetitions: int, progress: Callable[[str], None]
     return measured
 
 
-def _repetitions(cell: Cell, repetitions: int) -> int:
-    return 1 if cell[2] == "base" else repetitions
-
-
 def _count(driver: str, workload: str, row: str) -> float:
-    small, large = (_SIZES_OF_BASE if row == "base" else _SIZES)[workload]
+    sizes = _SIZES_OF_BASE if row == "base" else _SIZES_OF_RIVALS if row in RIVALS else _SIZES
+    small, large = sizes[workload]
     few, many = (_instructions("benchmarks._drive", workload, row, str(size), driver) for size in (small, large))
     return (many - few) / (large - small)
 
@@ -53,17 +59,26 @@ def _count(driver: str, workload: str, row: str) -> float:
 def _instructions(*command: str) -> int:
     """What `python -m` with these words takes, from start to end."""
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={os.devnull}"]
+    printed = _run([*_same_addresses(), *valgrind, sys.executable, "-m", *command])
+    found = re.search(r"Collected : (\d+)", printed)
+    if found is None:
+        raise RuntimeError(f"callgrind did not get through {' '.join(command)}:\n{printed[-2000:]}")
+    return int(found[1])
+
+
+def _run(command: list[str]) -> str:
+    """What the command prints to its standard error."""
     ran = subprocess.run(
-        [*_same_addresses(), *valgrind, sys.executable, "-m", *command],
+        command,
         env={**os.environ, "PYTHONHASHSEED": "0"},
         capture_output=True,
         text=True,
         check=False,
+        timeout=_SECONDS_PER_RUN,
     )
-    found = re.search(r"Collected : (\d+)", ran.stderr)
-    if ran.returncode or found is None:
-        raise RuntimeError(f"callgrind did not get through {' '.join(command)}:\n{ran.stderr[-2000:]}")
-    return int(found[1])
+    if ran.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{ran.stderr[-2000:]}")
+    return ran.stderr
 
 
 def _same_addresses() -> Iterator[str]:

@@ -89,6 +89,29 @@ async def left(far: Any) -> None:
     await anyio.sleep_forever()
 
 
+GRACE_AT_HAND = 77.0
+"""A grace that ends when its end is awaited."""
+
+
+def grace_at_hand(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+    """What is awaited for `GRACE_AT_HAND` to be over."""
+    call_later = _runtime.call_later
+    callbacks: list[Callable[[], None]] = []
+
+    def later(seconds: float, callback: Callable[[], None]) -> Any:
+        if abs(seconds - GRACE_AT_HAND) > 1:
+            return call_later(seconds, callback)
+        callbacks.append(callback)
+        return call_later(3600, lambda: None)
+
+    async def end() -> None:
+        call_later(0, callbacks.pop())
+        await turns()
+
+    monkeypatch.setattr(_runtime, "call_later", later)
+    return end
+
+
 class Until:
     """What happens, one thing after another, for others to wait for."""
 

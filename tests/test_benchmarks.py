@@ -14,17 +14,30 @@ import sys
 from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 import disconnect_mw
 from benchmarks import __main__ as benchmarks
-from benchmarks import _drive, _imports, _memory
-from benchmarks._workloads import CHUNKS_RECEIVED, CHUNKS_SENT, NEEDS_LOOP, ROWS, WORKLOADS, http_scope
+from benchmarks import _comparison, _counts, _drive, _imports, _instructions, _memory, _plot, _rivals, _workloads
+from benchmarks._workloads import (
+    CHUNKS_RECEIVED,
+    CHUNKS_SENT,
+    LOOKED_AT,
+    NEEDS_LOOP,
+    OURS,
+    RIVALS,
+    ROWS,
+    WORKLOADS,
+    http_scope,
+)
 
 PACKAGE = str(pathlib.Path(disconnect_mw.__file__).parent)
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
 every_workload = pytest.mark.parametrize("workload", WORKLOADS)
+every_mode = pytest.mark.parametrize("row", OURS)
 
 
 class CountingLoop(asyncio.SelectorEventLoop):
@@ -74,14 +87,14 @@ def test_default_path_asks_nothing_of_the_loop(workload: str) -> None:
 
     def asked(row: str) -> collections.Counter[str]:
         app = ROWS[row](WORKLOADS[workload])
-        return asked_of_the_loop(_drive.in_loop(app, CHUNKS_RECEIVED[workload], 10))
+        return asked_of_the_loop(_drive.in_loop(app, workload, 10))
 
     assert asked("ours") == asked("bare")
 
 
 @every_workload
 def test_default_path_never_suspends_where_the_server_does_not(workload: str) -> None:
-    _drive.by_hand(ROWS["ours"](WORKLOADS[workload]), CHUNKS_RECEIVED[workload], 10)
+    _drive.by_hand(ROWS["ours"](WORKLOADS[workload]), workload, 10)
 
 
 @every_workload
@@ -145,7 +158,7 @@ def test_a_chunk_costs_one_call() -> None:
 
     def calls(workload: str, row: str) -> int:
         app = ROWS[row](WORKLOADS[workload])
-        return sum(calls_made(lambda: _drive.in_loop(app, CHUNKS_RECEIVED[workload], 1)).values())
+        return sum(calls_made(lambda: _drive.in_loop(app, workload, 1)).values())
 
     fixed = calls("GET", "ours")  # the start, the end, one receive
 
@@ -247,11 +260,11 @@ def test_a_listener_that_is_cancelled_and_not_awaited_leaves_no_task_behind() ->
 
 def test_an_exchange_leaves_no_cycle_for_the_garbage_collector() -> None:
     app = ROWS["ours"](WORKLOADS["stream"])
-    _drive.by_hand(app, 1, 1)
+    _drive.by_hand(app, "stream", 1)
     gc.collect()
     gc.disable()
     try:
-        _drive.by_hand(app, 1, 1)
+        _drive.by_hand(app, "stream", 1)
         assert gc.collect() == 0
     finally:
         gc.enable()
@@ -263,6 +276,81 @@ def test_an_open_stream_holds_a_kibibyte_more_at_most() -> None:
     without = "bare" if sys.version_info >= (3, 11) else "two"
     more = _memory.per_stream("open stream", "ours") - _memory.per_stream("open stream", without)
     assert more <= benchmarks.MEMORY_GOAL
+
+
+# The modes
+
+
+@every_workload
+@every_mode
+def test_request_under_50_ms_makes_no_task_in_any_mode(workload: str, row: str) -> None:
+    assert _counts.tasks_made(workload, row) == 0
+
+
+@every_mode
+def test_request_over_50_ms_makes_one_task_where_somebody_looks(row: str) -> None:
+    assert _counts.tasks_made(_counts.LONG, row) == (row in LOOKED_AT)
+
+
+@every_workload
+@pytest.mark.parametrize("row", LOOKED_AT)
+def test_exchanges_that_are_looked_at_share_a_timer(workload: str, row: str) -> None:
+    """What the watcher asks of the loop is the same for one exchange and for ten."""
+
+    async def exchanges(count: int) -> None:
+        app = ROWS[row](WORKLOADS[workload])
+        for _ in range(count):
+            await _workloads.exchange(app, workload)
+
+    assert asked_of_the_loop(exchanges(1)) == asked_of_the_loop(exchanges(10))
+
+
+@every_mode
+def test_nothing_is_read_of_a_body_that_the_app_has_not_asked_for(row: str) -> None:
+    assert _counts.read_ahead(row, answers_first=False) == 0
+
+
+@every_mode
+def test_one_message_at_most_is_read_of_a_body_once_the_app_answers_without_it(row: str) -> None:
+    assert _counts.read_ahead(row, answers_first=True) <= 1
+
+
+@pytest.mark.parametrize("row", ["cancel", "hook"])
+def test_handler_is_cancelled_two_turns_after_the_server_knows(row: str) -> None:
+    pytest.importorskip("uvicorn")
+    from benchmarks import _departures
+
+    assert _departures.measure(row, 3).turns <= benchmarks.TURNS_GOAL
+
+
+def test_tasks_are_counted_however_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing() -> None:
+        pass
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.create_task(nothing())
+        await loop.create_task(nothing())
+        await asyncio.Task(nothing(), loop=loop)
+        await asyncio.gather(nothing())
+
+    monkeypatch.setitem(WORKLOADS, "GET", app)
+
+    assert _counts.tasks_made("GET", "bare") == 4
+
+
+def test_messages_that_a_middleware_pulls_in_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(app: _workloads.App) -> _workloads.App:
+        async def middleware(scope: Any, receive: Any, send: Any) -> None:
+            while (await receive())["more_body"]:
+                pass
+            await app(scope, receive, send)
+
+        return middleware
+
+    monkeypatch.setitem(ROWS, "bare", greedy)
+
+    assert _counts.read_ahead("bare", answers_first=False) == _counts.CHUNKS_OFFERED
 
 
 def test_import_brings_in_neither_an_event_loop_nor_web_code() -> None:
@@ -287,8 +375,10 @@ def test_import_is_small() -> None:
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("driver", ["by hand", "asyncio"])
 def test_every_row_runs_every_workload(workload: str, row: str, driver: str) -> None:
-    if row in NEEDS_LOOP:
+    if row == "base":
         pytest.importorskip("starlette")
+    if row in RIVALS and not _rivals.are_here([row]):
+        pytest.skip(f"{row} {_rivals.PINS[row]} is not installed")
     enabled = gc.isenabled()
     try:
         _drive.main(workload, row, "2", "asyncio" if row in NEEDS_LOOP else driver)
@@ -297,8 +387,16 @@ def test_every_row_runs_every_workload(workload: str, row: str, driver: str) -> 
             gc.enable()
 
 
+@pytest.fixture
+def no_valgrind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting instructions takes minutes."""
+    monkeypatch.setattr(_instructions, "valgrind_version", lambda: None)
+
+
+@pytest.mark.usefixtures("no_valgrind")
 def test_table_fits_80_columns_and_says_what_ran(capsys: pytest.CaptureFixture[str]) -> None:
-    status = benchmarks.main(["--quick", "--only", "time", "memory", "import", "--rows", "bare", "ours"])
+    parts = ("--only", "time", "memory", "import", "comparison")
+    status = benchmarks.main(["--quick", *parts, "--rows", "bare", "ours", "hook", "--workloads", "GET", "upload"])
 
     lines = capsys.readouterr().out.splitlines()
     assert status == 0
@@ -310,7 +408,11 @@ def test_table_fits_80_columns_and_says_what_ran(capsys: pytest.CaptureFixture[s
 def test_widest_numbers_fit_80_columns() -> None:
     out = io.StringIO()
     report = benchmarks.Report(out)
-    report.table("", ["GET", "stream of 100", "upload of 50"], {"BaseHTTPMiddleware": ["99,999,999 999.99 x"] * 3})
+    measured = {(workload, row): 9_999_999.0 if row == "base" else 10_000 for workload in WORKLOADS for row in ROWS}
+    benchmarks._compare(report, "", list(WORKLOADS), measured, benchmarks.instructions)
+    benchmarks._compare(
+        report, "", ["stream"], {("stream", "two"): 1e6, ("stream", "base"): 999e6}, benchmarks.instructions
+    )
     report.goal("requests/s of processor time, Starlette app", ">= 0.98 x", "0.999 x", True)
     report.verdict()
     assert max(map(len, out.getvalue().splitlines())) <= 80
@@ -325,3 +427,112 @@ def test_check_fails_where_a_goal_was_missed(monkeypatch: pytest.MonkeyPatch, re
 
     assert benchmarks.main(["--only", "import", "--check"]) == status
     assert benchmarks.main(["--only", "import"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("of", "words"), [(1, "1.00"), (9.99, "9.99"), (9.996, "10.0"), (99.9, "99.9"), (99.96, " 100"), (482, " 482")]
+)
+def test_ratio_takes_four_characters(of: float, words: str) -> None:
+    assert benchmarks.ratio(of, 1) == words
+
+
+# The rivals
+
+
+def test_rivals_are_named_with_their_versions_and_nowhere_else() -> None:
+    assert tuple(_rivals.PINS) == RIVALS
+
+
+@pytest.mark.usefixtures("no_valgrind")
+def test_comparison_says_loudly_which_rival_it_could_not_have(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_rivals, "PYTHONS", ("2.0",))
+    monkeypatch.setattr(_rivals, "are_here", lambda rivals: not rivals)
+
+    status = benchmarks.main(["--quick", "--only", "comparison", "--workloads", "GET", "--rows", "ours", "aiofence"])
+
+    printed = capsys.readouterr().out
+    assert status == 0
+    assert f"!! NOT COMPARED: aiofence {_rivals.PINS['aiofence']}: there is no Python 2.0 here" in printed
+    assert "\ndisconnect_mw   " in printed
+
+
+def test_rival_that_does_not_install_is_left_out_and_the_others_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    def install(interpreter: pathlib.Path, *wanted: str) -> None:
+        if any("aiofence" in one for one in wanted):
+            raise OSError("no such version")
+
+    monkeypatch.setattr(_rivals, "PYTHONS", (".".join(map(str, sys.version_info[:2])),))
+    monkeypatch.setattr(_rivals, "_make", lambda python, directory: directory.mkdir())
+    monkeypatch.setattr(_rivals, "_install", install)
+
+    interpreter = _rivals.find_interpreter(RIVALS, tmp_path)
+
+    assert interpreter.missing == {"aiofence": "no such version"}
+    assert not list(tmp_path.glob("*/complete"))  # so that it is tried anew the next time
+
+
+# The picture
+
+
+def numbers(rows: list[str]) -> _comparison.Numbers:
+    """Made up."""
+    workloads = list(WORKLOADS)
+    per_cell = {workload: {row: 1000.0 * 2**index for index, row in enumerate(rows)} for workload in workloads}
+    return _comparison.Numbers(
+        date="2000-01-01",
+        versions={"CPython": "3.99", "disconnect_mw": "9.9"},
+        rows=rows,
+        workloads=workloads,
+        instructions=per_cell,
+        microseconds=per_cell,
+        tasks={workload: dict.fromkeys(rows, 3) for workload in (*workloads, _counts.LONG)},
+        read_ahead=dict.fromkeys(rows, 7),
+        megabytes=dict.fromkeys(rows, 1.25),
+        departures={"cancel": _comparison.Departure(microseconds=41.5, turns=2)},
+    )
+
+
+def test_picture_names_what_ran_and_when_and_places_each_number() -> None:
+    picture = ElementTree.fromstring(_plot.svg(numbers(["two", "cancel", "base"])))
+
+    texts = [one.text for one in picture.findall(".//{*}text")]
+    assert "CPython 3.99, disconnect_mw 9.9, 2000-01-01" in texts
+    assert texts.count("42 µs, 2") == 1
+    shown = [one.text for one in picture.findall(".//{*}title")]
+    assert shown[1:] == [
+        f"{name}, {title}: {ratio}"
+        for name, ratio in (("two closures", 1), ("cancel", 2), ("BaseHTTPMiddleware", 4))
+        for title in _workloads.TITLES.values()
+    ]
+
+
+def test_picture_is_drawn_anew_from_its_numbers(tmp_path: pathlib.Path) -> None:
+    svg = tmp_path / "one.svg"
+    _comparison.save(numbers(list(ROWS)), svg.with_suffix(".json"))
+
+    assert benchmarks.main(["--redraw", str(svg)]) == 0
+
+    assert svg.read_text(encoding="utf-8") == _plot.svg(numbers(list(ROWS)))
+
+
+@pytest.mark.parametrize("less", [["--quick"], ["--rows", "ours"], ["--workloads", "GET"], ["--only", "time"]])
+def test_picture_of_less_than_all_is_refused(less: list[str], tmp_path: pathlib.Path) -> None:
+    with pytest.raises(SystemExit):
+        benchmarks.main(["--plot", str(tmp_path / "one.svg"), *less])
+
+
+def test_picture_of_what_could_not_be_measured_is_not_drawn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*arguments: object) -> tuple[_comparison.Numbers, dict[str, str]]:
+        return numbers(list(ROWS)), {"aiofence": "no such version"}
+
+    monkeypatch.setattr(_comparison, "measure_with_rivals", measure)
+
+    assert benchmarks.main(["--only", "comparison", "--plot", str(tmp_path / "one.svg")]) == 1
+    assert "!! NOT DRAWN" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

@@ -41,12 +41,14 @@ from disconnect_mw.testing import HTTPClient, HTTPFarSide, WebSocketClient, WebS
 from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499
 from .serving import (
     ACCEPT,
+    GRACE_AT_HAND,
     ON_ASYNCIO,
     SECONDS,
     TEXT,
     App,
     Until,
     call,
+    grace_at_hand,
     http,
     left,
     look_soon,
@@ -996,8 +998,9 @@ async def test_a_block_while_the_client_is_there_changes_nothing(policy: Any) ->
     assert await serve(app, far, policy=policy) == "done"
 
 
-async def test_the_grace_may_end_within_the_block() -> None:
+async def test_the_grace_may_end_within_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     far = http()
+    end_of_grace = grace_at_hand(monkeypatch)
     steps: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -1005,16 +1008,17 @@ async def test_the_grace_may_end_within_the_block() -> None:
         async with client.shield():
             far.leave()
             await gone(client)
-            await anyio.sleep(0.01)
+            await end_of_grace()
             steps.append("committed")
         steps.append("after the block")
 
-    await serve(app, far, grace=0.002)
+    await serve(app, far, grace=GRACE_AT_HAND)
     assert steps == ["committed"]
 
 
-async def test_the_grace_may_end_after_the_block() -> None:
+async def test_the_grace_may_end_after_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     far = http()
+    end_of_grace = grace_at_hand(monkeypatch)
     steps: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -1022,10 +1026,12 @@ async def test_the_grace_may_end_after_the_block() -> None:
         async with client.shield():
             far.leave()
             await gone(client)
+        await turns()
         steps.append("after the block")
-        await anyio.sleep_forever()
+        await end_of_grace()
+        steps.append("after the grace")
 
-    await serve(app, far, grace=0.02)
+    await serve(app, far, grace=GRACE_AT_HAND)
     assert steps == ["after the block"]
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..servers.setups import NEWEST, Setup
-from .crowd import WAYS, Census, Storm, census, gather, ratio, serving, storm
+from .crowd import WAYS, Census, Storm, census, disperse, gather, ratio, serving, storm
 from .test_storm import CELLS, LIMIT
 
 SETUPS = {
@@ -53,8 +53,7 @@ def main() -> int:
             before = census(server, 0)
             guests = gather(server.port, server.visit(app, variant).path, options.streams)
             meanwhile = census(server)
-            for guest in guests:
-                guest.leave("fin")
+            disperse(server, guests, "fin")
             memory[app, variant] = before, meanwhile, census(server, before.blocks)
         title = f"{options.streams} streams on uvicorn {server.version} ({options.setup}), dropped at once"
     console = Console(width=120)

@@ -79,11 +79,14 @@ def census(server: Server, enough: int | None = None) -> Census:
 
 
 def storm(server: Server, app: str, variant: str, size: int, how: str) -> Storm:
-    path = server.visit(app, variant).path
-    guests = gather(server.port, path, size)
+    return disperse(server, gather(server.port, server.visit(app, variant).path, size), how)
+
+
+def disperse(server: Server, guests: list[Guest], how: str) -> Storm:
+    """Have all of them leave before the server looks at any."""
     since = server.count
     with Client(server.port) as client:
-        client.request(f"/storm/-/{path.rpartition('/')[2]}")
+        client.request("/storm/-/-")
         gate = server.wait(lambda event: "gate" in event, "gate", since=since)["gate"]
         for guest in guests:
             guest.leave(how)

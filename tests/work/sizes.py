@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-TOKENS = 24
+TOKENS = 20
 """That a model has to give."""
 
-SECONDS_PER_TOKEN = 0.05
+SECONDS_PER_TOKEN = 0.04
 
 TOKENS_UNTIL_IT_LEAVES = 3
 """The client. That takes longer than the 50 ms after which somebody looks for it."""

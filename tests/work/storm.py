@@ -1,7 +1,7 @@
 """Run in the server's process: many streams of server-sent events, and what it costs when all their clients leave.
 
-`/sse/VARIANT/RUN` as in `servers.serve`; a variant is "bare" or a policy. `/census/-/RUN` tells what there is in the
-process. `/storm/-/RUN` holds the event loop until somebody has connected to a port of its own, so that all the clients
+`/sse/VARIANT/RUN` as in `servers.serve`; a variant is "bare" or a policy. `/census/-/-` tells what there is in the
+process. `/storm/-/-` holds the event loop until somebody has connected to a port of its own, so that all the clients
 that have left by then are noticed at once, and tells how long the longest turn of the loop was from then on.
 """
 
@@ -93,7 +93,7 @@ async def _storm(request: Request) -> Response:
     streams = _Open.streams
     with socket.create_server(("127.0.0.1", 0)) as gate:
         gate.settimeout(SECONDS_TO_END)
-        serve.emit(run=request.path_params["run"], gate=gate.getsockname()[1])
+        serve.emit(gate=gate.getsockname()[1])
         gate.accept()[0].close()
     gc.collect()  # so that each storm meets the garbage collector in the same state
     longest = longest_on_the_wall = 0.0

@@ -1,7 +1,8 @@
 """Run in the server's process: a language model, each of whose tokens is dear, and a story each of whose tokens counts.
 
 `/APP/VARIANT/RUN` as in `servers.serve`; a variant says where `DisconnectMiddleware` stands, and its policy: see
-`_variants`. `/saved/-/RUN` tells what of a story has been saved.
+`_variants`. `/left/-/RUN` has it noted that the client of a run has left, and
+`/saved/-/RUN` tells what of a story has been saved.
 """
 
 from __future__ import annotations
@@ -120,6 +121,11 @@ async def _saved(request: Request) -> Response:
     return JSONResponse([token for (token,) in rows])
 
 
+async def _left(request: Request) -> Response:
+    serve.emit(run=request.path_params["run"], left=True)
+    return PlainTextResponse("ok")
+
+
 def _routed(name: str, endpoint: Any) -> Starlette:
     return Starlette(routes=[Route(f"/{name}/{{variant}}/{{run}}", endpoint)])
 
@@ -146,5 +152,9 @@ _APPS = {
 serve.APPS.update(
     {(name, variant): app for name, played in _APPS.items() for variant, app in _variants(played).items()}
 )
-serve.APPS["saved", "-"] = _routed("saved", _saved)
-app = serve.app
+_others = {name: _routed(name, endpoint) for name, endpoint in (("saved", _saved), ("left", _left))}
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    other = None if scope["type"] == "lifespan" else _others.get(scope["path"].split("/")[1])
+    await (other or serve.app)(scope, receive, send)

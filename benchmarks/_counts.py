@@ -1,0 +1,88 @@
+"""What an exchange makes the event loop and the server do: tasks made, and messages pulled in that nobody asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from ._drive import SECONDS_TO_LOOK
+from ._workloads import AFTER_LAST, ROWS, WORKLOADS, App, Receive, Send, exchange, http_scope, wait_for_ever
+
+CHUNKS_OFFERED = 500
+
+LONG = "long"
+"""A workload that is under way when somebody looks whether its client has gone."""
+
+_SECONDS = 10.0
+
+
+async def long(scope: Any, receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await asyncio.sleep(SECONDS_TO_LOOK)
+    await send({"type": "http.response.body", "body": b"x"})
+
+
+def tasks_made(workload: str, row: str) -> int:
+    """How many tasks one exchange makes, beyond the one that the server runs it in. Its client stays."""
+    app = ROWS[row](long if workload == LONG else WORKLOADS[workload])
+    after_last = wait_for_ever if workload == LONG else AFTER_LAST[row]
+    name = "GET" if workload == LONG else workload
+
+    async def run() -> int:
+        await exchange(app, name, after_last)  # what is made once per process is not counted
+        with _counted() as made:
+            await exchange(app, name, after_last)
+        return len(made)
+
+    return asyncio.run(asyncio.wait_for(run(), _SECONDS))
+
+
+@contextmanager
+def _counted() -> Iterator[list[str]]:
+    """The names of the tasks that are made in here, be it by a loop or by somebody who calls the class."""
+    made: list[str] = []
+
+    class CountedTask(asyncio.Task):  # type: ignore[type-arg]  # of 3.10, whose class takes none at run time
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            made.append(self.get_name())
+
+    with mock.patch.object(asyncio, "Task", CountedTask), mock.patch.object(asyncio.tasks, "Task", CountedTask):
+        yield made
+
+
+def read_ahead(row: str, *, answers_first: bool) -> int:
+    """How many of the body's messages are pulled in although the app reads none.
+
+    It takes its time, before it answers or while it does.
+    """
+    offered = 0
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        if not answers_first:
+            await asyncio.sleep(SECONDS_TO_LOOK)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if answers_first:
+            await asyncio.sleep(SECONDS_TO_LOOK)
+        await send({"type": "http.response.body", "body": b"x"})
+
+    async def receive() -> Any:
+        nonlocal offered
+        await asyncio.sleep(0)
+        if offered == CHUNKS_OFFERED:
+            await wait_for_ever()
+        offered += 1
+        return {"type": "http.request", "body": b"x", "more_body": offered < CHUNKS_OFFERED}
+
+    async def send(message: Any) -> None:
+        pass
+
+    async def run(wrapped: App) -> None:
+        await wrapped(http_scope("POST", [(b"content-length", b"%d" % CHUNKS_OFFERED)]), receive, send)
+
+    asyncio.run(asyncio.wait_for(run(ROWS[row](app)), _SECONDS))
+    return offered
