@@ -103,6 +103,7 @@ def play(setup: Setup) -> Streams:
             client.leave(cell.how)
         run = visit.path.rpartition("/")[2]
         server.ask(f"/left/-/{run}")
+        server.wait(lambda event: event.get("run") == run and "left" in event, "word of the departure")
         end = server.wait(lambda event: event.get("run") == run and "end" in event, f"end of {cell}")["end"]
         if cell.app == "thread":
             time.sleep(2 * SECONDS_PER_TOKEN)  # it is given up, and what becomes of it told to nobody
