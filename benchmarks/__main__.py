@@ -52,7 +52,7 @@ class Report:
         self.line(title)
         self.line(" " * _LABEL + "".join(f"{column:>{width}}" for column in columns))
         for label, cells in lines.items():
-            self.line(f"{label:{_LABEL}}" + "".join(f"{cell:>{width}}" for cell in cells))
+            self.line((f"{label:{_LABEL}}" + "".join(f"{cell:>{width}}" for cell in cells)).rstrip())
 
     def goal(self, what: str, wanted: str, got: str, reached: bool) -> None:
         self.goals.append((what, wanted, got, reached))

@@ -635,10 +635,14 @@ class Connection(abc.ABC):
         attended.shields = tuple(other for other in attended.shields if other is not block)
         _within.set(tuple(other for other in _within.get() if other is not block))
         if not attended.shields and root.disconnect is not None:
-            root.tell_readers()
-            if attended.is_due:
-                attended.is_due = False
-                root.end_app()
+            _runtime.call_in(root.loop, root.come_out)
+
+    def come_out(self) -> None:
+        """Do what was held off by the last shielded block, which has ended."""
+        self.tell_readers()
+        if self.attended.is_due:
+            self.attended.is_due = False
+            self.end_app()
 
     def is_within(self, block: object) -> bool:
         """Is the caller in that block, or a task that was made in it?"""
@@ -759,10 +763,10 @@ class Connection(abc.ABC):
         assert self.record is not None
         counted = self._counted
         ended: Ended = "returned"
-        if self.attended.has_ended_by_it or not isinstance(raised, (Exception, type(None))):
-            ended = "cancelled"
-        elif raised is not None:
+        if isinstance(raised, Exception):
             ended = "raised"
+        elif raised is not None or self.attended.has_ended_by_it:
+            ended = "cancelled"
         exchange = self.gone.exchange = Exchange(
             self.record,
             self.status(),

@@ -499,7 +499,8 @@ _UNTIL_SWALLOWED = 1.0
 
 def cancellations(task: Any) -> int:
     """How many have been asked for that were not taken back."""
-    return int(task.cancelling()) if hasattr(task, "cancelling") else 0  # not counted on 3.10, nor needed on trio
+    # Not counted on 3.10, where a backport (the package taskgroup) counts what anyio never takes back; not needed on trio.
+    return int(task.cancelling()) if sys.version_info >= (3, 11) and hasattr(task, "cancelling") else 0
 
 
 def cancel(task: Any, tried_for: float) -> float | None:
@@ -527,9 +528,8 @@ def cancel(task: Any, tried_for: float) -> float | None:
 
 
 def _is_being_cancelled(waiter: Any) -> bool:
-    return waiter is not None and (
-        waiter.cancelled() or getattr(waiter, "_cancel_requested", False)
-    )  # that of a gather
+    # granian 1.7.6 has a waiter that cannot be asked; gather has one that is cancelled only when all of its tasks are.
+    return waiter is not None and (getattr(waiter, "cancelled", bool)() or getattr(waiter, "_cancel_requested", False))
 
 
 def waits_for_others(running: Any) -> Any:

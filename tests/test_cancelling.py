@@ -384,6 +384,32 @@ async def test_what_the_app_raises_of_its_own_from_it_passes(error: Exception) -
     assert (exchange.ended, exchange.exception) == ("raised", type(error).__name__)
 
 
+async def test_what_a_task_of_the_apps_raises_from_it_passes() -> None:
+    """P5, P6: of the group only the cancellation is ours."""
+    far = http()
+    scope = far.scope()
+    error = ValueError("x")
+
+    async def fails() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise error
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fails)
+            tasks.start_soon(slowly)
+            await left(far)
+
+    with pytest.raises(Exception) as caught:  # noqa: B017, PT011  # a group, on 3.10 of a backport
+        await serve(app, far, scope, policy="cancel")
+    assert caught.value.exceptions == (error,)  # type: ignore[attr-defined]  # a group has it
+    exchange = connection(scope).exchange
+    assert exchange is not None
+    assert (exchange.ended, exchange.exception) == ("raised", "ExceptionGroup")
+
+
 @on_asyncio
 @pytest.mark.parametrize("raised", ["while the first is handled", "from None", "later"])
 async def test_a_new_cancelled_error_in_place_of_ours_ends_at_the_edge(raised: str) -> None:
@@ -622,9 +648,9 @@ async def test_ours_waits_until_somebody_elses_is_taken_back() -> None:
 
 @on_asyncio
 @counted
-@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize("ends", ["ours", "others as well", "another in its place"])
 async def test_one_that_was_swallowed_holds_ours_off_for_a_while_only(
-    others: bool, monkeypatch: pytest.MonkeyPatch
+    ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not taken back by us."""
     monkeypatch.setattr(_runtime, "_UNTIL_SWALLOWED", 0.01)
@@ -644,9 +670,11 @@ async def test_one_that_was_swallowed_holds_ours_off_for_a_while_only(
             await anyio.sleep_forever()
         finally:
             times.append(anyio.current_time())
-            if others:
+            if ends == "others as well":
                 task.cancel()
                 await turns()
+            if ends == "another in its place":
+                raise asyncio.CancelledError from None
 
     async def server() -> int:
         await DisconnectMiddleware(app, policy="cancel")(scope, far.receive, far.send)
@@ -655,8 +683,8 @@ async def test_one_that_was_swallowed_holds_ours_off_for_a_while_only(
 
     task = asyncio.ensure_future(server())
     await asyncio.wait({task}, timeout=SECONDS)
-    assert task.cancelled() == others
-    if not others:
+    assert task.cancelled() == (ends != "ours")
+    if ends == "ours":
         assert task.result() == 1
     assert ended(scope) == "cancelled"
     assert times[1] - times[0] >= 0.008
@@ -947,6 +975,18 @@ async def test_an_endless_grace_cancels_never_and_what_is_sent_is_muted(caplog: 
     assert [message["type"] for message in far.wasted] == ["http.response.start", "http.response.body"], "the skeleton"
 
 
+@pytest.mark.parametrize("options", [{}, {"grace": math.inf}, {"policy": "cancel", "grace": math.inf}])
+async def test_an_endless_grace_needs_nobody_to_look(options: Any) -> None:
+    """Nor does none under `ignore`. Under `cancel` somebody looks: what is sent is to be muted."""
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.sleep(0.01)
+
+    await serve(app, far, **options)
+    assert (far.reads > 0) == ("policy" in options)
+
+
 async def test_the_grace_ends_with_the_app() -> None:
     """A timer that was still there would hold the server."""
 
@@ -985,8 +1025,28 @@ def on_a_loop_of_its_own(app: App, seen: list[Any]) -> App:
     return adapter
 
 
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Everything that is done to a connection is done on its own event loop; what was done."""
+    done: list[str] = []
+
+    def watched(name: str) -> Any:
+        do = getattr(_connection.Connection, name)
+
+        def do_at_home(self: Any, *arguments: Any) -> Any:
+            assert _runtime.event_loop() is self.loop, name
+            done.append(name)
+            return do(self, *arguments)
+
+        return do_at_home
+
+    for name in ("learn", "end_app", "plan_end", "tell_readers", "watch", "look"):
+        monkeypatch.setattr(_connection.Connection, name, watched(name))
+    return done
+
+
 @pytest.mark.parametrize("outer", [{"policy": "cancel"}, {"policy": "cancel", "grace": 0.01}, {}])
-async def test_an_inner_app_on_an_event_loop_of_its_own_is_cancelled_there(outer: Any) -> None:
+async def test_an_inner_app_on_an_event_loop_of_its_own_is_cancelled_there(outer: Any, at_home: list[str]) -> None:
     far = http()
     seen: list[Any] = []
 
@@ -1003,9 +1063,10 @@ async def test_an_inner_app_on_an_event_loop_of_its_own_is_cancelled_there(outer
     scope = far.scope()
     await serve(on_a_loop_of_its_own(inner, seen), far, scope, **outer)
     assert (seen, ended(scope)) == (["cleaned up", "adapter goes on"], "cancelled")
+    assert outer or "watch" in at_home
 
 
-async def test_an_inner_app_on_an_event_loop_of_its_own_has_a_shield() -> None:
+async def test_an_inner_app_on_an_event_loop_of_its_own_has_a_shield(at_home: list[str]) -> None:
     far = http()
     seen: list[Any] = []
 
@@ -1021,6 +1082,7 @@ async def test_an_inner_app_on_an_event_loop_of_its_own_has_a_shield() -> None:
     scope = far.scope()
     await serve(on_a_loop_of_its_own(DisconnectMiddleware(app), seen), far, scope, policy="cancel")
     assert (seen, ended(scope)) == (["committed", "adapter goes on"], "cancelled")
+    assert {*at_home} >= {"learn", "end_app", "plan_end", "tell_readers", "look"}
 
 
 def stack(app: App, outer: Any, inner: Any, seen: list[Any]) -> App:
@@ -1104,8 +1166,11 @@ async def test_what_stands_outside_is_cancelled_when_no_inner_app_is_left() -> N
     assert (steps, ended(scope)) == (["inner"], "cancelled")
 
 
-async def test_an_inner_app_that_comes_after_the_departure_is_not_cancelled_again() -> None:
+async def test_an_inner_app_that_comes_after_the_departure_is_not_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The one cancellation has ended what stands outside; its clean-up may call an app."""
+    monkeypatch.setattr(_runtime, "_UNTIL_SWALLOWED", 0)
     far = http()
     steps: list[Any] = []
 
@@ -1123,6 +1188,140 @@ async def test_an_inner_app_that_comes_after_the_departure_is_not_cancelled_agai
 
     await serve(between, far, policy="cancel")
     assert steps == [DISCONNECT]
+
+
+async def test_an_inner_app_that_comes_after_the_departure_is_cancelled_in_a_task_of_its_own() -> None:
+    far = http()
+    steps: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await anyio.sleep(2 * SECONDS)
+        finally:
+            steps.append("inner cancelled")
+
+    async def between(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await left(far)
+        finally:
+            with anyio.CancelScope(shield=True):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(DisconnectMiddleware(inner), scope, receive, send)
+                steps.append("cleaned up")
+
+    await serve(between, far, policy="cancel")
+    assert steps == ["inner cancelled", "cleaned up"]
+
+
+async def test_an_inner_app_that_comes_after_the_departure_has_the_rest_of_the_grace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    far = http()
+    steps: list[Any] = []
+    end_of_grace = grace_at_hand(monkeypatch)
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await turns(20)
+            steps.append("goes on")
+            await end_of_grace()
+            await anyio.sleep(2 * SECONDS)
+        finally:
+            steps.append("inner cancelled")
+
+    async def between(scope: Any, receive: Any, send: Any) -> None:
+        far.leave()
+        await known(scope)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(DisconnectMiddleware(inner), scope, receive, send)
+        steps.append("between goes on")
+
+    scope = far.scope()
+    await serve(between, far, scope, grace=GRACE_AT_HAND)
+    assert steps == ["goes on", "inner cancelled", "between goes on"]
+    assert ended(scope) == "cancelled"
+
+
+async def test_an_inner_app_that_is_complete_and_works_in_the_background_is_not_cancelled() -> None:
+    """P3, although what stands outside has not sent it yet."""
+    far = http()
+    steps: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(FINAL)
+        far.leave()
+        await connection(scope).wait_disconnected()
+        await anyio.sleep(0.01)
+        steps.append("background done")
+
+    async def holding(scope: Any, receive: Any, send: Any) -> None:
+        async def keep(message: Any) -> None:
+            steps.append(message["type"])
+
+        await DisconnectMiddleware(app)(scope, receive, keep)
+
+    await serve(holding, far, policy="cancel")
+    assert steps == ["http.response.start", "http.response.body", "background done"]
+
+
+@on_asyncio
+async def test_each_of_two_inner_apps_is_cancelled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the end of one is taken for an ordinary end by what stands around both."""
+    monkeypatch.setattr(_connection, "_SECONDS_TO_END", 0.005)
+    monkeypatch.setattr(_runtime, "_UNTIL_SWALLOWED", 0)
+    far = http()
+    steps: list[str] = []
+
+    def app(name: str, seconds: float) -> DisconnectMiddleware:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                await anyio.sleep(seconds)
+                steps.append(name)
+
+        return DisconnectMiddleware(app)
+
+    async def ignore(message: Any) -> None: ...
+
+    async def between(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            for each in (app("one", 0), app("other", 0.03)):
+                tasks.start_soon(each, dict(scope), receive, ignore)
+            await turns()
+            far.leave()
+
+    await serve(between, far, policy="cancel")
+    assert steps == ["one", "other"]
+
+
+async def test_what_goes_on_around_an_inner_app_that_was_cancelled_is_cancelled_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes that for an ordinary end, and has a while to send what it makes of it."""
+    monkeypatch.setattr(_connection, "_SECONDS_TO_END", 0.01)
+    far = http()
+    scope = far.scope()
+    steps: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await left(far)
+
+    async def ignore(message: Any) -> None: ...
+
+    async def between(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(DisconnectMiddleware(app), scope, receive, ignore)
+        await turns()
+        steps.append("goes on")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            steps.append("cancelled")
+
+    await serve(between, far, scope, policy="cancel")
+    assert (steps, ended(scope)) == (["goes on", "cancelled"], "cancelled")
 
 
 async def test_an_inner_app_that_is_complete_is_not_cancelled() -> None:
@@ -1330,12 +1529,16 @@ async def all_but(before: int) -> None:
             await anyio.sleep(0.001)
 
 
-ENDS = ["normal", "cancelled", "swallowed", "raised", "cancelled by others"]
+ENDS = ["normal", "cancelled", "swallowed", "raised", "cancelled by others", "ignored"]
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 @pytest.mark.parametrize("end", ENDS)
-async def test_scope_server_and_app_are_free_at_the_end_without_the_garbage_collector(end: str, kind: str) -> None:
+async def test_scope_server_and_app_are_free_at_the_end_without_the_garbage_collector(
+    end: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_watch.voids, "_seconds", 3600)
+
     async def exchange() -> list[weakref.ref[Any]]:
         far: Any = http() if kind == "http" else websocket()
         scope = Scope(far.scope())
@@ -1346,6 +1549,10 @@ async def test_scope_server_and_app_are_free_at_the_end_without_the_garbage_coll
                 await send(ACCEPT)
             await anyio.sleep(0.004)
             if end == "normal":
+                return
+            if end == "ignored":
+                far.leave()
+                await known(scope)
                 return
             if end == "raised":
                 raise ValueError
@@ -1358,8 +1565,9 @@ async def test_scope_server_and_app_are_free_at_the_end_without_the_garbage_coll
                     raise
 
         with anyio.CancelScope() as others:
+            policy: Any = "ignore" if end == "ignored" else "cancel"
             with contextlib.suppress(ValueError):
-                await DisconnectMiddleware(app, policy="cancel", websocket_policy="cancel", send_timeout=5)(
+                await DisconnectMiddleware(app, policy=policy, websocket_policy=policy, send_timeout=5)(
                     scope, far.receive, far.send
                 )
         return [weakref.ref(scope), weakref.ref(far), weakref.ref(app)]
@@ -1372,7 +1580,8 @@ async def test_scope_server_and_app_are_free_at_the_end_without_the_garbage_coll
         with anyio.fail_after(1):
             while [ref() for ref in refs] != [None, None, None]:
                 await anyio.sleep(0.001)
-        await all_but(before)
+        if end != "ignored":
+            await all_but(before)
     finally:
         gc.enable()
 
@@ -1391,6 +1600,38 @@ async def test_a_departure_leaves_no_task_behind(monkeypatch: pytest.MonkeyPatch
 
         await serve(app, far, policy=policy, grace=grace)
         await all_but(before)
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_a_departure_that_only_what_the_app_left_behind_hears_of_is_told_and_holds_nothing(
+    kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_watch.departures, "_seconds", 3600)
+    monkeypatch.setattr(_watch.voids, "_seconds", 3600)
+    heard: list[Any] = []
+    told: list[Any] = []
+
+    async def listen(receive: Any) -> None:
+        await receive()
+        heard.append((await receive())["type"])
+
+    async def exchange() -> weakref.ref[Any]:
+        far: Any = http() if kind == "http" else websocket()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            tasks.start_soon(listen, receive)
+            await turns()
+
+        async with anyio.create_task_group() as tasks:
+            await serve(app, far, on_disconnect=told.append)
+            far.leave()
+        return weakref.ref(far)
+
+    left = await exchange()
+    await turns()
+    gc.collect()
+    assert (heard, told, left()) == ([f"{kind}.disconnect"], [], None)
+    assert caplog.messages == []
 
 
 async def test_nothing_is_logged_above_debug_of_a_cancellation(caplog: pytest.LogCaptureFixture) -> None:

@@ -33,6 +33,7 @@ from disconnect_mw import (
     Disconnect,
     DisconnectMiddleware,
     RaiseOnDisconnect,
+    _connection,
     connection,
 )
 from disconnect_mw.fastapi import Client, client_connection
@@ -452,6 +453,28 @@ async def test_whoever_waits_gets_none_when_the_exchange_ends_with_its_client_th
                 await serve(app, far, scope)
     assert got == [None]
     assert await connection(scope).wait_disconnected() is None
+
+
+async def test_whoever_waits_after_the_last_message_gets_none() -> None:
+    """P3: what happens then is the normal end."""
+    far = http()
+    got: list[Any] = []
+
+    async def wait(client: ClientConnection) -> None:
+        got.append(await client.wait_disconnected())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        client = connection(scope)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, client)
+            await turns()
+            await send(START)
+            await send(FINAL)
+            far.leave()
+        await wait(client)
+
+    await serve(app, far)
+    assert got == [None, None]
 
 
 async def test_whoever_waits_for_an_exchange_whose_client_left_gets_its_record() -> None:
@@ -925,6 +948,31 @@ async def test_the_departure_is_found_behind_a_small_body_that_the_app_does_not_
     assert (answers, far.reads) == ([reads == 1], reads)
 
 
+@pytest.mark.parametrize("raises", ["the outer install", "the inner install", "the handler"])
+async def test_what_send_raises_inside_ends_quietly_inside(raises: str) -> None:
+    far = http()
+    steps: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if raises == "the handler":
+            connection(scope).policy = "raise"
+        await receive()
+        far.leave()
+        disconnect = await receive()
+        with pytest.raises(ClientDisconnected) as caught:
+            await send(START)
+        assert caught.value.message == disconnect
+        await send(START)
+
+    async def between(scope: Any, receive: Any, send: Any) -> None:
+        inner = "raise" if raises == "the inner install" else "ignore"
+        await DisconnectMiddleware(app, policy=inner)(scope, receive, send)  # type: ignore[arg-type]  # one of the two
+        steps.append("quiet")
+
+    await serve(between, far, policy="raise" if raises == "the outer install" else "ignore")
+    assert steps == ["quiet"]
+
+
 async def test_a_short_request_that_was_asked_about_leaves_nothing_to_be_looked_at(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -942,20 +990,25 @@ async def test_a_short_request_that_was_asked_about_leaves_nothing_to_be_looked_
     assert (caplog.messages, [far.reads for far in fars]) == ([], [0, 0])
 
 
-async def test_a_scope_that_is_used_again_is_a_new_exchange() -> None:
+@pytest.mark.parametrize("again", ["itself", "a copy of its own time"])
+async def test_a_scope_that_is_used_again_is_a_new_exchange(again: str) -> None:
     far = http()
     seen: list[Any] = []
+    copies: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        copies.append(dict(scope))
         seen.append(connection(scope).connected)
         far.leave()
         await gone(connection(scope))
 
     scope = far.scope()
-    await serve(app, far, scope)
+    await serve(app, far, scope, policy="raise")
     far = http()
-    await serve(app, far, scope)
+    used = scope if again == "itself" else copies[0]
+    await serve(app, far, used)
     assert seen == [True, True]
+    assert connection(used).policy == "ignore"
 
 
 # shield
@@ -985,11 +1038,13 @@ async def test_the_cancellation_is_held_off_until_the_end_of_the_block() -> None
 
 @pytest.mark.parametrize("policy", ["ignore", "cancel"])
 async def test_a_block_while_the_client_is_there_changes_nothing(policy: Any) -> None:
+    """P0: not a context variable either."""
     far = http()
 
     async def app(scope: Any, receive: Any, send: Any) -> str:
         async with connection(scope).shield():
             await turns()
+        assert _connection._within.get() == ()
         await turns()
         await send(START)
         await send(FINAL)
@@ -1102,6 +1157,39 @@ async def test_blocks_in_two_tasks_hold_it_off_until_both_have_ended() -> None:
     assert until.happened[-2:] == ["first saved", "second saved"]
 
 
+async def test_one_shield_may_be_held_by_two_tasks() -> None:
+    far = http()
+    until = Until()
+
+    async def first(client: ClientConnection, shield: Any) -> None:
+        async with shield:
+            until.note("first in")
+            await until("gone")
+        until.note("first out")
+
+    async def second(client: ClientConnection, shield: Any, receive: Any) -> None:
+        await until("first in")
+        async with shield:
+            far.leave()
+            await gone(client)
+            until.note("gone")
+            await until("first out")
+            assert await receive() == DISCONNECT, "it is in the block"
+            await turns()
+            until.note("committed")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        client = connection(scope)
+        shield = client.shield()
+        await receive()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first, client, shield)
+            tasks.start_soon(second, client, shield, receive)
+
+    await serve(app, far)
+    assert until.happened == ["first in", "gone", "first out", "committed"]
+
+
 async def test_what_a_block_raises_passes_at_once() -> None:
     far = http()
 
@@ -1180,12 +1268,51 @@ async def test_sends_in_a_block_are_muted_and_in_the_raising_policy_raise() -> N
     await serve(app, far, policy="raise")
 
 
-async def test_other_tasks_that_wait_to_receive_hear_of_it_at_the_end_of_the_block() -> None:
+@pytest.mark.parametrize("installs", [1, 2, 3])
+async def test_other_tasks_that_wait_to_receive_hear_of_it_at_the_end_of_the_block(installs: int) -> None:
     """Frameworks cancel on it. But not those that were made in it: the block may wait for them."""
     far = http()
     until = Until()
 
+    async def listen(receive: Any, name: str, begins: str = "at once") -> None:
+        await until(begins)
+        assert await receive() == DISCONNECT
+        until.note(name)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        client = connection(scope)
+        await receive()
+        until.note("at once")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen, receive, "early")
+            tasks.start_soon(listen, receive, "late", "gone")
+            await turns()
+            async with client.shield():
+                far.leave()
+                await gone(client)
+                until.note("gone")
+                await turns()
+                assert until.happened == ["at once", "gone"]
+                assert await receive() == DISCONNECT, "but whoever is in the block"
+                tasks.start_soon(listen, receive, "made in it")
+                await until("made in it")
+        assert until.happened[:3] == ["at once", "gone", "made in it"]
+        assert sorted(until.happened[3:]) == ["early", "late"]
+
+    wrapped: App = app
+    for _ in range(installs):
+        wrapped = DisconnectMiddleware(wrapped)
+    await call(wrapped, far)
+
+
+@pytest.mark.parametrize("installs", [1, 2, 3])
+async def test_whoever_comes_to_receive_during_the_block_hears_of_it_at_its_end(installs: int) -> None:
+    far = http()
+    until = Until()
+
     async def listen(receive: Any) -> None:
+        await until("gone")
+        until.note("asks")
         assert await receive() == DISCONNECT
         until.note("heard")
 
@@ -1194,50 +1321,58 @@ async def test_other_tasks_that_wait_to_receive_hear_of_it_at_the_end_of_the_blo
         await receive()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listen, receive)
-            await turns()
             async with client.shield():
                 far.leave()
                 await gone(client)
+                until.note("gone")
+                await until("asks")
                 await turns()
-                assert until.happened == []
-                assert await receive() == DISCONNECT, "but whoever is in the block"
-                tasks.start_soon(listen, receive)
-                await until("heard")
-        assert until.happened == ["heard", "heard"]
+                until.note("end")
 
-    await serve(app, far)
+    wrapped: App = app
+    for _ in range(installs):
+        wrapped = DisconnectMiddleware(wrapped)
+    await call(wrapped, far)
+    assert until.happened == ["gone", "asks", "end", "heard"]
 
 
 async def test_whoever_waits_for_the_rest_of_a_body_is_not_kept_waiting() -> None:
     """Where the body is cut; that may be what the block waits for."""
     far = http(body=[b"a", b"b"], leaves_after_chunks=1)
+    until = Until()
 
-    async def read(receive: Any, got: list[Any]) -> None:
-        while not got or got[-1]["type"] == "http.request":
-            got.append(await receive())
+    async def read(receive: Any) -> None:
+        await until("in the block")
+        while (await receive())["type"] == "http.request":
+            pass
+        until.note("read")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        got: list[Any] = []
-        async with connection(scope).shield(), anyio.create_task_group() as tasks:
-            tasks.start_soon(read, receive, got)
-        assert got[-1] == DISCONNECT
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read, receive)
+            async with connection(scope).shield():
+                until.note("in the block")
+                await until("read")
 
     await serve(app, far)
 
 
 async def test_a_websocket_is_told_at_once() -> None:
     far = websocket()
+    until = Until()
 
     async def listen(receive: Any) -> None:
-        assert (await receive())["type"] == "websocket.disconnect"
+        until.note((await receive())["type"])
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send(ACCEPT)
-        async with connection(scope).shield(), anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as tasks:
             tasks.start_soon(listen, receive)
             await turns()
-            far.leave()
+            async with connection(scope).shield():
+                far.leave()
+                await until("websocket.disconnect")
 
     await serve(app, far)
 

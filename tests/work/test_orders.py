@@ -80,7 +80,7 @@ def ask(server: Server, path: str) -> Any:
 
 # Never half
 
-ORDERS = 40
+ORDERS = 30
 
 APPS = ("transaction", "commits")
 SHIELDED = [f"shielded-{place}" for place in PLACES]
