@@ -41,7 +41,11 @@ _STARTS = ("http.response.start", "websocket.http.response.start")
 _SECONDS_TO_END = 1.0
 
 
-# How long a framework that listens by itself has to begin to end the handler, and from then on to end it.
+# Turns of the event loop in which a framework that listens by itself ends a stream: Starlette in four, and two more for
+# each BaseHTTPMiddleware.
+_TURNS_TO_END_A_STREAM = 8
+
+# How long one that waits for its listener and the handler has to begin to end the handler, and from then on to end it.
 _SECONDS_TO_REACT = 0.05
 _SECONDS_TO_END_BY_ITSELF = 10.0
 
@@ -322,7 +326,7 @@ class Connection(abc.ABC):
         """The server's next message; once the disconnect is known, that: without suspending, as often as asked."""
         if self._gate is not None:
             return await self.reader().receive()
-        self._gate = self.stand_in or _runtime.current_task(self.loop) or _BY_HAND
+        self._gate = self.stand_in or _runtime.current_task(self.loop) or _BY_HAND  # as `caller`, at less cost
         try:
             message = await self.server_receive()
         except BaseException as exception:
@@ -364,6 +368,10 @@ class Connection(abc.ABC):
             if self._gate is None:
                 self._gate = _SHUT
         return self.shared_reader
+
+    def caller(self) -> Any:
+        """The task that calls, as far as there are tasks to be told apart."""
+        return self.stand_in or _runtime.current_task(self.loop) or _BY_HAND
 
     def is_being_read(self) -> bool:
         """Is a task of the application's at the server?"""
@@ -498,9 +506,9 @@ class Connection(abc.ABC):
             return
         if kind in _STARTS and self.gone.late_start is None:
             self.gone.late_start = message
-        # Whoever waits for the disconnect has been woken, but had no turn yet: it will want to cancel this task, which
-        # must not meet it in here. Starlette's StreamingResponse then leaves its generator to the garbage collector.
-        if self.gone.messages_muted > 1 or self.shared_reader is None or not self.shared_reader.is_awaited():
+        # Whoever waited for the disconnect may be about to cancel this task, which must not meet it in here:
+        # Starlette's StreamingResponse then leaves its generator to the garbage collector.
+        if self.gone.messages_muted > 1 or self.shared_reader is None or not self.shared_reader.tells_others():
             await _runtime.checkpoint()
 
     async def _pass_on(self, messages: list[Message]) -> None:
@@ -605,10 +613,19 @@ class Connection(abc.ABC):
     def _seconds_to_react(self) -> float | None:
         """How long to wait for a framework that has a listener in a task of its own, and the handler in another.
 
-        Quart and Django end the handler when the listener is told. A cancellation of the task that waits for both would
-        leave both behind.
+        Starlette cancels its stream by itself: to cancel it at the same time would have thousands that are left at once
+        end in one turn of the loop. Quart and Django end the handler when the listener is told; a cancellation of the
+        task that waits for both would leave both behind.
         """
         attended = self.attended
+        if attended.turns_to_hear is None:
+            is_heard = self.shared_reader is not None and self.shared_reader.is_awaited()
+            attended.turns_to_hear = _TURNS_TO_END_A_STREAM if is_heard and self.stand_in is None else 0
+        if attended.turns_to_hear:
+            attended.turns_to_hear -= 1
+            return 0
+        if _runtime.is_being_cancelled(self.task):
+            return None
         waits_for = _runtime.waits_for_others(self.running)
         if attended.waited_for is None:
             attended.waited_for = waits_for
@@ -856,8 +873,10 @@ class HTTPConnection(Connection):
 
     def _may_be_read(self) -> bool:
         if self.uploading is None:
-            # An application that answers without having read will not read: Starlette's stream, under "raise".
-            return self._owed is not HTTP_OWES_ALL or not _messages.announces_body(self.scope)
+            # An application that answers without having read will not read: Starlette's stream, under "raise". What
+            # stands outside of it may.
+            has_begun = self._owed is not HTTP_OWES_ALL and not _watch.is_handed_on(self.server_receive)
+            return has_begun or not _messages.announces_body(self.scope)
         return not self.uploading
 
     def is_whole(self, messages: list[Message]) -> bool:

@@ -40,6 +40,7 @@ class Reader:
         "_is_left",
         "_mark",
         "_task",
+        "_told",
         "_waiters",
         "interrupted",
         "prefers_task",
@@ -56,6 +57,7 @@ class Reader:
         self._waiters: list[_runtime.Waiter] = []  # for a read to be over
         self._is_left = False
         self._answers = 0  # of the disconnect
+        self._told: Any = None  # the task that had the last of them
 
     async def receive(self) -> Message:
         connection = self._connection
@@ -84,6 +86,7 @@ class Reader:
             else:
                 return await connection.read_directly()
         self._answers += 1
+        self._told = connection.caller()
         if self._answers % _ANSWERS_WITHOUT_A_TURN == 0:
             await _runtime.checkpoint()
         return connection.disconnect_again()
@@ -184,6 +187,10 @@ class Reader:
 
     def is_awaited(self) -> bool:
         return bool(self._waiters)
+
+    def tells_others(self) -> bool:
+        """Has another task than the caller's been told of the disconnect, or is it about to be?"""
+        return self.is_awaited() or self._told not in (None, self._connection.caller())
 
     def interrupt(self, task: Any) -> None:
         """Wake the application's own read at the server, which may never tell it that the client has gone."""

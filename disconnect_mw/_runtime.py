@@ -351,7 +351,11 @@ def call_in(loop: Any, callback: Callable[[], None]) -> None:
 
 
 # What an awaitable that is suspended awaits, and its frame, by its kind.
-_KINDS = (("cr_await", "cr_frame"), ("gi_yieldfrom", "gi_frame"), ("ag_await", "ag_frame"))
+_KINDS: dict[type, tuple[str, str]] = {
+    types.CoroutineType: ("cr_await", "cr_frame"),
+    types.GeneratorType: ("gi_yieldfrom", "gi_frame"),
+    types.AsyncGeneratorType: ("ag_await", "ag_frame"),
+}
 
 
 def chain(awaitable: Any) -> Iterator[Any]:
@@ -373,8 +377,12 @@ def _awaited_by(awaitable: Any) -> Any:
 
 
 def _kind(thing: Any) -> tuple[str, str] | None:
-    # The type is asked: an object may answer to any name, or raise (a mock, a proxy).
-    return next((kind for kind in _KINDS if hasattr(type(thing), kind[0])), None)
+    # The type is asked: an object may answer to any name, or raise (a mock, a proxy). It is asked of thousands that end
+    # at once, so first what nearly all are; a future awaits nothing.
+    type_ = type(thing)
+    if type_ in _KINDS or hasattr(type_, "_asyncio_future_blocking"):
+        return _KINDS.get(type_)
+    return next((kind for kind in _KINDS.values() if hasattr(type_, kind[0])), None)
 
 
 def frame_of(awaitable: Any) -> types.FrameType | None:
@@ -499,7 +507,7 @@ _UNTIL_SWALLOWED = 1.0
 
 def cancellations(task: Any) -> int:
     """How many have been asked for that were not taken back."""
-    # Not counted on 3.10, where a backport (the package taskgroup) counts what anyio never takes back; not needed on trio.
+    # Not needed on trio, nor counted on 3.10: a backport (the package taskgroup) counts what anyio never takes back.
     return int(task.cancelling()) if sys.version_info >= (3, 11) and hasattr(task, "cancelling") else 0
 
 
@@ -512,7 +520,7 @@ def cancel(task: Any, tried_for: float) -> float | None:
     """
     if isinstance(task, Cancellable):
         task.cancel()
-    elif task._must_cancel or _is_being_cancelled(task._fut_waiter):
+    elif is_being_cancelled(task):
         # 3.10 does not tell when it is taken back.
         return _UNTIL_TRIED_AGAIN if sys.version_info >= (3, 11) else math.inf
     elif cancellations(task) and tried_for < _UNTIL_SWALLOWED:
@@ -527,25 +535,53 @@ def cancel(task: Any, tried_for: float) -> float | None:
     return None
 
 
-def _is_being_cancelled(waiter: Any) -> bool:
-    # granian 1.7.6 has a waiter that cannot be asked; gather has one that is cancelled only when all of its tasks are.
-    return waiter is not None and (getattr(waiter, "cancelled", bool)() or getattr(waiter, "_cancel_requested", False))
+def is_being_cancelled(task: Any) -> bool:
+    """Is a cancellation of `task` on its way, which it has not met yet?"""
+    if isinstance(task, Cancellable):
+        return False
+    # None has neither, nor has that of granian 1.7.6; that of a gather is cancelled only when all of its tasks are.
+    waiter = task._fut_waiter
+    return bool(
+        task._must_cancel or getattr(waiter, "cancelled", bool)() or getattr(waiter, "_cancel_requested", False)
+    )
 
 
 def waits_for_others(running: Any) -> Any:
     """What an application awaits, if that is `asyncio.wait`: a cancellation does not reach what that waits for."""
+    asyncio = sys.modules.get("asyncio")
+    code = getattr(getattr(asyncio, "wait", None), "__code__", None)
     awaited = [*chain(running)]
-    frames = map(frame_of, awaited)
-    is_wait = any(frame is not None and frame.f_code.co_name == "_wait" and _is_of_asyncio(frame) for frame in frames)
+    is_wait = any(type(awaitable) is types.CoroutineType and awaitable.cr_code is code for awaitable in awaited)
     return awaited[-1] if is_wait else None
-
-
-def _is_of_asyncio(frame: types.FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).partition(".")[0] == "asyncio"
 
 
 class TimedOut(Exception):
     """What `within` raises in place of what took too long."""
+
+
+class _Begun:
+    """A coroutine that has made its first step, to be awaited by the task that made it."""
+
+    __slots__ = ("_coroutine", "_is_ahead", "_yielded", "close", "throw")
+
+    def __init__(self, coroutine: types.CoroutineType[Any, Any, Any], yielded: Any) -> None:
+        self._coroutine = coroutine
+        self._yielded = yielded
+        self._is_ahead = True
+        self.close = coroutine.close
+        self.throw = coroutine.throw  # no method: its frame would hold an exception whose traceback holds the frame
+
+    def __await__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        if not self._is_ahead:
+            return self._coroutine.send(value)
+        self._is_ahead = False
+        return self._yielded
 
 
 async def within(seconds: float, awaitable: Awaitable[Any]) -> Any:
@@ -556,6 +592,11 @@ async def within(seconds: float, awaitable: Awaitable[Any]) -> Any:
     loop = running_loop()
     if loop is None:
         return await awaitable
+    if type(awaitable) is types.CoroutineType:  # as nearly all are, and most come back at once: no timer for these
+        try:
+            awaitable = _Begun(awaitable, awaitable.send(None))
+        except StopIteration as end:
+            return end.value
     task = current_task(loop)
     is_late = False
 
@@ -670,10 +711,9 @@ def _note_others(task: Any) -> None:
 
 
 def _has_noted_others(task: Any) -> bool:
-    others = getattr(task, _OTHERS, None)
-    if others is not None:  # else an inner install has had its answer before
-        del task.cancel
-        delattr(task, _OTHERS)
+    others = getattr(task, _OTHERS)
+    del task.cancel
+    delattr(task, _OTHERS)
     return bool(others)
 
 

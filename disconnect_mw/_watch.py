@@ -106,7 +106,8 @@ class Attended:
     cancels = False  # it has been cancelled
     cancellations = 0  # that were there before
     tried_at = 0.0  # for the first time
-    waited_for: Any = None  # by a framework that has a listener of its own
+    turns_to_hear: int | None = None  # for a framework that listens; None: not asked yet
+    waited_for: Any = None  # by a framework that has a task for its listener
     turns_to_react = 32
     has_reacted = False
     has_ended_by_it = False
@@ -173,8 +174,14 @@ BLOCKING = (
 )
 
 
-# What stands between a send and such a server and only hands on, to a task that the server blocks.
+# What stands between and hands on: a send, to a task that the server blocks, and the messages of a body, of which it may
+# read the rest itself.
 _HANDS_ON = ("starlette.middleware.base",)
+
+
+def is_handed_on(receive: Any) -> bool:
+    """Is it the `receive` of one of these?"""
+    return getattr(_runtime.uninterruptible(receive), "__module__", None) in _HANDS_ON
 
 
 def can_be_blocked() -> bool:

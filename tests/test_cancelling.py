@@ -1468,6 +1468,106 @@ async def test_a_framework_that_ends_its_handler_by_itself_is_not_cancelled(grac
 
 
 @on_asyncio
+async def test_a_framework_that_ends_its_stream_as_it_hears_of_it_is_not_cancelled() -> None:
+    """Thousands that end in one turn of the loop would hold up all others."""
+    far = http()
+    steps: list[Any] = []
+
+    async def stream() -> AsyncIterator[bytes]:
+        try:
+            yield b"x"
+            await left(far)
+        finally:
+            steps.append("generator closed")
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        try:
+            await StreamingResponse(stream())(scope, receive, send)
+        except asyncio.CancelledError:
+            steps.append("app cancelled")
+            raise
+        return "done"
+
+    scope = far.scope()
+    assert await serve(app, far, scope, policy="cancel") == "done"
+    assert (steps, ended(scope)) == (["generator closed"], "returned")
+
+
+@on_asyncio
+async def test_a_listener_that_only_listens_puts_it_off_by_some_turns() -> None:
+    far = http()
+    heard: list[Any] = []
+
+    async def listen(receive: Any) -> None:
+        heard.append(await receive())
+        await turns(2 * _connection._TURNS_TO_END_A_STREAM)
+        heard.append("too late")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen, receive)
+            await turns()
+            await left(far)
+
+    scope = far.scope()
+    await serve(app, far, scope, policy="cancel")
+    assert (heard, ended(scope)) == ([DISCONNECT], "cancelled")
+
+
+class Plain:
+    """What granian 1.7.6 gives to be awaited: asyncio's word for a future, and nothing but what a task needs."""
+
+    _asyncio_future_blocking = False
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self.get_loop = future.get_loop
+        self.add_done_callback = future.add_done_callback
+        self.cancel = future.cancel
+        self.result = future.result
+
+    def __await__(self) -> Any:
+        self._asyncio_future_blocking = True
+        yield self
+        return self.result()
+
+
+@on_asyncio
+async def test_the_app_is_cancelled_in_what_cannot_be_asked_whether_it_is_cancelled() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        far.leave()
+        await Plain(asyncio.get_running_loop().create_future())
+
+    scope = far.scope()
+    await serve(app, far, scope, policy="cancel")
+    assert ended(scope) == "cancelled"
+
+
+@on_asyncio
+@pytest.mark.skipif(sys.version_info >= (3, 11), reason="cancellations are counted since Python 3.11")
+async def test_a_count_of_another_makers_is_not_waited_for() -> None:
+    """The package taskgroup, which Hypercorn brings on 3.10, has tasks that count what anyio never takes back."""
+
+    class Counting(asyncio.tasks._PyTask):  # type: ignore[name-defined,misc]  # asyncio's own in Python
+        def cancelling(self) -> int:
+            return 1
+
+    far = http()
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await left(far)
+
+    task = Counting(serve(app, far, scope, policy="cancel"), loop=asyncio.get_running_loop())
+    began = anyio.current_time()
+    await task
+    assert ended(scope) == "cancelled"
+    assert anyio.current_time() - began < _runtime._UNTIL_SWALLOWED
+
+
+@on_asyncio
 async def test_a_framework_that_hears_of_it_and_does_not_react_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_connection, "_SECONDS_TO_REACT", 0.005)
     far = http()

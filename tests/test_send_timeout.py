@@ -113,6 +113,34 @@ async def test_a_send_that_is_not_drained_in_time_counts_as_a_disconnect() -> No
     assert (exchange.messages_muted, exchange.bytes_muted) == (3, 7 + 7 + 7)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("waits", [False, True])
+async def test_only_a_send_that_waits_has_a_timer(waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Stalling()
+    loop = asyncio.get_running_loop()
+    timers: list[float] = []
+    call_later = loop.call_later
+
+    def counting(delay: float, *arguments: Any, **options: Any) -> Any:
+        timers.append(delay)
+        return call_later(delay, *arguments, **options)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        if waits:
+            loop.call_soon(server.until.note, "drained")
+        else:
+            server.until.note("drained")
+        for _ in range(10):
+            await send(CHUNK)
+        await send(FINAL)
+
+    monkeypatch.setattr(loop, "call_later", counting)
+    await serve(app, server, send_timeout=60)
+    assert server.sent == [START, *[CHUNK] * 10, FINAL]
+    assert timers.count(60) == waits
+
+
 async def test_the_response_is_not_made_to_look_whole() -> None:
     """Should the client be there after all: better a response that is cut than one that looks whole."""
     server = Stalling()

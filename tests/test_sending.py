@@ -137,6 +137,42 @@ async def test_a_listener_that_cancels_the_streamer_finds_it_in_its_generator(ma
     assert story == ["the generator stopped", "the response ended"]
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})])
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_generator_that_comes_back_as_the_listener_is_told_is_cancelled_where_it_waits_next(turns: int) -> None:
+    """anyio cancels a task whose future is done a turn later."""
+    server = FarSide()
+    story: list[str] = []
+    loop = asyncio.get_running_loop()
+    wake = loop.create_future()
+
+    def wake_in(turns: int) -> None:
+        if turns:
+            loop.call_soon(wake_in, turns - 1)
+        elif not wake.done():  # as it is once the generator has been cancelled in it
+            wake.set_result(None)
+
+    async def generate() -> AsyncIterator[bytes]:
+        try:
+            yield b"x"
+            loop.call_soon(server.leave)
+            wake_in(turns)
+            await wake
+            yield b"x"
+            await anyio.sleep_forever()
+        finally:
+            story.append("the generator stopped")
+
+    response = StreamingResponse(generate())  # held, so that nobody else closes the generator
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await response(scope, receive, send)
+        story.append("the response ended")
+
+    await run(server, app)
+    assert story == ["the generator stopped", "the response ended"]
+
+
 @pytest.mark.parametrize("failing", [START, CHUNK, FINAL])
 async def test_the_servers_exception_never_reaches_the_app(failing: Any) -> None:
     server = FarSide(UVICORN_0_28_0)

@@ -14,6 +14,8 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _watch
 from disconnect_mw.testing import (
@@ -132,6 +134,32 @@ async def test_nothing_of_a_body_is_read_that_the_app_has_not_asked_for() -> Non
         assert far.reads == 4, "only the disconnect can still come"
 
     await run(far, app, policy="raise")
+
+
+@pytest.mark.parametrize("inside", [True, False])
+async def test_a_base_http_middleware_outside_reads_the_rest_of_a_body_itself(inside: bool) -> None:
+    """Or else, where the app has begun to answer without having read, one message is looked at."""
+    far = http(client=HTTPClient(headers=[(b"content-length", b"2")], body=[b"a", b"b"]))
+    read: list[bytes] = []
+
+    async def dispatch(request: Request, call_next: Any) -> Any:
+        response = await call_next(request)
+        await anyio.sleep(0.05)
+        read.extend([chunk async for chunk in request.stream()])
+        return response
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await anyio.sleep(0.05)
+        await send(FINAL)
+
+    if inside:
+        app: Any = BaseHTTPMiddleware(DisconnectMiddleware(answer, policy="raise"), dispatch=dispatch)
+        await app(far.scope(), far.receive, far.send)
+        assert b"".join(read) == b"ab"
+    else:
+        await run(far, answer, policy="raise")
+        assert far.reads == 1
 
 
 async def test_a_receive_that_always_has_the_request_to_give_is_not_read_for_ever() -> None:
