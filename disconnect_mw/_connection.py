@@ -41,11 +41,7 @@ _STARTS = ("http.response.start", "websocket.http.response.start")
 _SECONDS_TO_END = 1.0
 
 
-# Turns of the event loop in which a framework that listens by itself ends a stream: Starlette in four, and two more for
-# each BaseHTTPMiddleware.
-_TURNS_TO_END_A_STREAM = 8
-
-# How long one that waits for its listener and the handler has to begin to end the handler, and from then on to end it.
+# How long a framework that listens by itself has to begin to end the handler, and from then on to end it.
 _SECONDS_TO_REACT = 0.05
 _SECONDS_TO_END_BY_ITSELF = 10.0
 
@@ -572,11 +568,15 @@ class Connection(abc.ABC):
         """Have the application end, after the grace of the terms, now that its client has gone."""
         seconds = self.terms.seconds_to_cancel
         if seconds == 0:
-            self.end_app()
+            self.end_app_in_turn()
         elif seconds is not None:
-            self.attended.timer = _runtime.call_later(seconds, self.end_app)
+            self.attended.timer = _runtime.call_later(seconds, self.end_app_in_turn)
         elif self.terms.grace is None and self.terms.policy == "ignore":
             _watch.voids.add(self, self.loop)
+
+    def end_app_in_turn(self) -> None:
+        """`end_app`, but in a later turn of the event loop where too many are ended in this one."""
+        _watch.cancellations.call(self.end_app, self.loop)
 
     def plan_end(self) -> None:
         """Cancel what stands around an application that was cancelled: it takes that for an ordinary end."""
@@ -613,19 +613,10 @@ class Connection(abc.ABC):
     def _seconds_to_react(self) -> float | None:
         """How long to wait for a framework that has a listener in a task of its own, and the handler in another.
 
-        Starlette cancels its stream by itself: to cancel it at the same time would have thousands that are left at once
-        end in one turn of the loop. Quart and Django end the handler when the listener is told; a cancellation of the
-        task that waits for both would leave both behind.
+        Quart and Django end the handler when the listener is told. A cancellation of the task that waits for both would
+        leave both behind.
         """
         attended = self.attended
-        if attended.turns_to_hear is None:
-            is_heard = self.shared_reader is not None and self.shared_reader.is_awaited()
-            attended.turns_to_hear = _TURNS_TO_END_A_STREAM if is_heard and self.stand_in is None else 0
-        if attended.turns_to_hear:
-            attended.turns_to_hear -= 1
-            return 0
-        if _runtime.is_being_cancelled(self.task):
-            return None
         waits_for = _runtime.waits_for_others(self.running)
         if attended.waited_for is None:
             attended.waited_for = waits_for

@@ -520,7 +520,7 @@ def cancel(task: Any, tried_for: float) -> float | None:
     """
     if isinstance(task, Cancellable):
         task.cancel()
-    elif is_being_cancelled(task):
+    elif _is_being_cancelled(task):
         # 3.10 does not tell when it is taken back.
         return _UNTIL_TRIED_AGAIN if sys.version_info >= (3, 11) else math.inf
     elif cancellations(task) and tried_for < _UNTIL_SWALLOWED:
@@ -535,10 +535,8 @@ def cancel(task: Any, tried_for: float) -> float | None:
     return None
 
 
-def is_being_cancelled(task: Any) -> bool:
+def _is_being_cancelled(task: Any) -> bool:
     """Is a cancellation of `task` on its way, which it has not met yet?"""
-    if isinstance(task, Cancellable):
-        return False
     # None has neither, nor has that of granian 1.7.6; that of a gather is cancelled only when all of its tasks are.
     waiter = task._fut_waiter
     return bool(

@@ -89,6 +89,45 @@ class _Batch(Generic[_Thing]):
             _LOGGER.exception("the watcher failed: please report this")
 
 
+# How many applications are cancelled in one turn of their event loop: it is to have turns for others as well.
+_TO_CANCEL_IN_A_TURN = 256
+
+
+class _Turn:
+    """What was done in the turn of an event loop, and what has to wait for the next one."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.waiting: list[Callable[[], None]] = []
+
+
+class _Paced:
+    """Calls, at once and so many in each turn of an event loop of asyncio: the rest in the next turns."""
+
+    def __init__(self) -> None:
+        self._turns: weakref.WeakKeyDictionary[Any, _Turn] = weakref.WeakKeyDictionary()
+
+    def call(self, callback: Callable[[], None], loop: Any) -> None:
+        """`loop` is the event loop that runs."""
+        turn = self._turns.get(loop)
+        if turn is None:
+            turn = self._turns[loop] = _Turn()
+            _runtime.call_later(0, functools.partial(self._end, loop))
+        if turn.calls < _TO_CANCEL_IN_A_TURN:
+            turn.calls += 1
+            callback()
+        else:
+            turn.waiting.append(callback)
+
+    def _end(self, loop: Any) -> None:
+        for callback in self._turns.pop(loop).waiting:
+            self.call(callback, loop)
+
+
+cancellations = _Paced()
+"""Of the applications whose clients have gone: thousands may leave in one turn."""
+
+
 class Attended:
     """What belongs to an exchange of which somebody asks more than the application does. Most have nothing of it.
 
@@ -106,8 +145,7 @@ class Attended:
     cancels = False  # it has been cancelled
     cancellations = 0  # that were there before
     tried_at = 0.0  # for the first time
-    turns_to_hear: int | None = None  # for a framework that listens; None: not asked yet
-    waited_for: Any = None  # by a framework that has a task for its listener
+    waited_for: Any = None  # by a framework that has a listener of its own
     turns_to_react = 32
     has_reacted = False
     has_ended_by_it = False
@@ -174,8 +212,8 @@ BLOCKING = (
 )
 
 
-# What stands between and hands on: a send, to a task that the server blocks, and the messages of a body, of which it may
-# read the rest itself.
+# What stands between and hands on: a send, to a task that the server blocks, and the messages of a body, of which it
+# may read the rest itself.
 _HANDS_ON = ("starlette.middleware.base",)
 
 

@@ -901,6 +901,45 @@ async def test_a_websocket_app_that_only_sends_is_cancelled_under_cancel() -> No
     assert ended(scope) == "cancelled"
 
 
+@pytest.mark.parametrize("options", [{"policy": "cancel"}, {"grace": 0.005}])
+async def test_of_many_that_leave_at_once_so_many_are_cancelled_in_a_turn(
+    options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop is to have turns for others as well."""
+    monkeypatch.setattr(_watch, "_TO_CANCEL_IN_A_TURN", 3)
+    cancelled: list[int] = []
+    fars = [http() for _ in range(10)]
+    waiting: list[Any] = []
+    now = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        waiting.append(scope)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.append(now)
+
+    async def leave() -> None:
+        while len(waiting) < len(fars):
+            await anyio.lowlevel.checkpoint()
+        await anyio.sleep(0.02)  # they are looked at
+        for far in fars:
+            far.leave()
+
+    with anyio.fail_after(SECONDS):
+        async with anyio.create_task_group() as tasks:
+            for far in fars:
+                tasks.start_soon(DisconnectMiddleware(app, **options), far.scope(), far.receive, far.send)
+            tasks.start_soon(leave)
+            while len(cancelled) < len(fars):
+                await anyio.lowlevel.checkpoint()
+                now += 1
+    # trio has its timers and its tasks in no certain order.
+    counts = [cancelled.count(turn) for turn in sorted(set(cancelled))]
+    assert max(counts) <= 3 + 3 * is_trio(), counts
+
+
 # Grace
 
 
@@ -1465,54 +1504,6 @@ async def test_a_framework_that_ends_its_handler_by_itself_is_not_cancelled(grac
     assert await serve(listening(handler, steps), far, scope, policy="cancel", grace=grace) == "done"
     assert steps == ["heard", "cleaned up"]
     assert living() == 1 + len(asyncio.all_tasks() - {asyncio.current_task()})
-
-
-@on_asyncio
-async def test_a_framework_that_ends_its_stream_as_it_hears_of_it_is_not_cancelled() -> None:
-    """Thousands that end in one turn of the loop would hold up all others."""
-    far = http()
-    steps: list[Any] = []
-
-    async def stream() -> AsyncIterator[bytes]:
-        try:
-            yield b"x"
-            await left(far)
-        finally:
-            steps.append("generator closed")
-
-    async def app(scope: Any, receive: Any, send: Any) -> str:
-        try:
-            await StreamingResponse(stream())(scope, receive, send)
-        except asyncio.CancelledError:
-            steps.append("app cancelled")
-            raise
-        return "done"
-
-    scope = far.scope()
-    assert await serve(app, far, scope, policy="cancel") == "done"
-    assert (steps, ended(scope)) == (["generator closed"], "returned")
-
-
-@on_asyncio
-async def test_a_listener_that_only_listens_puts_it_off_by_some_turns() -> None:
-    far = http()
-    heard: list[Any] = []
-
-    async def listen(receive: Any) -> None:
-        heard.append(await receive())
-        await turns(2 * _connection._TURNS_TO_END_A_STREAM)
-        heard.append("too late")
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(listen, receive)
-            await turns()
-            await left(far)
-
-    scope = far.scope()
-    await serve(app, far, scope, policy="cancel")
-    assert (heard, ended(scope)) == ([DISCONNECT], "cancelled")
 
 
 class Plain:
