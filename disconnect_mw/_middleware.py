@@ -192,13 +192,13 @@ class DisconnectMiddleware:
         terms = connection.terms
         if found is not connection:
             scope[KEY] = connection
-        if found is not connection and isinstance(found, Connection) and found.scope is not None:
-            connection.join(found)
-            root = connection.root
-            if choice is not None:
-                root.terms = dataclasses.replace(root.terms, policy=choice)
-            terms = root.terms
-        elif terms.asks or connection.protocol == "websocket":
+            if isinstance(found, Connection) and found.scope is not None:
+                connection.join(found)
+                root = connection.root
+                if choice is not None:
+                    root.terms = dataclasses.replace(root.terms, policy=choice)
+                return make_truthful(scope, root.terms.policy)
+        if terms.asks or connection.protocol == "websocket":
             connection.attend(True, True)
         else:
             connection.attend(_is_enabled_for(_INFO), scope.get("http_version") in _MULTIPLEXED)

@@ -142,7 +142,9 @@ def make_truthful(scope: Any, policy: Policy) -> None:
         if policy == "raise":
             _claim(scope, _RAISING)
         return
-    if policy != "raise" and claimed in VERSIONS_BEFORE_RAISING:  # as nearly all are
+    if claimed in VERSIONS_BEFORE_RAISING:  # as nearly all are
+        if policy == "raise":
+            _claim(scope, _RAISING)
         return
     version = _true_version(policy, claimed)
     if version != claimed:
@@ -164,4 +166,5 @@ def _claim(scope: Any, version: str) -> None:
         asgi = dict(scope["asgi"])
     except (KeyError, TypeError, ValueError):
         asgi = {}
-    scope["asgi"] = {**asgi, "spec_version": version}
+    asgi["spec_version"] = version
+    scope["asgi"] = asgi

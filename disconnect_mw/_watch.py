@@ -161,11 +161,10 @@ class Attended:
         if self.connection is not None and self.context is not None:
             self.connection.look(self.context)
 
-    def look_again(self) -> None:
+    def look_again(self, connection: Connection) -> None:
         """Look now, and again and again."""
-        if self.connection is not None:
-            _looks.add(self, self.connection.loop)
-            self.look()
+        _looks.add(self, connection.loop)
+        self.look()
 
     @contextlib.contextmanager
     def waiting(self, waiter: _runtime.Waiter) -> Iterator[None]:
@@ -191,10 +190,11 @@ class Attended:
 
 def _look(exchanges: Iterable[Attended]) -> None:
     for exchange in exchanges:
-        try:
-            exchange.look_again()
-        except Exception:  # of a scope that is none, say: that is no reason to look at no other
-            _LOGGER.exception("an exchange could not be looked at")
+        if exchange.connection is not None:  # as of those that have ended since, which are nearly all
+            try:
+                exchange.look_again(exchange.connection)
+            except Exception:  # of a scope that is none, say: that is no reason to look at no other
+                _LOGGER.exception("an exchange could not be looked at")
 
 
 _first_looks = _Batch(_UNTIL_FIRST_LOOK, _look)

@@ -122,10 +122,6 @@ _LOGGED_EACH_TIME = Limit(
     _is_logged_each_time,
 )
 
-_UNREAD = Limit(
-    "the server ends a body by a message of its own, and for an app that answers without reading just one is read", None
-)
-
 _NO_COMPLAINT = "the server takes a message that must not come without a word"
 _SENT_TOO_MUCH = ("sends_after_its_end", "sends_too_much")
 _BEFORE_ACCEPT = ("ws_before_accept", "ws_returns_before_accept", "ws_closes_before_accept")
@@ -150,8 +146,6 @@ def _of_daphne(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Lim
 def _of_granian(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Limit | None:
     if scenario.app in _BEFORE_ACCEPT:
         return Limit("the server never reports a WebSocket client that leaves before it is accepted", None)
-    if "upload unread" in scenario.name:
-        return _UNREAD
     if number < (2,) and (limit := _of_granian_1(scenario)) is not None:
         return limit
     if scenario.app in (*_ONLY_SENDS, *_SENDS_OFTEN):
@@ -197,8 +191,6 @@ def _of_hypercorn(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> 
         return Limit(
             "once the client has answered the close, the server takes any message in silence", _is_no_complaint
         )
-    if "upload unread" in scenario.name:
-        return _UNREAD
     if scenario.protocol == HTTP1 and scenario.app in _ONLY_SENDS and setup.loop != "trio":
         return _LOGGED_EACH_TIME
     if scenario.protocol == HTTP1 and scenario.app == "file" and scenario.variant in ("outside", "both"):
