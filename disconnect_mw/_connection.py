@@ -124,7 +124,7 @@ class _Gone:
         self.messages_muted = self.bytes_muted = 0
         self.is_guessed = False  # from an exception alone: the server has not delivered it
         self.late_start: Message = None  # the application's own start, which came too late
-        self.woken: set[Any] = set()  # tasks that a send had blocked
+        self.woken: frozenset[Any] = frozenset()  # tasks that a send had blocked
         self.record: Disconnect | None = None
         self.exchange: Exchange | None = None
 
@@ -455,7 +455,7 @@ class Connection(abc.ABC):
     def interrupt_send(self, task: Any) -> None:
         """Wake the send of `task` that is at the server, which may never do so itself."""
         if _runtime.interrupt(task):
-            self.gone.woken.add(task)
+            self.gone.woken |= {task}
 
     def interrupt_own_sends(self, is_meant: Callable[[list[Any]], bool]) -> None:
         """The same on trio, of all sends of which `is_meant` says so."""
@@ -471,7 +471,7 @@ class Connection(abc.ABC):
         task = _runtime.current_task(_runtime.running_loop())
         if task not in self.gone.woken:
             return False
-        self.gone.woken.discard(task)
+        self.gone.woken -= {task}
         return _runtime.absorb(task, exception)
 
     async def _send_late(self, message: Message, cause: BaseException) -> None:
@@ -568,15 +568,11 @@ class Connection(abc.ABC):
         """Have the application end, after the grace of the terms, now that its client has gone."""
         seconds = self.terms.seconds_to_cancel
         if seconds == 0:
-            self.end_app_in_turn()
+            self.end_app()
         elif seconds is not None:
-            self.attended.timer = _runtime.call_later(seconds, self.end_app_in_turn)
+            self.attended.timer = _runtime.call_later(seconds, self.end_app)
         elif self.terms.grace is None and self.terms.policy == "ignore":
             _watch.voids.add(self, self.loop)
-
-    def end_app_in_turn(self) -> None:
-        """`end_app`, but in a later turn of the event loop where too many are ended in this one."""
-        _watch.cancellations.call(self.end_app, self.loop)
 
     def plan_end(self) -> None:
         """Cancel what stands around an application that was cancelled: it takes that for an ordinary end."""
@@ -617,17 +613,28 @@ class Connection(abc.ABC):
         leave both behind.
         """
         attended = self.attended
+        if attended.is_listened_to is None:
+            attended.is_listened_to = self._is_listened_to()
+        if attended.has_reacted or not attended.is_listened_to:
+            return None
         waits_for = _runtime.waits_for_others(self.running)
         if attended.waited_for is None:
             attended.waited_for = waits_for
             return None if waits_for is None else _SECONDS_TO_REACT
-        if attended.has_reacted:
-            return None
-        if attended.waited_for is not waits_for:
+        if waits_for is None:
             attended.has_reacted = True
             return _SECONDS_TO_END_BY_ITSELF
+        if attended.waited_for is not waits_for:  # it goes on to wait for others
+            return None
         attended.turns_to_react -= 1  # a busy loop may have had no turn in all that time
         return 0 if attended.turns_to_react else None
+
+    def _is_listened_to(self) -> bool:
+        """Is another task of the application's about to receive the disconnect, or has it just done so?"""
+        reader = self.shared_reader
+        if reader is not None and (reader.is_awaited() or reader.is_reading()):
+            return reader.is_awaited()
+        return self.stand_in is None and _runtime.current_task(self.loop) not in (None, self.task)
 
     def shield(self) -> object:
         """Cancel nothing, and give nobody else the occasion to, until `unshield` is called with what this returns."""
@@ -748,7 +755,7 @@ class Connection(abc.ABC):
     def _take_back(self, task: Any) -> None:
         """Something between here and the server may have swallowed the interruption of `task`."""
         if task in self.gone.woken:
-            self.gone.woken.discard(task)
+            self.gone.woken -= {task}
             _runtime.take_back(task)
 
     def has_raised(self, exception: BaseException) -> bool:
@@ -864,10 +871,8 @@ class HTTPConnection(Connection):
 
     def _may_be_read(self) -> bool:
         if self.uploading is None:
-            # An application that answers without having read will not read: Starlette's stream, under "raise". What
-            # stands outside of it may.
-            has_begun = self._owed is not HTTP_OWES_ALL and not _watch.is_handed_on(self.server_receive)
-            return has_begun or not _messages.announces_body(self.scope)
+            # An application that answers without having read will not read: Starlette's stream, under "raise".
+            return self._owed is not HTTP_OWES_ALL or not _messages.announces_body(self.scope)
         return not self.uploading
 
     def is_whole(self, messages: list[Message]) -> bool:

@@ -69,7 +69,7 @@ class DisconnectMiddleware:
     passes, and so does a cancellation that is not ours.
 
     Under `"raise"`, `"cancel"`, with `grace` or `on_disconnect`, and for every WebSocket, somebody looks whether the
-    client has gone, although the app may not ask: 50 ms after the beginning, and then once a second. From there on a
+    client has gone, although the app may not ask: 50 to 75 ms after the beginning, then once a second. From there on a
     task waits for the disconnect, as long as nothing else can come.
 
     Installed more than once around an app, the installs share one exchange. What an inner one is told (a policy other
@@ -156,7 +156,7 @@ class DisconnectMiddleware:
         app = self._app
         if connection.stand_in is not None and connection.task is not None:
             app = functools.partial(connection.task.run, app)
-        rest = None
+        raised = rest = None
         receive, send = connection.receive, connection.send
         if inside is not None:
             receive, send = inside(scope, receive, send)
@@ -164,24 +164,27 @@ class DisconnectMiddleware:
             try:
                 connection.running = app(scope, receive, send)
                 result = await connection.running
-            except BaseException as exception:  # P5, P6: _end gives back all that is not put down to the disconnect
-                rest = await _end(connection, exception)
-                if rest is exception:
-                    raise
-            else:
-                if connection.state is _DISCONNECTED:
-                    await _end(connection, None)
-                elif connection.shared_reader is not None or connection.attention is not None or not is_usual:
+            except BaseException as exception:
+                if connection.state is not _DISCONNECTED:
                     connection.leave()
-                return result
+                    raise
+                raised = exception
+                result = None
+            else:
+                if connection.state is not _DISCONNECTED:
+                    if connection.shared_reader is not None or connection.attention is not None or not is_usual:
+                        connection.leave()
+                    return result
+            # Not in the block above: what was raised would be the context of whatever meets the orderly end.
+            rest = await _end(connection, raised)  # P5, P6: gives back all that is not put down to the disconnect
             if rest is not None:
                 raise rest
-            return None
+            return result
         finally:
-            del rest  # whose traceback holds this frame
+            del raised, rest  # whose traceback holds this frame
             # The scope may outlive all this, and what the server gave us holds the scope.
             scope[KEY] = connection.outer if connection.exchange is None else Over(connection)
-            connection.scope = None
+            connection.scope = connection.task = connection.running = None
 
     def _attend(self, connection: Connection, found: Any) -> None:
         """See to all that the usual exchange needs not. `found` is what the scope had in place of `connection`."""
@@ -243,10 +246,7 @@ class RaiseOnDisconnect(DisconnectMiddleware):
 
 
 async def _end(connection: Connection, exception: BaseException | None) -> BaseException | None:
-    """The end of an exchange that is not the usual one. Returns what is to be raised."""
-    if connection.state is not _DISCONNECTED:
-        connection.leave()
-        return exception
+    """The end of an exchange whose client has gone. Returns what is to be raised."""
     is_cancelled = False
     if connection.has_been_cancelled():
         is_cancelled = connection.takes_back_cancellation(exception)
@@ -259,7 +259,9 @@ async def _end(connection: Connection, exception: BaseException | None) -> BaseE
     if connection.outer is None:
         tell(connection.sum_up(rest))
     if rest is None:
-        await connection.end_orderly(has_swallowed=exception is not None or is_cancelled)
+        has_swallowed = exception is not None or is_cancelled
+        exception = None  # or it were held by the traceback of what may meet this frame here
+        await connection.end_orderly(has_swallowed)
     return rest
 
 

@@ -101,7 +101,10 @@ def _checked_seconds(option: str, how_many: str, seconds: object) -> float | Non
         return None
     if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real):
         raise TypeError(f"{option} must be {how_many} seconds, or None, not {seconds!r}: pass a number")
-    return float(seconds)
+    try:
+        return float(seconds)
+    except OverflowError:
+        raise ValueError(f"{option} must be {how_many} seconds, or None: no float holds a number that large") from None
 
 
 def checked_function(option: str, argument: str, function: object, is_async: bool) -> Any:
@@ -114,6 +117,12 @@ def checked_function(option: str, argument: str, function: object, is_async: boo
         inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
     ):
         raise TypeError(f"{option} must be a plain function, not {name_of(function)}, which is async: remove the async")
+    for one in (function, getattr(function, "__call__", None)):  # noqa: B004
+        if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
+            raise TypeError(
+                f"{option} must be a function, not {name_of(function)}, whose yield makes it a generator that nobody "
+                "would run: remove the yield"
+            )
     try:
         inspect.signature(function).bind(None)
     except TypeError as error:

@@ -63,43 +63,42 @@ class Reader:
         connection = self._connection
         may_be_peek = True
         while connection.disconnect is None or connection.is_held_back():
-            if connection.disconnect is not None:
-                await self._wait()
-            elif self._ahead:
-                # A receive that had to wait for this message would not have got it in a cancelled scope. Nor must a
-                # peek get it now: Starlette's is_disconnected() drops whatever it finds, a request body too.
-                if connection.can_be_peeked:
-                    await _runtime.checkpoint()
-                if self._ahead and connection.disconnect is None:
-                    return self._ahead.pop(0)
-            elif self._failure is not None:
-                failure, self._failure = self._failure, None
-                raise failure
-            elif self._is_busy():
+            if connection.disconnect is None:
+                if self._ahead:
+                    # A receive that had to wait for this message would not have got it in a cancelled scope. Nor must
+                    # a peek get it now: Starlette's is_disconnected() drops whatever it finds, a request body too.
+                    if connection.can_be_peeked:
+                        await _runtime.checkpoint()
+                    if self._ahead and connection.disconnect is None:
+                        return self._ahead.pop(0)
+                    continue
+                if self._failure is not None:
+                    failure, self._failure = self._failure, None
+                    raise failure
+                if not self._is_busy():
+                    if not self.prefers_task:
+                        return await connection.read_directly()
+                    if not (await self._is_there_now() or self._start(reads_on=connection.can_be_peeked)):
+                        return await connection.read_directly()
+                    if self._ahead:
+                        return self._ahead.pop(0)
+                    continue
                 if may_be_peek and await _runtime.wait_before_peek():
                     may_be_peek = False
                     continue
-                await self._wait()
-            elif self.prefers_task and (await self._is_there_now() or self._start(reads_on=connection.can_be_peeked)):
-                if self._ahead:
-                    return self._ahead.pop(0)
-            else:
-                return await connection.read_directly()
+            waiter = _runtime.new_waiter()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.remove(waiter)
+                if self._is_left and self.leave():
+                    connection.shared_reader = None
         self._answers += 1
         self._told = connection.caller()
         if self._answers % _ANSWERS_WITHOUT_A_TURN == 0:
             await _runtime.checkpoint()
         return connection.disconnect_again()
-
-    async def _wait(self) -> None:
-        waiter = _runtime.new_waiter()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.remove(waiter)
-            if self._is_left:
-                self.leave()
 
     def _is_busy(self) -> bool:
         return self._mark is not None or self._connection.is_being_read()
@@ -184,6 +183,10 @@ class Reader:
             if self._connection.disconnect is not None or self._failure is not None:
                 return
             await _runtime.checkpoint()
+
+    def is_reading(self) -> bool:
+        """Is it for itself that it reads, and not for a task of the application's?"""
+        return self._mark is not None
 
     def is_awaited(self) -> bool:
         return bool(self._waiters)

@@ -579,7 +579,8 @@ class _Begun:
         if not self._is_ahead:
             return self._coroutine.send(value)
         self._is_ahead = False
-        return self._yielded
+        yielded, self._yielded = self._yielded, None  # a future holds its exception, whose traceback may hold this
+        return yielded
 
 
 async def within(seconds: float, awaitable: Awaitable[Any]) -> Any:
@@ -605,15 +606,16 @@ async def within(seconds: float, awaitable: Awaitable[Any]) -> Any:
     timer = loop.call_later(seconds, interrupt_it, context=contextvars.Context())
     try:
         result = await awaitable
+        if is_late:
+            take_back(task)
+        return result
     except BaseException as exception:
         if is_late and absorb(task, exception) and is_cancelled_error(exception):
             raise TimedOut from None
         raise
     finally:
         timer.cancel()
-    if is_late:
-        take_back(task)
-    return result
+        task = None  # which may come to hold an exception whose traceback holds this frame
 
 
 def absorb(reader: Any, exception: BaseException | None) -> bool:

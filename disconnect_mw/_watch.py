@@ -14,6 +14,7 @@ import contextvars
 import functools
 import logging
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -24,8 +25,8 @@ from ._messages import quoted
 if TYPE_CHECKING:
     from ._connection import Connection
 
-# Seconds until an exchange is looked at for the first time, and from then on: an application that reads by itself now
-# may stop reading later.
+# Seconds for which an exchange is not looked at, or up to half as long again, and between the looks from then on: an
+# application that reads by itself now may stop reading later.
 _UNTIL_FIRST_LOOK = 0.05
 _BETWEEN_LOOKS = 1.0
 
@@ -46,11 +47,21 @@ class _Waiting(dict[_Thing, None]):
 
 
 class _Batch(Generic[_Thing]):
-    """Things whose turn comes within so many seconds: all that have come by then, by one timer of their event loop."""
+    """Things whose turn comes within so many seconds: all that have come by then, by one timer of their event loop.
 
-    def __init__(self, seconds: float, turn: Callable[[Iterable[_Thing]], None]) -> None:
-        self._seconds = seconds
+    With `began`, which tells when a thing did, or None if its turn is not to come any more: not before so many seconds
+    from then, and within half as many again.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        turn: Callable[[Iterable[_Thing]], None],
+        began: Callable[[_Thing], float | None] | None = None,
+    ) -> None:
+        self.seconds = seconds
         self._turn = turn
+        self._began = began
         # By the identity of the event loop, since a WeakKeyDictionary costs as much as all the rest. The loop's own
         # timer holds what waits, so that both go when a loop ends before its timers.
         self._waiting: dict[int, weakref.ref[_Waiting[_Thing]]] = {}
@@ -66,7 +77,8 @@ class _Batch(Generic[_Thing]):
             if waiting is None:
                 waiting = _Waiting(loop)
                 self._waiting[id(loop)] = weakref.ref(waiting)
-                _runtime.call_later(self._seconds, functools.partial(self._end, waiting))
+                seconds = self.seconds if self._began is None else self.seconds / 2
+                _runtime.call_later(seconds, functools.partial(self._end, waiting))
             self._recent = self._waiting[id(loop)]
         waiting[thing] = None
 
@@ -84,48 +96,22 @@ class _Batch(Generic[_Thing]):
         self._waiting.pop(id(waiting.loop()), None)
         self._recent = lambda: None
         try:
-            self._turn(waiting)
+            self._turn(waiting if self._began is None else self._old(waiting, self._began))
         except Exception:  # in a timer it would reach nobody, and on trio end everything
             _LOGGER.exception("the watcher failed: please report this")
 
-
-# How many applications are cancelled in one turn of their event loop: it is to have turns for others as well.
-_TO_CANCEL_IN_A_TURN = 256
-
-
-class _Turn:
-    """What was done in the turn of an event loop, and what has to wait for the next one."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.waiting: list[Callable[[], None]] = []
-
-
-class _Paced:
-    """Calls, at once and so many in each turn of an event loop of asyncio: the rest in the next turns."""
-
-    def __init__(self) -> None:
-        self._turns: weakref.WeakKeyDictionary[Any, _Turn] = weakref.WeakKeyDictionary()
-
-    def call(self, callback: Callable[[], None], loop: Any) -> None:
-        """`loop` is the event loop that runs."""
-        turn = self._turns.get(loop)
-        if turn is None:
-            turn = self._turns[loop] = _Turn()
-            _runtime.call_later(0, functools.partial(self._end, loop))
-        if turn.calls < _TO_CANCEL_IN_A_TURN:
-            turn.calls += 1
-            callback()
-        else:
-            turn.waiting.append(callback)
-
-    def _end(self, loop: Any) -> None:
-        for callback in self._turns.pop(loop).waiting:
-            self.call(callback, loop)
-
-
-cancellations = _Paced()
-"""Of the applications whose clients have gone: thousands may leave in one turn."""
+    def _old(self, waiting: _Waiting[_Thing], began: Callable[[_Thing], float | None]) -> list[_Thing]:
+        old = []
+        latest = time.monotonic() - self.seconds
+        for thing in waiting:
+            when = began(thing)
+            if when is None:
+                continue
+            if when <= latest:
+                old.append(thing)
+            else:
+                self.add(thing, waiting.loop())
+        return old
 
 
 class Attended:
@@ -145,6 +131,7 @@ class Attended:
     cancels = False  # it has been cancelled
     cancellations = 0  # that were there before
     tried_at = 0.0  # for the first time
+    is_listened_to: bool | None = None  # None: not asked yet
     waited_for: Any = None  # by a framework that has a listener of its own
     turns_to_react = 32
     has_reacted = False
@@ -197,7 +184,11 @@ def _look(exchanges: Iterable[Attended]) -> None:
                 _LOGGER.exception("an exchange could not be looked at")
 
 
-_first_looks = _Batch(_UNTIL_FIRST_LOOK, _look)
+def _began(exchange: Attended) -> float | None:
+    return None if exchange.connection is None else exchange.connection.began
+
+
+_first_looks = _Batch(_UNTIL_FIRST_LOOK, _look, _began)
 _looks = _Batch(_BETWEEN_LOOKS, _look)
 
 
@@ -212,14 +203,8 @@ BLOCKING = (
 )
 
 
-# What stands between and hands on: a send, to a task that the server blocks, and the messages of a body, of which it
-# may read the rest itself.
+# What stands between a send and such a server and only hands on, to a task that the server blocks.
 _HANDS_ON = ("starlette.middleware.base",)
-
-
-def is_handed_on(receive: Any) -> bool:
-    """Is it the `receive` of one of these?"""
-    return getattr(_runtime.uninterruptible(receive), "__module__", None) in _HANDS_ON
 
 
 def can_be_blocked() -> bool:
@@ -287,5 +272,5 @@ def _route_of(scope: Any, path: str) -> str:
     return route if isinstance(route, str) else path
 
 
-voids: _Batch[Connection] = _Batch(_UNTIL_WARNED, _warn)
+voids: _Batch[Connection] = _Batch(_UNTIL_WARNED, _warn, lambda connection: connection.gone.disconnected_at)
 """Connections whose client is known to have gone, and whose application nothing will end."""

@@ -34,7 +34,7 @@ def is_trio() -> bool:
 def look_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The looks come fast, so that the tests do."""
     for batch, seconds in ((_watch._first_looks, 0.002), (_watch._looks, 0.01), (_watch.departures, 0.005)):
-        monkeypatch.setattr(batch, "_seconds", seconds)
+        monkeypatch.setattr(batch, "seconds", seconds)
     monkeypatch.setattr(_runtime, "_UNTIL_TRIED_AGAIN", 0.002)
 
 

@@ -101,6 +101,7 @@ def test_a_policy_that_is_none_is_refused(option: str, value: Any, error: type[E
         (math.nan, ValueError, "zero or more seconds, or None, not nan: math.inf is for no limit at all"),
         ("5", TypeError, "zero or more seconds, or None, not '5': pass a number"),
         (True, TypeError, "zero or more seconds, or None, not True: pass a number"),
+        (10**400, ValueError, "zero or more seconds, or None: no float holds a number that large"),
         (5j, TypeError, "zero or more seconds, or None, not 5j: pass a number"),
         (timedelta(5), TypeError, "zero or more seconds, or None, not datetime.timedelta(days=5): pass a number"),
     ],
@@ -120,6 +121,7 @@ def test_a_grace_that_is_none_is_refused(value: Any, error: type[Exception], mes
         (math.nan, ValueError, "more than zero seconds, or None, not nan: None is for no limit at all"),
         ("5", TypeError, "more than zero seconds, or None, not '5': pass a number"),
         (False, TypeError, "more than zero seconds, or None, not False: pass a number"),
+        (10**400, ValueError, "more than zero seconds, or None: no float holds a number that large"),
     ],
 )
 def test_a_send_timeout_that_is_none_is_refused(value: Any, error: type[Exception], message: str) -> None:
@@ -207,6 +209,41 @@ def test_a_policy_for_that_is_async_is_refused(function: Any, shown: str) -> Non
         DisconnectMiddleware(single, policy_for=function)
     message = re.sub(" at 0x[0-9a-f]+>", " at ...>", str(caught.value))
     assert message == f"policy_for must be a plain function, not {shown}, which is async: remove the async"
+
+
+def generates(disconnect: Any) -> Any:
+    yield
+
+
+async def generates_async(disconnect: Any) -> Any:
+    yield
+
+
+class GeneratorCall:
+    def __call__(self, disconnect: Any) -> Any:
+        yield
+
+    def __repr__(self) -> str:
+        return "<a generator's maker>"
+
+
+@pytest.mark.parametrize("option", ["on_disconnect", "policy_for"])
+@pytest.mark.parametrize(
+    ("function", "shown"),
+    [
+        (generates, "tests.test_construction.generates"),
+        (generates_async, "tests.test_construction.generates_async"),
+        (GeneratorCall(), "<a generator's maker>"),
+    ],
+)
+def test_a_generator_is_refused(option: str, function: Any, shown: str) -> None:
+    """It would be made, and nobody would run it."""
+    with pytest.raises(TypeError) as caught:
+        DisconnectMiddleware(single, **{option: function})
+    assert str(caught.value) == (
+        f"{option} must be a function, not {shown}, whose yield makes it a generator that nobody would run: "
+        "remove the yield"
+    )
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,8 @@ async def test_every_script_keeps_the_promises(
     # A server that blocks for ever is waited for, again and again: not for as long as in earnest.
     if manners.send == "blocks":
         monkeypatch.setattr(_connection, "_SECONDS_TO_END", 0.001)
-        monkeypatch.setattr(_watch._first_looks, "_seconds", 0.001)
-        monkeypatch.setattr(_watch.departures, "_seconds", 0.001)
+        monkeypatch.setattr(_watch._first_looks, "seconds", 0.001)
+        monkeypatch.setattr(_watch.departures, "seconds", 0.001)
     for script in SCRIPTS:
         if manners.send == "blocks" and "final" in script and set(script[script.index("final") + 1 :]) & set(MESSAGES):
             continue  # P3: what the application sends after the end is the server's, be it for ever

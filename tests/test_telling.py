@@ -824,7 +824,7 @@ def warned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
         warned.looked_at.extend(connection.scope for connection in connections)
 
     monkeypatch.setattr(_watch.voids, "_turn", turn)
-    monkeypatch.setattr(_watch.voids, "_seconds", 0.01)
+    monkeypatch.setattr(_watch.voids, "seconds", 0.01)
     monkeypatch.setattr(_watch, "_named", set())
     return warned
 
@@ -853,6 +853,26 @@ async def test_an_app_that_goes_on_for_long_is_warned_of(warned: Warned) -> None
 async def test_a_websocket_app_that_goes_on_for_long_is_warned_of(warned: Warned) -> None:
     await serve(warned.goes_on, websocket(path="/chat"), websocket_policy="ignore")
     assert warned.texts() == [text("WEBSOCKET /chat")]
+
+
+async def test_apps_that_end_in_time_one_after_the_other_are_not_warned_of(
+    warned: Warned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although others have left before, whose time is over."""
+    monkeypatch.setattr(_watch.voids, "seconds", 0.3)
+
+    async def brief(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        send.__self__.root.server_receive.__self__.leave()
+        await receive()
+        await anyio.sleep(0.05)
+
+    app = DisconnectMiddleware(brief)
+    async with anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(call, app, http(path=f"/{number}"))
+            await anyio.sleep(0.04)
+    assert warned.texts() == []
 
 
 async def test_each_route_is_named_once(warned: Warned) -> None:
