@@ -8,7 +8,7 @@ import sys
 from ._workloads import AFTER_LAST, LOOKED_AT, ROWS, WORKLOADS, App, exchange
 
 # Longer than it takes until somebody looks at an exchange that is still under way (see `disconnect_mw._watch`).
-SECONDS_TO_LOOK = 0.06
+SECONDS_TO_LOOK = 0.1
 
 
 def by_hand(app: App, workload: str, count: int) -> None:

@@ -20,7 +20,7 @@ _TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 _HEADINGS = (
     ("tasks,", "short"),
-    ("tasks,", "over 50 ms"),
+    ("tasks,", "over 75 ms"),
     ("unread body,", f"of {CHUNKS_OFFERED}"),
     ("MB, 10,000", "streams"),
     ("FIN to cancel,", "turns"),
@@ -31,7 +31,7 @@ _NOTES = (
     "Streams: open ones, extrapolated from 500.",
     "From FIN to CancelledError in the handler: through uvicorn on asyncio, and turns of the loop since uvicorn knew; "
     "aiofence in a fence of the handler's.",
-    "disconnect_mw looks for the first time after 50 ms, and learns then of a client that left sooner.",
+    "disconnect_mw looks for the first time after 50 to 75 ms, and learns then of a client that left sooner.",
 )
 
 # Okabe and Ito's colours, which can be told apart without seeing red and green, darker on white; and shapes, for print.

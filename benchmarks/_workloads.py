@@ -140,7 +140,7 @@ BASIC = ("bare", "two", "ours", "base")
 OURS = ("ours", "raise", "cancel", "hook", "grace", "timeout")
 RIVALS = ("fastapi-disconnect", "aiofence", "aidial-sdk")
 LOOKED_AT = ("raise", "cancel", "hook", "grace")
-"""Rows in which somebody looks whether the client has gone, 50 ms after the beginning, if it lasts so long."""
+"""Rows in which somebody looks whether the client has gone, 50 to 75 ms after the beginning, if it lasts so long."""
 
 NEEDS_LOOP = {*OURS, *RIVALS, "base"} - {"ours"}
 

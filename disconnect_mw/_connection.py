@@ -14,6 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from types import CoroutineType
 from typing import Any, ClassVar, Literal
 
 from . import _messages, _runtime, _watch
@@ -97,7 +98,13 @@ class _InTime:
         self._seconds = seconds
 
     async def __call__(self, message: Message) -> Any:
-        return await _runtime.within(self._seconds, self._send(message))
+        sending = self._send(message)
+        if _runtime.running_loop() is not None and type(sending) is CoroutineType:
+            try:  # nearly all come back at once: no timer for these
+                sending = _runtime.Begun(sending, sending.send(None))
+            except StopIteration as end:
+                return end.value
+        return await _runtime.within(self._seconds, sending)
 
 
 class _Gone:
@@ -488,6 +495,10 @@ class Connection(abc.ABC):
             raise ClientDisconnected(self.disconnect) from (cause if _is_of_server(cause) else None)
         if kind is not None:
             self.gone.unsaid = self._after(self.gone.unsaid, message)
+        # Whoever waited for the disconnect may be about to cancel this task, which must not meet it in here:
+        # Starlette's StreamingResponse then leaves its generator to the garbage collector.
+        reader = self.shared_reader
+        gives_turn = self.gone.messages_muted > 1 or reader is None or not reader.tells_others()
         if self.outer is not None and self.outer.scope is not None and self.can_be_peeked:
             # The install further out mutes; what stands between the two may count on the whole of it (a cache).
             owed = self._owed
@@ -498,13 +509,9 @@ class Connection(abc.ABC):
             except BaseException:
                 self._owed = owed
                 raise
-            await _runtime.checkpoint()
-            return
-        if kind in _STARTS and self.gone.late_start is None:
+        elif kind in _STARTS and self.gone.late_start is None:
             self.gone.late_start = message
-        # Whoever waited for the disconnect may be about to cancel this task, which must not meet it in here:
-        # Starlette's StreamingResponse then leaves its generator to the garbage collector.
-        if self.gone.messages_muted > 1 or self.shared_reader is None or not self.shared_reader.tells_others():
+        if gives_turn:
             await _runtime.checkpoint()
 
     async def _pass_on(self, messages: list[Message]) -> None:
@@ -613,28 +620,18 @@ class Connection(abc.ABC):
         leave both behind.
         """
         attended = self.attended
-        if attended.is_listened_to is None:
-            attended.is_listened_to = self._is_listened_to()
-        if attended.has_reacted or not attended.is_listened_to:
+        if attended.has_reacted:
             return None
         waits_for = _runtime.waits_for_others(self.running)
         if attended.waited_for is None:
             attended.waited_for = waits_for
             return None if waits_for is None else _SECONDS_TO_REACT
-        if waits_for is None:
+        if attended.waited_for is not waits_for:
             attended.has_reacted = True
-            return _SECONDS_TO_END_BY_ITSELF
-        if attended.waited_for is not waits_for:  # it goes on to wait for others
-            return None
+            has_heard = self.shared_reader is not None and self.shared_reader.has_told()
+            return _SECONDS_TO_END_BY_ITSELF if has_heard else None
         attended.turns_to_react -= 1  # a busy loop may have had no turn in all that time
         return 0 if attended.turns_to_react else None
-
-    def _is_listened_to(self) -> bool:
-        """Is another task of the application's about to receive the disconnect, or has it just done so?"""
-        reader = self.shared_reader
-        if reader is not None and (reader.is_awaited() or reader.is_reading()):
-            return reader.is_awaited()
-        return self.stand_in is None and _runtime.current_task(self.loop) not in (None, self.task)
 
     def shield(self) -> object:
         """Cancel nothing, and give nobody else the occasion to, until `unshield` is called with what this returns."""

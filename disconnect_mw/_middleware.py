@@ -156,7 +156,7 @@ class DisconnectMiddleware:
         app = self._app
         if connection.stand_in is not None and connection.task is not None:
             app = functools.partial(connection.task.run, app)
-        raised = rest = None
+        rest = None
         receive, send = connection.receive, connection.send
         if inside is not None:
             receive, send = inside(scope, receive, send)
@@ -168,20 +168,23 @@ class DisconnectMiddleware:
                 if connection.state is not _DISCONNECTED:
                     connection.leave()
                     raise
-                raised = exception
+                rest, has_swallowed = await _judge(connection, exception)
+                if rest is exception:
+                    raise
                 result = None
             else:
                 if connection.state is not _DISCONNECTED:
                     if connection.shared_reader is not None or connection.attention is not None or not is_usual:
                         connection.leave()
                     return result
-            # Not in the block above: what was raised would be the context of whatever meets the orderly end.
-            rest = await _end(connection, raised)  # P5, P6: gives back all that is not put down to the disconnect
+                rest, has_swallowed = await _judge(connection, None)
             if rest is not None:
                 raise rest
+            # Here, where what the application raised does not become the context of whatever this meets.
+            await connection.end_orderly(has_swallowed)
             return result
         finally:
-            del raised, rest  # whose traceback holds this frame
+            del rest  # whose traceback holds this frame
             # The scope may outlive all this, and what the server gave us holds the scope.
             scope[KEY] = connection.outer if connection.exchange is None else Over(connection)
             connection.scope = connection.task = connection.running = None
@@ -245,8 +248,11 @@ class RaiseOnDisconnect(DisconnectMiddleware):
         super().__init__(app, policy="raise")
 
 
-async def _end(connection: Connection, exception: BaseException | None) -> BaseException | None:
-    """The end of an exchange whose client has gone. Returns what is to be raised."""
+async def _judge(connection: Connection, exception: BaseException | None) -> tuple[BaseException | None, bool]:
+    """The application of a client that has gone has ended. What is to be raised, and was anything kept from that?
+
+    P5, P6: that is all that is not put down to the disconnect.
+    """
     is_cancelled = False
     if connection.has_been_cancelled():
         is_cancelled = connection.takes_back_cancellation(exception)
@@ -258,11 +264,7 @@ async def _end(connection: Connection, exception: BaseException | None) -> BaseE
         _LOGGER.debug("put down to the disconnect of the client", exc_info=exception)
     if connection.outer is None:
         tell(connection.sum_up(rest))
-    if rest is None:
-        has_swallowed = exception is not None or is_cancelled
-        exception = None  # or it were held by the traceback of what may meet this frame here
-        await connection.end_orderly(has_swallowed)
-    return rest
+    return rest, rest is not exception or is_cancelled
 
 
 def single_callable(app: Any) -> ASGIApp:

@@ -55,7 +55,7 @@ class Reader:
         self._ahead: list[Message] = []  # read before anybody asked
         self._failure: BaseException | None = None  # what the server's receive raised before anybody asked
         self._waiters: list[_runtime.Waiter] = []  # for a read to be over
-        self._is_left = False
+        self._is_left = connection.scope is None
         self._answers = 0  # of the disconnect
         self._told: Any = None  # the task that had the last of them
 
@@ -184,12 +184,12 @@ class Reader:
                 return
             await _runtime.checkpoint()
 
-    def is_reading(self) -> bool:
-        """Is it for itself that it reads, and not for a task of the application's?"""
-        return self._mark is not None
-
     def is_awaited(self) -> bool:
         return bool(self._waiters)
+
+    def has_told(self) -> bool:
+        """Has anybody received the disconnect?"""
+        return self._told is not None
 
     def tells_others(self) -> bool:
         """Has another task than the caller's been told of the disconnect, or is it about to be?"""

@@ -337,6 +337,12 @@ def call_later(seconds: float, callback: Callable[[], None]) -> Started:
     return _start_in_trio(trio, call(), contextvars.Context())
 
 
+def now(loop: Any) -> float:
+    """The time on the clock of an event loop that runs, which may be another one than that of the machine."""
+    trio = running_trio()
+    return float(loop.time() if trio is None else trio.current_time())
+
+
 def call_in(loop: Any, callback: Callable[[], None]) -> None:
     """Call `callback` on that event loop, as `event_loop` gives it: now if it is the caller's own, from any thread.
 
@@ -557,7 +563,7 @@ class TimedOut(Exception):
     """What `within` raises in place of what took too long."""
 
 
-class _Begun:
+class Begun:
     """A coroutine that has made its first step, to be awaited by the task that made it."""
 
     __slots__ = ("_coroutine", "_is_ahead", "_yielded", "close", "throw")
@@ -591,11 +597,6 @@ async def within(seconds: float, awaitable: Awaitable[Any]) -> Any:
     loop = running_loop()
     if loop is None:
         return await awaitable
-    if type(awaitable) is types.CoroutineType:  # as nearly all are, and most come back at once: no timer for these
-        try:
-            awaitable = _Begun(awaitable, awaitable.send(None))
-        except StopIteration as end:
-            return end.value
     task = current_task(loop)
     is_late = False
 

@@ -14,7 +14,6 @@ import contextvars
 import functools
 import logging
 import sys
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -38,8 +37,8 @@ _Thing = TypeVar("_Thing")
 _LOGGER = logging.getLogger("disconnect_mw")
 
 
-class _Waiting(dict[_Thing, None]):
-    """What waits on one event loop; a dict, for the order."""
+class _Waiting(dict[_Thing, "float | None"]):
+    """What waits on one event loop, and since when, on its clock."""
 
     def __init__(self, loop: Any) -> None:
         super().__init__()
@@ -49,38 +48,40 @@ class _Waiting(dict[_Thing, None]):
 class _Batch(Generic[_Thing]):
     """Things whose turn comes within so many seconds: all that have come by then, by one timer of their event loop.
 
-    With `began`, which tells when a thing did, or None if its turn is not to come any more: not before so many seconds
-    from then, and within half as many again.
+    With `is_of_use`, which tells whether a thing's turn is still to come: not before so many seconds, and within half
+    as many again.
     """
 
     def __init__(
         self,
         seconds: float,
         turn: Callable[[Iterable[_Thing]], None],
-        began: Callable[[_Thing], float | None] | None = None,
+        is_of_use: Callable[[_Thing], bool] | None = None,
     ) -> None:
         self.seconds = seconds
         self._turn = turn
-        self._began = began
+        self._is_of_use = is_of_use
         # By the identity of the event loop, since a WeakKeyDictionary costs as much as all the rest. The loop's own
         # timer holds what waits, so that both go when a loop ends before its timers.
         self._waiting: dict[int, weakref.ref[_Waiting[_Thing]]] = {}
         self._recent: Callable[[], _Waiting[_Thing] | None] = lambda: None  # nearly always the one that is wanted
 
-    def add(self, thing: _Thing, loop: Any) -> None:
+    def add(self, thing: _Thing, loop: Any, began: float | None = None) -> None:
         """`loop` is the event loop that runs; without one nothing can be done later."""
         if loop is None:
             return
+        if began is None and self._is_of_use is not None:
+            began = _runtime.now(loop)
         waiting = self._recent()
         if waiting is None or waiting.loop() is not loop:
             waiting = self._on(loop)
             if waiting is None:
                 waiting = _Waiting(loop)
                 self._waiting[id(loop)] = weakref.ref(waiting)
-                seconds = self.seconds if self._began is None else self.seconds / 2
+                seconds = self.seconds if self._is_of_use is None else self.seconds / 2
                 _runtime.call_later(seconds, functools.partial(self._end, waiting))
             self._recent = self._waiting[id(loop)]
-        waiting[thing] = None
+        waiting[thing] = began
 
     def discard(self, thing: _Thing, loop: Any) -> None:
         waiting = None if loop is None else self._on(loop)
@@ -96,21 +97,20 @@ class _Batch(Generic[_Thing]):
         self._waiting.pop(id(waiting.loop()), None)
         self._recent = lambda: None
         try:
-            self._turn(waiting if self._began is None else self._old(waiting, self._began))
+            self._turn(waiting if self._is_of_use is None else self._old(waiting, self._is_of_use))
         except Exception:  # in a timer it would reach nobody, and on trio end everything
             _LOGGER.exception("the watcher failed: please report this")
 
-    def _old(self, waiting: _Waiting[_Thing], began: Callable[[_Thing], float | None]) -> list[_Thing]:
+    def _old(self, waiting: _Waiting[_Thing], is_of_use: Callable[[_Thing], bool]) -> list[_Thing]:
+        loop = waiting.loop()
+        latest = _runtime.now(loop) - self.seconds
         old = []
-        latest = time.monotonic() - self.seconds
-        for thing in waiting:
-            when = began(thing)
-            if when is None:
-                continue
-            if when <= latest:
-                old.append(thing)
-            else:
-                self.add(thing, waiting.loop())
+        for thing, began in waiting.items():
+            if is_of_use(thing):
+                if began is None or began <= latest:
+                    old.append(thing)
+                else:
+                    self.add(thing, loop, began)
         return old
 
 
@@ -131,7 +131,6 @@ class Attended:
     cancels = False  # it has been cancelled
     cancellations = 0  # that were there before
     tried_at = 0.0  # for the first time
-    is_listened_to: bool | None = None  # None: not asked yet
     waited_for: Any = None  # by a framework that has a listener of its own
     turns_to_react = 32
     has_reacted = False
@@ -184,11 +183,7 @@ def _look(exchanges: Iterable[Attended]) -> None:
                 _LOGGER.exception("an exchange could not be looked at")
 
 
-def _began(exchange: Attended) -> float | None:
-    return None if exchange.connection is None else exchange.connection.began
-
-
-_first_looks = _Batch(_UNTIL_FIRST_LOOK, _look, _began)
+_first_looks = _Batch(_UNTIL_FIRST_LOOK, _look, lambda exchange: exchange.connection is not None)
 _looks = _Batch(_BETWEEN_LOOKS, _look)
 
 
@@ -272,5 +267,5 @@ def _route_of(scope: Any, path: str) -> str:
     return route if isinstance(route, str) else path
 
 
-voids: _Batch[Connection] = _Batch(_UNTIL_WARNED, _warn, lambda connection: connection.gone.disconnected_at)
+voids: _Batch[Connection] = _Batch(_UNTIL_WARNED, _warn, lambda connection: connection.scope is not None)
 """Connections whose client is known to have gone, and whose application nothing will end."""

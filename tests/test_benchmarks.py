@@ -536,3 +536,30 @@ def test_picture_of_what_could_not_be_measured_is_not_drawn(
     assert benchmarks.main(["--only", "comparison", "--plot", str(tmp_path / "one.svg")]) == 1
     assert "!! NOT DRAWN" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+# What the documentation shows
+
+PICTURE = DOCS / "benchmarks.svg"
+shows = pytest.mark.skipif(not DOCS.exists(), reason="NOT tested here: no documentation beside the tests")
+
+
+@shows
+def test_picture_in_the_documentation_is_what_the_numbers_beside_it_make() -> None:
+    assert _plot.svg(_comparison.load(PICTURE.with_suffix(".json"))) == PICTURE.read_text(encoding="utf-8")
+
+
+@shows
+def test_picture_in_the_documentation_shows_every_row_and_workload() -> None:
+    shown = _comparison.load(PICTURE.with_suffix(".json"))
+    assert (shown["rows"], shown["workloads"]) == (list(ROWS), list(WORKLOADS))
+    titles = [str(one.text) for one in ElementTree.parse(PICTURE).findall(".//{*}polygon/{*}title")]
+    names = [f"{name.strip()}, {title}: " for name in _workloads.NAMES.values() for title in _workloads.TITLES.values()]
+    assert sorted(title[: title.index(": ") + 2] for title in titles) == sorted(names)
+
+
+@shows
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in _workloads.RIVALS])
+@pytest.mark.parametrize("workload", [*WORKLOADS, _counts.LONG])
+def test_tasks_in_the_documentation_are_todays(workload: str, row: str) -> None:
+    assert _comparison.load(PICTURE.with_suffix(".json"))["tasks"][workload][row] == _counts.tasks_made(workload, row)

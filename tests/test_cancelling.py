@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 import time
+import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -1559,9 +1560,13 @@ async def test_a_framework_whose_handler_does_not_end_is_cancelled_in_the_end(mo
 
 
 @on_asyncio
-async def test_a_handler_that_waits_for_tasks_of_its_own_is_cancelled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody listens who could end it."""
-    monkeypatch.setattr(_connection, "_SECONDS_TO_REACT", 60)
+@pytest.mark.parametrize("timeout", [None, 0.001])
+async def test_a_handler_that_waits_for_tasks_of_its_own_is_cancelled_soon(
+    timeout: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has received the disconnect who could end it."""
+    monkeypatch.setattr(_connection, "_SECONDS_TO_REACT", 0.005)
+    monkeypatch.setattr(_connection, "_SECONDS_TO_END_BY_ITSELF", 60)
     far = http()
     steps: list[str] = []
 
@@ -1571,7 +1576,8 @@ async def test_a_handler_that_waits_for_tasks_of_its_own_is_cancelled_at_once(mo
     async def app(scope: Any, receive: Any, send: Any) -> None:
         task = asyncio.ensure_future(work())
         try:
-            await asyncio.wait({task})
+            while True:
+                await asyncio.wait({task}, timeout=timeout)
         except asyncio.CancelledError:
             steps.append("cancelled")
             raise
@@ -1579,35 +1585,45 @@ async def test_a_handler_that_waits_for_tasks_of_its_own_is_cancelled_at_once(mo
             task.cancel()
 
     scope = far.scope()
-    await serve(app, far, scope, policy="cancel")
+    await serve(DisconnectMiddleware(app), far, scope, policy="cancel")
     assert (steps, ended(scope)) == (["cancelled"], "cancelled")
 
 
 @on_asyncio
-async def test_one_that_goes_on_to_wait_for_others_has_not_reacted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_connection, "_SECONDS_TO_REACT", 0.005)
-    monkeypatch.setattr(_connection, "_SECONDS_TO_END_BY_ITSELF", 60)
+@pytest.mark.parametrize("asks", ["waits", "polls"])
+async def test_a_framework_that_waits_for_the_tasks_that_it_has_cancelled_has_reacted(
+    asks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_connection, "_SECONDS_TO_REACT", 0.01)
     far = http()
-    heard: list[Any] = []
+    steps: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         async def listen() -> None:
-            heard.append(await receive())
+            while asks == "polls" and not await request.is_disconnected():
+                await asyncio.sleep(0.001)
+            if asks == "waits":
+                await receive()
 
-        await receive()
-        listener = asyncio.ensure_future(listen())
-        work = asyncio.ensure_future(anyio.sleep_forever())
-        try:
-            far.leave()
-            while True:
-                await asyncio.wait({work}, timeout=0.001)
-        finally:
-            work.cancel()
-            await asyncio.wait({listener})
+        async def handle() -> None:
+            try:
+                await left(far)
+            finally:
+                await asyncio.sleep(0.1)
+                steps.append("handler cleaned up")
+
+        request = Request(scope, receive)
+        await request.body()
+        tasks = {asyncio.ensure_future(listen()), asyncio.ensure_future(handle())}
+        _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending)
+        steps.append("orderly end")
 
     scope = far.scope()
     await serve(app, far, scope, policy="cancel")
-    assert (heard, ended(scope)) == ([DISCONNECT], "cancelled")
+    assert (steps, ended(scope)) == (["handler cleaned up", "orderly end"], "returned")
 
 
 # Nothing is left behind
@@ -1667,6 +1683,31 @@ async def test_an_exception_that_its_task_keeps_keeps_nothing_else() -> None:
         assert thing() is None
 
 
+@pytest.mark.parametrize("policy", ["ignore", "raise", "cancel"])
+async def test_the_apps_own_exception_has_its_context_wherever_it_is_called(policy: Any) -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            far.leave()
+            await known(scope)
+            with shielded():
+                raise IndexError("the root of the evil")
+        except IndexError:
+            raise KeyError("own")  # noqa: B904
+
+    try:
+        raise LookupError("no static file")
+    except LookupError:
+        with pytest.raises(KeyError) as caught:
+            await serve(app, far, policy=policy, grace=60)
+    root = caught.value.__context__
+    assert isinstance(root, IndexError)
+    assert isinstance(root.__context__, LookupError)
+    frames = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert frames.count("__call__") == 1
+
+
 @on_asyncio
 @pytest.mark.parametrize("error", [ValueError, ConnectionResetError])
 async def test_an_exception_that_a_send_with_a_timeout_waited_for_keeps_nothing(error: Any) -> None:
@@ -1693,6 +1734,32 @@ async def test_an_exception_that_a_send_with_a_timeout_waited_for_keeps_nothing(
         assert thing() is None
 
 
+@on_asyncio
+async def test_a_listener_that_is_left_behind_and_gives_up_later_leaves_no_task() -> None:
+    far = http()
+    listeners: list[Any] = []
+
+    async def listen(receive: Any) -> None:
+        while True:
+            with anyio.move_on_after(0.005):
+                await receive()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        listeners.append(asyncio.ensure_future(listen(receive)))
+        await turns()
+        await send(START)
+        await send(FINAL)
+
+    before = asyncio.all_tasks()
+    await serve(app, far)
+    await anyio.sleep(0.05)
+    listeners[0].cancel()
+    await asyncio.wait(listeners)
+    await turns()
+    assert asyncio.all_tasks() == before
+
+
 async def test_what_waits_to_receive_beyond_the_end_keeps_nothing_when_it_has() -> None:
     """An app that leaves a task behind."""
     waits = anyio.Event()
@@ -1704,8 +1771,7 @@ async def test_what_waits_to_receive_beyond_the_end_keeps_nothing_when_it_has() 
     with without_collections():
         far = http()
         scope = far.scope()
-        thing = scope["thing"] = Thing()
-        left_behind = weakref.ref(thing)
+        left_behind = weakref.ref(far)
 
         async with anyio.create_task_group() as tasks:
 
@@ -1717,47 +1783,40 @@ async def test_what_waits_to_receive_beyond_the_end_keeps_nothing_when_it_has() 
 
             await DisconnectMiddleware(app)(scope, far.receive, far.send)
             far.leave()
-        del far, scope, thing, app
+        del far, scope, app
         await turns()
         assert left_behind() is None
 
 
 @on_asyncio
 async def test_what_meets_the_orderly_end_does_not_keep_what_the_app_raised() -> None:
-    """Inside a BaseHTTPMiddleware, whose cancellation does; a generator then waited for the garbage collector."""
-    far = FarSide(UVICORN_0_28_0)
-    ends: list[str] = []
-
-    async def stream() -> AsyncIterator[bytes]:
-        try:
-            while True:
-                yield b"x"
-                await turns()
-        finally:
-            ends.append("closed")
-
-    async def pass_on(request: Request, call_next: Any) -> Response:
-        response: Response = await call_next(request)
-        return response
+    """A generator that was left would wait for the garbage collector, since BaseHTTPMiddleware keeps what it meets."""
+    far = http()
+    things: list[Any] = []
+    blocks = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await StreamingResponse(stream())(scope, receive, send)
-
-    async def leave() -> None:
-        while not far.sent:
-            await turns()
-        await turns(50)
+        thing = Thing()
+        things.append(weakref.ref(thing))
         far.leave()
+        await known(scope)
+        await send(START)
+
+    async def send(message: Any) -> None:
+        blocks.set()
+        await anyio.sleep_forever()
 
     with without_collections():
-        wrapped = BaseHTTPMiddleware(DisconnectMiddleware(app, policy="raise"), dispatch=pass_on)
-        scope = http().scope()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(leave)
-            with anyio.fail_after(SECONDS), contextlib.suppress(OSError):
-                await wrapped(scope, far.receive, far.send)
-        await turns(20)
-        assert ends == ["closed"]
+        task = asyncio.ensure_future(DisconnectMiddleware(app, policy="raise")(far.scope(), far.receive, send))
+        await asyncio.wait_for(blocks.wait(), SECONDS)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError as met:
+            assert things[0]() is None
+            del met
+        else:
+            raise AssertionError("it is not heard")
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])

@@ -138,8 +138,11 @@ async def test_a_listener_that_cancels_the_streamer_finds_it_in_its_generator(ma
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})])
+@pytest.mark.parametrize("installs", [1, 2])
 @pytest.mark.parametrize("turns", range(6))
-async def test_a_generator_that_comes_back_as_the_listener_is_told_is_cancelled_where_it_waits_next(turns: int) -> None:
+async def test_a_generator_that_comes_back_as_the_listener_is_told_is_cancelled_where_it_waits_next(
+    turns: int, installs: int
+) -> None:
     """anyio cancels a task whose future is done a turn later."""
     server = FarSide()
     story: list[str] = []
@@ -169,7 +172,7 @@ async def test_a_generator_that_comes_back_as_the_listener_is_told_is_cancelled_
         await response(scope, receive, send)
         story.append("the response ended")
 
-    await run(server, app)
+    await run(server, DisconnectMiddleware(app) if installs == 2 else app)
     assert story == ["the generator stopped", "the response ended"]
 
 

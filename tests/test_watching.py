@@ -14,7 +14,10 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
+import trio
+import trio.testing
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
@@ -117,6 +120,36 @@ async def test_nobody_looks_at_what_is_shorter_than_it_takes_until_the_first_loo
             tasks.start_soon(functools.partial(run, far, app, policy="cancel"))
             await anyio.sleep(0.04)
     assert [far.reads for far in fars] == [0] * 10
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # which is not used
+async def test_the_time_is_the_event_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's may have its own: that of the machine stands still."""
+    for batch, seconds in ((_watch._first_looks, 0.05), (_watch._looks, 1)):
+        monkeypatch.setattr(batch, "seconds", seconds)
+    seen: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await trio.sleep(600)
+        finally:
+            seen.append(trio.current_time())
+
+    async def main() -> None:
+        far = http()
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                functools.partial(DisconnectMiddleware(app, policy="cancel"), far.scope(), far.receive, far.send)
+            )
+            await trio.sleep(10)
+            far.leave()
+        assert seen[0] - began < 20
+
+    def run_trio() -> None:
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+    await anyio.to_thread.run_sync(run_trio)
 
 
 async def test_what_was_read_ahead_is_delivered_in_order() -> None:

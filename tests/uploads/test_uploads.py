@@ -126,9 +126,7 @@ def test_a_client_that_leaves_after_its_late_upload_is_noticed_at_once(server: S
 @pytest.mark.parametrize("body", [b"", b"read by nobody"])
 @pytest.mark.parametrize("server", SETUPS, ids=str, indirect=True)
 def test_an_app_that_answers_without_having_read_is_stopped(server: Server, variant: str, body: bytes) -> None:
-    """By then no `100 Continue` is sent any more. Of a body that was sent, one message is read."""
-    if body and server.setup.server in ("hypercorn", "granian"):
-        pytest.skip(f"{server.setup.server} makes two messages of the smallest body")
+    """By then no `100 Continue` is sent any more. Of a body that was sent, one message is read, or all of it."""
     visit = server.visit("answers", variant)
     with Client(server.port) as client:
         expects = b"" if body else b"Expect: 100-continue\r\n"
