@@ -337,12 +337,6 @@ def call_later(seconds: float, callback: Callable[[], None]) -> Started:
     return _start_in_trio(trio, call(), contextvars.Context())
 
 
-def now(loop: Any) -> float:
-    """The time on the clock of an event loop that runs, which may be another one than that of the machine."""
-    trio = running_trio()
-    return float(loop.time() if trio is None else trio.current_time())
-
-
 def call_in(loop: Any, callback: Callable[[], None]) -> None:
     """Call `callback` on that event loop, as `event_loop` gives it: now if it is the caller's own, from any thread.
 

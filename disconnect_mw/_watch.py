@@ -37,8 +37,8 @@ _Thing = TypeVar("_Thing")
 _LOGGER = logging.getLogger("disconnect_mw")
 
 
-class _Waiting(dict[_Thing, "float | None"]):
-    """What waits on one event loop, and since when, on its clock."""
+class _Waiting(dict[_Thing, int]):
+    """What waits on one event loop, and how many timers it has seen."""
 
     def __init__(self, loop: Any) -> None:
         super().__init__()
@@ -66,12 +66,10 @@ class _Batch(Generic[_Thing]):
         self._waiting: dict[int, weakref.ref[_Waiting[_Thing]]] = {}
         self._recent: Callable[[], _Waiting[_Thing] | None] = lambda: None  # nearly always the one that is wanted
 
-    def add(self, thing: _Thing, loop: Any, began: float | None = None) -> None:
+    def add(self, thing: _Thing, loop: Any, timers: int = 0) -> None:
         """`loop` is the event loop that runs; without one nothing can be done later."""
         if loop is None:
             return
-        if began is None and self._is_of_use is not None:
-            began = _runtime.now(loop)
         waiting = self._recent()
         if waiting is None or waiting.loop() is not loop:
             waiting = self._on(loop)
@@ -81,7 +79,7 @@ class _Batch(Generic[_Thing]):
                 seconds = self.seconds if self._is_of_use is None else self.seconds / 2
                 _runtime.call_later(seconds, functools.partial(self._end, waiting))
             self._recent = self._waiting[id(loop)]
-        waiting[thing] = began
+        waiting[thing] = timers
 
     def discard(self, thing: _Thing, loop: Any) -> None:
         waiting = None if loop is None else self._on(loop)
@@ -102,15 +100,15 @@ class _Batch(Generic[_Thing]):
             _LOGGER.exception("the watcher failed: please report this")
 
     def _old(self, waiting: _Waiting[_Thing], is_of_use: Callable[[_Thing], bool]) -> list[_Thing]:
+        """Those that have been there for two timers in full, of half the seconds each. (No clock costs as little.)"""
         loop = waiting.loop()
-        latest = _runtime.now(loop) - self.seconds
         old = []
-        for thing, began in waiting.items():
+        for thing, timers in waiting.items():
             if is_of_use(thing):
-                if began is None or began <= latest:
+                if timers == 2:
                     old.append(thing)
                 else:
-                    self.add(thing, loop, began)
+                    self.add(thing, loop, timers + 1)
         return old
 
 
