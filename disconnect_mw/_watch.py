@@ -38,7 +38,7 @@ _LOGGER = logging.getLogger("disconnect_mw")
 
 
 class _Waiting(dict[_Thing, int]):
-    """What waits on one event loop, and how many timers it has seen."""
+    """What waits on one event loop, and how many timers it will have seen in full at the end of this one."""
 
     def __init__(self, loop: Any) -> None:
         super().__init__()
@@ -78,6 +78,7 @@ class _Batch(Generic[_Thing]):
                 self._waiting[id(loop)] = weakref.ref(waiting)
                 seconds = self.seconds if self._is_of_use is None else self.seconds / 2
                 _runtime.call_later(seconds, functools.partial(self._end, waiting))
+                timers = timers or 1
             self._recent = self._waiting[id(loop)]
         waiting[thing] = timers
 
@@ -100,7 +101,7 @@ class _Batch(Generic[_Thing]):
             _LOGGER.exception("the watcher failed: please report this")
 
     def _old(self, waiting: _Waiting[_Thing], is_of_use: Callable[[_Thing], bool]) -> list[_Thing]:
-        """Those that have been there for two timers in full, of half the seconds each. (No clock costs as little.)"""
+        """Those that have seen two timers in full, of half the seconds each. (No clock costs as little.)"""
         loop = waiting.loop()
         old = []
         for thing, timers in waiting.items():
