@@ -76,9 +76,8 @@ class Reader:
                     failure, self._failure = self._failure, None
                     raise failure
                 if not self._is_busy():
-                    if not self.prefers_task:
-                        return await connection.read_directly()
-                    if not (await self._is_there_now() or self._start(reads_on=connection.can_be_peeked)):
+                    reads_on = connection.can_be_peeked
+                    if not (self.prefers_task and (await self._is_there_now() or self._start(reads_on=reads_on))):
                         return await connection.read_directly()
                     if self._ahead:
                         return self._ahead.pop(0)
@@ -184,16 +183,13 @@ class Reader:
                 return
             await _runtime.checkpoint()
 
-    def is_awaited(self) -> bool:
-        return bool(self._waiters)
-
     def has_told(self) -> bool:
         """Has anybody received the disconnect?"""
-        return self._told is not None
+        return self._answers > 0
 
     def tells_others(self) -> bool:
         """Has another task than the caller's been told of the disconnect, or is it about to be?"""
-        return self.is_awaited() or self._told not in (None, self._connection.caller())
+        return bool(self._waiters) or self._told not in (None, self._connection.caller())
 
     def interrupt(self, task: Any) -> None:
         """Wake the application's own read at the server, which may never tell it that the client has gone."""
