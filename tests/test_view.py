@@ -752,8 +752,8 @@ def fastapi(far: Any, seen: list[Any]) -> FastAPI:
 
     @app.get("/thread")
     def thread(client: Client) -> str:
+        anyio.from_thread.run_sync(far.leave)
         while client.connected:
-            far.leave()
             time.sleep(0.001)
         seen.append("GET")
         return ""
