@@ -76,7 +76,7 @@ def measure(options: Options, progress: Progress) -> Numbers:
     logging.disable(logging.CRITICAL)  # some tell of each client that leaves
     try:
         return Numbers(
-            date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             versions=_versions(rows),
             rows=rows,
             workloads=workloads,

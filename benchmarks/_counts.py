@@ -46,7 +46,7 @@ def _counted() -> Iterator[list[str]]:
     """The names of the tasks that are made in here, be it by a loop or by somebody who calls the class."""
     made: list[str] = []
 
-    class CountedTask(asyncio.Task):  # type: ignore[type-arg]  # of 3.10, whose class takes none at run time
+    class CountedTask(asyncio.Task[Any]):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             made.append(self.get_name())

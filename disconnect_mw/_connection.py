@@ -578,7 +578,7 @@ class Connection(abc.ABC):
             self.end_app()
         elif seconds is not None:
             self.attended.timer = _runtime.call_later(seconds, self.end_app)
-        elif self.terms.grace is None and self.terms.policy == "ignore":
+        elif self.terms.grace is None and self.terms.policy == "mute":
             _watch.voids.add(self, self.loop)
 
     def plan_end(self) -> None:

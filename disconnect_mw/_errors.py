@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
 import errno
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -112,11 +110,11 @@ def without_disconnect(exception: BaseException, is_own: Callable[[BaseException
     """
 
     def is_explained(exception: BaseException) -> bool:
-        return not _is_group(exception) and _is_of_disconnect(exception, is_own, set())
+        return not isinstance(exception, BaseExceptionGroup) and _is_of_disconnect(exception, is_own, set())
 
-    if not _is_group(exception):
+    if not isinstance(exception, BaseExceptionGroup):
         return None if is_explained(exception) else exception
-    rest: BaseException | None = exception.split(is_explained)[1]  # type: ignore[attr-defined]  # a group has it
+    rest: BaseException | None = exception.split(is_explained)[1]
     # split makes a new group even where it takes nothing out.
     return exception if rest is not None and len(_leaves(rest)) == len(_leaves(exception)) else rest
 
@@ -125,7 +123,7 @@ def _is_of_disconnect(exception: BaseException, is_own: Callable[[BaseException]
     link: BaseException | None = exception
     while isinstance(link, Exception) and id(link) not in seen:
         seen.add(id(link))
-        if _is_group(link):
+        if isinstance(link, BaseExceptionGroup):
             return all(_is_of_disconnect(leaf, is_own, seen) for leaf in _leaves(link))
         if is_own(link) or _is_called(link, _FRAMEWORK_WORDS) or _is_no_response_returned(link):
             return True
@@ -164,15 +162,7 @@ def _frames_passed(exception: Exception) -> list[tuple[object, str]]:
     return frames
 
 
-def _is_group(exception: BaseException) -> bool:
-    if sys.version_info >= (3, 11):
-        return isinstance(exception, builtins.BaseExceptionGroup)
-    # On 3.10 the groups are those of the backport that anyio and trio bring along.
-    backport = sys.modules.get("exceptiongroup")
-    return backport is not None and isinstance(exception, backport.BaseExceptionGroup)
-
-
 def _leaves(exception: BaseException) -> list[BaseException]:
-    if not _is_group(exception):
+    if not isinstance(exception, BaseExceptionGroup):
         return [exception]
-    return [leaf for part in exception.exceptions for leaf in _leaves(part)]  # type: ignore[attr-defined]  # a group
+    return [leaf for part in exception.exceptions for leaf in _leaves(part)]

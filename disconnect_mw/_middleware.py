@@ -42,7 +42,7 @@ class DisconnectMiddleware:
     `app` is an ASGI application, of either the single or the double callable. `policy` is for HTTP, `websocket_policy`
     for WebSocket; each is
 
-    - `"ignore"`: what the app sends after its client has gone goes nowhere, and the app goes on to its end;
+    - `"mute"`: what the app sends after its client has gone goes nowhere, and the app goes on to its end;
     - `"raise"`: it raises `ClientDisconnected`, which ends quietly at the edge of this middleware if the app lets it
       out;
     - `"cancel"`: it goes nowhere, and the app is cancelled as `asyncio.timeout` does it: once, in the task that the
@@ -73,7 +73,7 @@ class DisconnectMiddleware:
     task waits for the disconnect, as long as nothing else can come.
 
     Installed more than once around an app, the installs share one exchange. What an inner one is told (a policy other
-    than `"ignore"`, and all other options) holds for the whole exchange, and hooks add up.
+    than `"mute"`, and all other options) holds for the whole exchange, and hooks add up.
     """
 
     _app: ASGIApp
@@ -89,7 +89,7 @@ class DisconnectMiddleware:
             self,
             app: Any,
             *,
-            policy: Policy = "ignore",
+            policy: Policy = "mute",
             websocket_policy: Policy = "raise",
             grace: float | None = None,
             send_timeout: float | None = None,
@@ -103,7 +103,7 @@ class DisconnectMiddleware:
             self,
             app,
             *,
-            policy="ignore",
+            policy="mute",
             websocket_policy="raise",
             grace=None,
             send_timeout=None,
@@ -128,7 +128,7 @@ class DisconnectMiddleware:
             self._websocket_terms = Terms(_policy.checked("websocket_policy", websocket_policy), *others)
             self._policy_for = _policy.checked_function("policy_for", "the scope", policy_for, is_async=False)
             self._has_complained = False
-            self._is_plain = self._terms == Terms("ignore") and policy_for is None
+            self._is_plain = self._terms == Terms("mute") and policy_for is None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         kind = scope.get("type")

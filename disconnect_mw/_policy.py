@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 if TYPE_CHECKING:
     from ._records import Disconnect
 
-Policy = Literal["ignore", "raise", "cancel"]
+Policy = Literal["mute", "raise", "cancel"]
 """What `send` does after the client has gone, and what becomes of the application.
 
-`"ignore"`: nothing at all, and it goes on. `"raise"`: it raises `ClientDisconnected`. `"cancel"`: nothing at all, and
+`"mute"`: nothing at all, and it goes on. `"raise"`: it raises `ClientDisconnected`. `"cancel"`: nothing at all, and
 the application is cancelled.
 """
 
@@ -43,12 +43,12 @@ class Terms:
     @functools.cached_property
     def asks(self) -> bool:
         """Is it of use to find out about a departure, although the application does not ask?"""
-        return self.policy != "ignore" or self.seconds_to_cancel is not None or self.hooks != ()
+        return self.policy != "mute" or self.seconds_to_cancel is not None or self.hooks != ()
 
     def within(self, outer: Terms) -> Terms:
         """These terms, for a part of an application that has `outer` as a whole: what is not said stays as it was."""
         return Terms(
-            outer.policy if self.policy == "ignore" else self.policy,
+            outer.policy if self.policy == "mute" else self.policy,
             outer.grace if self.grace is None else self.grace,
             outer.send_timeout if self.send_timeout is None else self.send_timeout,
             outer.hooks + tuple(hook for hook in self.hooks if hook not in outer.hooks),

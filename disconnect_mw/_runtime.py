@@ -139,10 +139,7 @@ def wake(waiter: Waiter) -> None:
 
 
 class _Stepped(Coroutine[Any, Any, Any]):
-    """A coroutine whose first step is made before the task that runs it has its turn, and all of them in one context.
-
-    A task of 3.10 has a copy of the context of its own.
-    """
+    """A coroutine whose first step is made before the task that runs it has its turn, all of them in one context."""
 
     __slots__ = ("_context", "_coroutine", "_has_ended", "_is_ahead", "_yielded")
 
@@ -456,21 +453,16 @@ def interrupt(reader: Any) -> bool:
     """
     if isinstance(reader, Interruptible):
         reader.cancel()
-    elif sys.version_info >= (3, 11):
+    else:
         if reader.cancelling():
             return False
         reader.cancel(_MARK)
-    else:  # 3.10 does not count cancellations; but one that came before has ended what the task waits for,
-        if reader._fut_waiter is None or reader._fut_waiter.done():
-            return False
-        reader.cancel(_MARK)
-        reader._cancel_message = _MARK  # and the next one overwrites this
     return True
 
 
 def take_back(task: Any) -> None:
     """Take back an interruption that was swallowed on its way."""
-    if sys.version_info >= (3, 11) and task.cancelling():
+    if task.cancelling():
         task.uncancel()
 
 
@@ -507,8 +499,7 @@ _UNTIL_SWALLOWED = 1.0
 
 def cancellations(task: Any) -> int:
     """How many have been asked for that were not taken back."""
-    # Not needed on trio, nor counted on 3.10: a backport (the package taskgroup) counts what anyio never takes back.
-    return int(task.cancelling()) if sys.version_info >= (3, 11) and hasattr(task, "cancelling") else 0
+    return int(task.cancelling()) if hasattr(task, "cancelling") else 0  # not needed on trio
 
 
 def cancel(task: Any, tried_for: float) -> float | None:
@@ -521,17 +512,13 @@ def cancel(task: Any, tried_for: float) -> float | None:
     if isinstance(task, Cancellable):
         task.cancel()
     elif _is_being_cancelled(task):
-        # 3.10 does not tell when it is taken back.
-        return _UNTIL_TRIED_AGAIN if sys.version_info >= (3, 11) else math.inf
+        return _UNTIL_TRIED_AGAIN
     elif cancellations(task) and tried_for < _UNTIL_SWALLOWED:
         return _UNTIL_TRIED_AGAIN
     elif task._fut_waiter is None and current_task(running_loop()) is not None:
         return 0
     else:
         task.cancel(_MARK)
-        if sys.version_info < (3, 11):
-            task._cancel_message = _MARK
-            _note_others(task)
     return None
 
 
@@ -617,9 +604,7 @@ def absorb(reader: Any, exception: BaseException | None) -> bool:
     """Take an interruption back. Was it the only one? If not, the other cancellation must pass (P6)."""
     if isinstance(reader, Interruptible):
         return exception is None or isinstance(exception, Interrupted)
-    if sys.version_info >= (3, 11):
-        return reader.uncancel() == 0  # type: ignore[no-any-return]  # a task's
-    return reader._cancel_message == _MARK  # type: ignore[no-any-return]  # a task's
+    return reader.uncancel() == 0  # type: ignore[no-any-return]  # a task's
 
 
 async def _within_in_trio(trio: Any, seconds: float, awaitable: Awaitable[Any]) -> Any:
@@ -656,18 +641,9 @@ def is_ended_by_cancel(task: Any, exception: BaseException | None, before: int) 
     """
     if isinstance(task, Cancellable):
         return task.was_cut_short and exception is None  # of a group, what else was in it comes out
-    if sys.version_info >= (3, 11):
-        if task.cancelling() > before:
-            task.uncancel()
-        return task.cancelling() <= before and is_cancelled_error(exception) and (not before or _is_marked(exception))
-    # 3.10 counts no cancellations. One in the same turn has overwritten the message, one that came later was noted, one
-    # that came before shows. (gather, told to return exceptions, makes a bare one of whatever it is.)
-    return (
-        not _has_noted_others(task)
-        and task._cancel_message == _MARK
-        and is_cancelled_error(exception)
-        and (_is_marked(exception) or not (exception.args or exception.__context__))  # type: ignore[union-attr]  # it is one
-    )
+    if task.cancelling() > before:
+        task.uncancel()
+    return task.cancelling() <= before and is_cancelled_error(exception) and (not before or _is_marked(exception))
 
 
 async def others_cancellation(exception: BaseException) -> BaseException:
@@ -685,34 +661,6 @@ async def others_cancellation(exception: BaseException) -> BaseException:
 
 
 _TURNS_TO_REPEAT = 2
-
-_OTHERS = "_disconnect_mw_others"
-
-
-def _note_others(task: Any) -> None:
-    """On 3.10, have it noted who else cancels `task` from now on: its own attribute `cancel` hides that of its class.
-
-    But for the cancel scopes of anyio: those in the application may, and those around it repeat themselves.
-    """
-    others: list[Any] = []
-
-    def cancel(msg: Any = None) -> bool:
-        if not str(msg).startswith(_OF_ANYIO):
-            others.append(msg)
-        return type(task).cancel(task, msg)  # type: ignore[no-any-return]  # a task's
-
-    task.cancel = cancel
-    setattr(task, _OTHERS, others)
-
-
-def _has_noted_others(task: Any) -> bool:
-    others = getattr(task, _OTHERS)
-    del task.cancel
-    delattr(task, _OTHERS)
-    return bool(others)
-
-
-_OF_ANYIO = "Cancelled "  # "via cancel scope …" or "by cancel scope …", as the version has it
 
 
 def _is_marked(exception: BaseException | None) -> bool:

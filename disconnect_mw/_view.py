@@ -110,7 +110,7 @@ class ClientConnection:
         found = self._found
         if isinstance(found, Connection):
             return found.root.terms.policy
-        return "ignore" if found is None else found.policy
+        return "mute" if found is None else found.policy
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
@@ -123,7 +123,7 @@ class ClientConnection:
             raise ClientDisconnected(found.disconnect)
         root.terms = dataclasses.replace(root.terms, policy=policy)
         make_truthful(self._scope, policy)
-        if policy != "ignore" and root.loop is not None:
+        if policy != "mute" and root.loop is not None:
             context = contextvars.copy_context()
             _runtime.call_in(root.loop, lambda: root.watch(context))
 

@@ -190,7 +190,7 @@ _looks = _Batch(_BETWEEN_LOOKS, _look)
 # is woken. What others do in their `send`, between the server and this middleware, is theirs and never cut short.
 BLOCKING = (
     "anycorn",  # as Hypercorn, of which it is a fork
-    "disconnect_mw.testing._far_side",
+    "disconnect_mw.testing._simulated_server",
     "gunicorn.asgi",
     "hypercorn",  # over HTTP/2
     "uvicorn.protocols.websockets.wsproto_impl",  # up to 0.34.3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from disconnect_mw import DisconnectMiddleware, _runtime, _watch
-from disconnect_mw.testing import HTTPClient, HTTPFarSide, WebSocketClient, WebSocketFarSide, servers
+from disconnect_mw.testing import HTTPClient, HTTPSimulatedServer, WebSocketClient, WebSocketSimulatedServer, servers
 
 App = Callable[[Any, Any, Any], Awaitable[Any]]
 
@@ -38,13 +37,13 @@ def look_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_runtime, "_UNTIL_TRIED_AGAIN", 0.002)
 
 
-def http(**client: Any) -> HTTPFarSide:
+def http(**client: Any) -> HTTPSimulatedServer:
     """A far side that stays silent, as nearly all servers do."""
-    return HTTPFarSide(servers.UVICORN_0_54_0.http, client=HTTPClient(**client))
+    return HTTPSimulatedServer(servers.UVICORN_0_54_0.http, client=HTTPClient(**client))
 
 
-def websocket(**client: Any) -> WebSocketFarSide:
-    return WebSocketFarSide(servers.HYPERCORN_0_18_0.websocket, client=WebSocketClient(**client))
+def websocket(**client: Any) -> WebSocketSimulatedServer:
+    return WebSocketSimulatedServer(servers.HYPERCORN_0_18_0.websocket, client=WebSocketClient(**client))
 
 
 async def turns(count: int = 5) -> None:
@@ -55,7 +54,7 @@ async def turns(count: int = 5) -> None:
 
 def cancellations() -> int:
     """How many cancellations of this task are not taken back, where that is counted."""
-    if is_trio() or sys.version_info < (3, 11):
+    if is_trio():
         return 0
     task = asyncio.current_task()
     assert task is not None

@@ -272,9 +272,7 @@ def test_an_exchange_leaves_no_cycle_for_the_garbage_collector() -> None:
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="tracemalloc is CPython's")
 def test_an_open_stream_holds_a_kibibyte_more_at_most() -> None:
-    """More than the bare app; before 3.11, whose frames are larger, more than the two closures, which hold 955."""
-    without = "bare" if sys.version_info >= (3, 11) else "two"
-    more = _memory.per_stream("open stream", "ours") - _memory.per_stream("open stream", without)
+    more = _memory.per_stream("open stream", "ours") - _memory.per_stream("open stream", "bare")
     assert more <= benchmarks.MEMORY_GOAL
 
 

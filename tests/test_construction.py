@@ -89,7 +89,7 @@ def test_what_is_no_application_is_refused(app: Any, shown: str) -> None:
 def test_a_policy_that_is_none_is_refused(option: str, value: Any, error: type[Exception], advice: str) -> None:
     with pytest.raises(error) as caught:
         DisconnectMiddleware(single, **{option: value})
-    assert str(caught.value) == f"{option} must be 'ignore', 'raise' or 'cancel', not {advice}"
+    assert str(caught.value) == f"{option} must be 'mute', 'raise' or 'cancel', not {advice}"
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ async def test_what_the_app_raises_is_raised(kind: str) -> None:
 @pytest.mark.parametrize(
     "scope", [{"type": "lifespan", "state": {}}, {"type": "mystery"}, {"type": "HTTP"}, {"type": None}, {}]
 )
-@pytest.mark.parametrize("options", [{}, {"policy": "raise", "websocket_policy": "ignore"}])
+@pytest.mark.parametrize("options", [{}, {"policy": "raise", "websocket_policy": "mute"}])
 async def test_other_scopes_get_the_very_same_callables(scope: dict[str, Any], options: Any) -> None:
     got: list[Any] = []
 

@@ -18,15 +18,15 @@ from disconnect_mw._policy import Policy
 from disconnect_mw.testing import Raises
 
 from .far_side import (
-    ALL_MANNERS,
+    ALL_BEHAVIOURS,
     CHUNK,
     DISCONNECT,
     EMPTY_FINAL,
     FINAL,
     START,
     START_499,
-    FarSide,
-    Manners,
+    ServerBehaviour,
+    SimulatedServer,
     http_scope,
 )
 
@@ -47,11 +47,11 @@ SCRIPTS = [script for length in range(1, 7) for script in itertools.product(STEP
 class Run:
     """One script, played by an application under the middleware."""
 
-    def __init__(self, script: tuple[str, ...], manners: Manners, policy: Policy) -> None:
+    def __init__(self, script: tuple[str, ...], behaviour: ServerBehaviour, policy: Policy) -> None:
         self.script = script
         self.policy = policy
-        self.manners = manners
-        self.server = FarSide(manners)
+        self.behaviour = behaviour
+        self.server = SimulatedServer(behaviour)
         self.answers: list[Any] = []  # of receive, to whichever listener
         # Each step, its outcome, whether the disconnect was answered by then, how many messages had reached the server.
         self.seen: list[tuple[str, Any, bool, int]] = []
@@ -90,8 +90,8 @@ def check(run: Run) -> None:
     has_left = known = complete = False
     late_bytes = before = 0
     ends_late = False
-    tells = run.manners.send != "silent"  # the server's send, of the departure: it raises, or never comes back
-    complaint = run.manners.send_after_end.kind if isinstance(run.manners.send_after_end, Raises) else None
+    tells = run.behaviour.send != "silent"  # the server's send, of the departure: it raises, or never comes back
+    complaint = run.behaviour.send_after_end.kind if isinstance(run.behaviour.send_after_end, Raises) else None
     accepted: list[Any] = []  # what the server took before the departure was known
     for step, outcome, answered, reached in run.seen:
         if step == "leave":
@@ -110,8 +110,9 @@ def check(run: Run) -> None:
             late_bytes += len(message.get("body", b"")) if has_left else 0
             known = known or (has_left and is_muted)  # the watcher may know it before the app does
             is_told = has_left and tells
-            if run.manners.send == "blocks":  # once its buffer is full; before that, the last message, to see it empty
-                is_told = late_bytes > 0 and (late_bytes >= run.manners.buffers or step == "final")
+            # Once its buffer is full; before that, the last message, to see it empty.
+            if run.behaviour.send == "blocks":
+                is_told = late_bytes > 0 and (late_bytes >= run.behaviour.buffers or step == "final")
             if not known and not is_told:
                 assert outcome is None
                 accepted.append(message)
@@ -119,7 +120,7 @@ def check(run: Run) -> None:
                 complete, ends_late = step == "final", has_left
             else:
                 known = True
-                if run.policy == "ignore" or (step == "final" and outcome is None and run.manners.send == "blocks"):
+                if run.policy == "mute" or (step == "final" and outcome is None and run.behaviour.send == "blocks"):
                     assert outcome is None, "P1: a send after the departure is a no-op"
                 else:
                     assert type(outcome) is ClientDisconnected
@@ -138,26 +139,30 @@ def check(run: Run) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("policy", ["ignore", "raise"])
-@pytest.mark.parametrize("manners", ALL_MANNERS)
+@pytest.mark.parametrize("policy", ["mute", "raise"])
+@pytest.mark.parametrize("behaviour", ALL_BEHAVIOURS)
 async def test_every_script_keeps_the_promises(
-    manners: Manners, policy: Policy, anyio_backend: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+    behaviour: ServerBehaviour, policy: Policy, anyio_backend: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(SCRIPTS) > 1500
-    if manners.false_disconnect and anyio_backend[0] == "trio":
+    if behaviour.false_disconnect and anyio_backend[0] == "trio":
         return  # gunicorn does not run there, and a peek on trio cancels a receive, which it takes for a departure
     # A server that blocks for ever is waited for, again and again: not for as long as in earnest.
-    if manners.send == "blocks":
+    if behaviour.send == "blocks":
         monkeypatch.setattr(_connection, "_SECONDS_TO_END", 0.001)
         monkeypatch.setattr(_watch._first_looks, "seconds", 0.001)
         monkeypatch.setattr(_watch.departures, "seconds", 0.001)
     for script in SCRIPTS:
-        if manners.send == "blocks" and "final" in script and set(script[script.index("final") + 1 :]) & set(MESSAGES):
+        if (
+            behaviour.send == "blocks"
+            and "final" in script
+            and set(script[script.index("final") + 1 :]) & set(MESSAGES)
+        ):
             continue  # P3: what the application sends after the end is the server's, be it for ever
-        run = Run(script, manners, policy)
+        run = Run(script, behaviour, policy)
         with anyio.fail_after(5):
             await DisconnectMiddleware(run.app, policy=policy)(
-                http_scope(http_version=manners.http_version), run.server.receive, run.server.send
+                http_scope(http_version=behaviour.http_version), run.server.receive, run.server.send
             )
         try:
             check(run)

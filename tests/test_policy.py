@@ -14,7 +14,7 @@ from disconnect_mw._policy import Policy, checked, make_truthful
 
 ABSENT: Any = object()
 
-# What the server claims; what the scope claims afterwards, under "ignore" and under "raise".
+# What the server claims; what the scope claims afterwards, under "mute" and under "raise".
 CLAIMS = [
     ("2.0", "2.0", "2.4"),
     ("2.1", "2.1", "2.4"),
@@ -40,7 +40,7 @@ CLAIMS = [
     (["2.5"], "2.0", "2.4"),
     (ABSENT, ABSENT, "2.4"),
 ]
-BY_POLICY = [(policy, claim[0], claim[i]) for i, policy in ((1, "ignore"), (2, "raise")) for claim in CLAIMS]
+BY_POLICY = [(policy, claim[0], claim[i]) for i, policy in ((1, "mute"), (2, "raise")) for claim in CLAIMS]
 
 policy_and_claim = pytest.mark.parametrize(("policy", "claimed", "true"), BY_POLICY)
 
@@ -75,7 +75,7 @@ def test_the_dict_is_replaced_only_where_it_was_not_true(policy: Policy, claimed
 @pytest.mark.parametrize("asgi", [None, "3.0", 3, ["3.0"]])
 def test_an_asgi_that_is_no_mapping_counts_as_the_default_version(asgi: Any) -> None:
     ignoring, raising = {"asgi": asgi}, {"asgi": asgi}
-    make_truthful(ignoring, "ignore")
+    make_truthful(ignoring, "mute")
     make_truthful(raising, "raise")
     assert (ignoring, raising) == ({"asgi": asgi}, {"asgi": {"spec_version": "2.4"}})
 
@@ -83,7 +83,7 @@ def test_an_asgi_that_is_no_mapping_counts_as_the_default_version(asgi: Any) -> 
 def test_an_absent_asgi_counts_as_the_default_version() -> None:
     ignoring: dict[str, Any] = {}
     raising: dict[str, Any] = {}
-    make_truthful(ignoring, "ignore")
+    make_truthful(ignoring, "mute")
     make_truthful(raising, "raise")
     assert (ignoring, raising) == ({}, {"asgi": {"spec_version": "2.4"}})
 
@@ -101,9 +101,9 @@ async def send(message: Any) -> None:
     ("kind", "options", "version"),
     [
         ("http", {}, "2.3"),
-        ("http", {"policy": "raise", "websocket_policy": "ignore"}, "2.5"),
+        ("http", {"policy": "raise", "websocket_policy": "mute"}, "2.5"),
         ("websocket", {}, "2.5"),
-        ("websocket", {"policy": "raise", "websocket_policy": "ignore"}, "2.3"),
+        ("websocket", {"policy": "raise", "websocket_policy": "mute"}, "2.3"),
     ],
 )
 async def test_the_app_gets_the_servers_own_scope_made_true(kind: str, options: Any, version: str) -> None:
@@ -156,7 +156,7 @@ async def test_starlette_listens_for_the_disconnect_under_a_server_that_claims_2
     assert done == ["background"]
 
 
-@pytest.mark.parametrize("policy", ["ignore", "raise"])
+@pytest.mark.parametrize("policy", ["mute", "raise"])
 def test_a_policy_is_given_back_as_it_is(policy: str) -> None:
     assert checked("policy", policy) == policy
 
@@ -170,12 +170,12 @@ def test_a_policy_may_be_a_subclass_of_str() -> None:
     assert (got, type(got)) == ("raise", str)
 
 
-@pytest.mark.parametrize("policy", ["", "Raise", "cancle", "ignore "])
+@pytest.mark.parametrize("policy", ["", "Raise", "cancle", "mute "])
 def test_an_unknown_policy_is_refused(policy: str) -> None:
     with pytest.raises(ValueError) as caught:
         checked("websocket_policy", policy)
     assert str(caught.value) == (
-        f"websocket_policy must be 'ignore', 'raise' or 'cancel', not {policy!r}: look for a misspelling"
+        f"websocket_policy must be 'mute', 'raise' or 'cancel', not {policy!r}: look for a misspelling"
     )
 
 
@@ -183,4 +183,4 @@ def test_an_unknown_policy_is_refused(policy: str) -> None:
 def test_a_policy_that_is_no_string_is_refused(policy: object) -> None:
     with pytest.raises(TypeError) as caught:
         checked("policy", policy)
-    assert str(caught.value) == f"policy must be 'ignore', 'raise' or 'cancel', not {policy!r}: pass a string"
+    assert str(caught.value) == f"policy must be 'mute', 'raise' or 'cancel', not {policy!r}: pass a string"

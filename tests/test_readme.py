@@ -19,7 +19,7 @@ from disconnect_mw._policy import Policy, Terms
 from disconnect_mw._state import TRANSITIONS, Cause, State
 from disconnect_mw.testing import HTTPClient, Transcript, servers, visit
 
-from .far_side import DISCONNECT, FarSide, http_scope
+from .far_side import DISCONNECT, SimulatedServer, http_scope
 
 README = (Path(__file__).parent.parent / "README.rst").read_text(encoding="utf-8")
 ALL_BLOCKS = [
@@ -73,7 +73,7 @@ async def test_any_app_is_wrapped(block: str, caplog: pytest.LogCaptureFixture) 
     names: dict[str, Any] = {"app": endpoint, "DisconnectMiddleware": disconnect_mw.DisconnectMiddleware}
     lines = block.strip().splitlines()
     exec("\n".join([*lines[:-1], "app = " + lines[-1].removeprefix("app = ")]), names)
-    server = FarSide()
+    server = SimulatedServer()
 
     async def run() -> None:
         await names["app"](http_scope(), server.receive, server.send)
@@ -123,8 +123,8 @@ def test_the_table_of_states_is_the_table() -> None:
 
 def test_what_the_default_options_are_said_to_be_they_are() -> None:
     middleware = disconnect_mw.DisconnectMiddleware(endpoint)
-    assert 'policy="ignore", websocket_policy="raise"' in README
-    assert (middleware._terms, middleware._websocket_terms) == (Terms("ignore"), Terms("raise"))
+    assert 'policy="mute", websocket_policy="raise"' in README
+    assert (middleware._terms, middleware._websocket_terms) == (Terms("mute"), Terms("raise"))
 
 
 class Model:

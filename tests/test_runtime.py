@@ -19,7 +19,7 @@ import trio
 
 from disconnect_mw import DisconnectMiddleware, _middleware, _reader, _runtime
 
-from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, REQUEST, START, START_499, FarSide, http_scope
+from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, REQUEST, START, START_499, SimulatedServer, http_scope
 
 
 @types.coroutine
@@ -77,7 +77,7 @@ def test_two_readers_that_are_driven_by_hand_take_turns() -> None:
         there.append(DISCONNECT)
         assert drive(listeners[1]) == DISCONNECT
 
-    drive(DisconnectMiddleware(app)(http_scope(), receive, FarSide.send))
+    drive(DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer.send))
 
 
 def test_a_complaint_is_heard_where_nobody_can_be_asked() -> None:
@@ -88,7 +88,7 @@ def test_a_complaint_is_heard_where_nobody_can_be_asked() -> None:
         with pytest.raises(RuntimeError, match="Invalid header"):
             await send(START)
 
-    drive(DisconnectMiddleware(app)(http_scope(), FarSide.receive, send))
+    drive(DisconnectMiddleware(app)(http_scope(), SimulatedServer.receive, send))
 
 
 @pytest.mark.anyio
@@ -128,7 +128,7 @@ def test_a_read_by_hand_that_ends_after_the_departure_is_known_answers_it() -> N
 @pytest.mark.anyio
 async def test_where_nobody_tests_nothing_stands_between(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_middleware, "inside", None)
-    server = FarSide()
+    server = SimulatedServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert send.__self__ is receive.__self__
@@ -348,7 +348,7 @@ def test_by_hand_nothing_bounds_it() -> None:
 @pytest.mark.anyio
 async def test_in_search_of_a_disconnect_only_so_much_is_read() -> None:
     chunk = {"type": "http.request", "body": b"x", "more_body": True}
-    server = FarSide(incoming=[chunk] * 1000)
+    server = SimulatedServer(incoming=[chunk] * 1000)
 
     async def picky(message: Any) -> None:
         raise RuntimeError("Invalid header")
@@ -378,4 +378,4 @@ async def test_an_exit_in_the_servers_receive_is_no_message_for_the_app(exit: ty
         with pytest.raises(exit):
             await receive()
 
-    await DisconnectMiddleware(app)(http_scope(), receive, FarSide().send)
+    await DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer().send)

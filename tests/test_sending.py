@@ -35,9 +35,9 @@ from .far_side import (
     START_499,
     UVICORN,
     UVICORN_0_28_0,
-    FarSide,
-    Manners,
+    ServerBehaviour,
     ServersWord,
+    SimulatedServer,
     http_scope,
 )
 
@@ -46,12 +46,12 @@ pytestmark = pytest.mark.anyio
 App = Callable[[Any, Any, Any], Awaitable[Any]]
 
 
-async def run(server: FarSide, app: App, **options: Any) -> Any:
+async def run(server: SimulatedServer, app: App, **options: Any) -> Any:
     with anyio.fail_after(5):
         return await DisconnectMiddleware(app, **options)(http_scope(), server.receive, server.send)
 
 
-def gone(server: FarSide, then: App) -> App:
+def gone(server: SimulatedServer, then: App) -> App:
     """An application that first sees its client leave."""
 
     async def app(scope: Any, receive: Any, send: Any) -> Any:
@@ -66,7 +66,7 @@ def gone(server: FarSide, then: App) -> App:
 
 
 async def test_after_the_departure_a_send_of_any_message_is_a_checkpoint_and_nothing_else() -> None:
-    server = FarSide()
+    server = SimulatedServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         for message in (CHUNK, {"type": "http.response.push"}, {"type": "http.unheard.of"}, {}, None, "text", 7):
@@ -91,7 +91,7 @@ async def test_after_the_departure_a_send_of_any_message_is_a_checkpoint_and_not
 
 
 async def test_an_endless_generator_into_the_void_does_not_starve_the_loop() -> None:
-    server = FarSide()
+    server = SimulatedServer()
     ticks = 0
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -113,10 +113,10 @@ async def test_an_endless_generator_into_the_void_does_not_starve_the_loop() -> 
 
 # trio runs whoever is ready in no certain order.
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})])
-@pytest.mark.parametrize("manners", [UVICORN, UVICORN_0_28_0])
-async def test_a_listener_that_cancels_the_streamer_finds_it_in_its_generator(manners: Manners) -> None:
+@pytest.mark.parametrize("behaviour", [UVICORN, UVICORN_0_28_0])
+async def test_a_listener_that_cancels_the_streamer_finds_it_in_its_generator(behaviour: ServerBehaviour) -> None:
     """Whose `finally` so runs at once, and not when the garbage is collected."""
-    server = FarSide(manners)
+    server = SimulatedServer(behaviour)
     story: list[str] = []
 
     async def generate() -> AsyncIterator[bytes]:
@@ -144,7 +144,7 @@ async def test_a_generator_that_comes_back_as_the_listener_is_told_is_cancelled_
     turns: int, installs: int
 ) -> None:
     """anyio cancels a task whose future is done a turn later."""
-    server = FarSide()
+    server = SimulatedServer()
     story: list[str] = []
     loop = asyncio.get_running_loop()
     wake = loop.create_future()
@@ -178,7 +178,7 @@ async def test_a_generator_that_comes_back_as_the_listener_is_told_is_cancelled_
 
 @pytest.mark.parametrize("failing", [START, CHUNK, FINAL])
 async def test_the_servers_exception_never_reaches_the_app(failing: Any) -> None:
-    server = FarSide(UVICORN_0_28_0)
+    server = SimulatedServer(UVICORN_0_28_0)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -193,14 +193,14 @@ async def test_the_servers_exception_never_reaches_the_app(failing: Any) -> None
     await run(server, app)
 
 
-@pytest.mark.parametrize("policy", ["ignore", "raise"])
+@pytest.mark.parametrize("policy", ["mute", "raise"])
 async def test_the_raise_policy_raises_the_same_exception_whatever_the_server_does(policy: Any) -> None:
-    for manners in (UVICORN, UVICORN_0_28_0):
-        server = FarSide(manners)
+    for behaviour in (UVICORN, UVICORN_0_28_0):
+        server = SimulatedServer(behaviour)
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             for message in (START, CHUNK, FINAL):
-                if policy == "ignore":
+                if policy == "mute":
                     await send(message)
                     continue
                 with pytest.raises(ClientDisconnected) as raised:
@@ -212,7 +212,7 @@ async def test_the_raise_policy_raises_the_same_exception_whatever_the_server_do
 
 
 async def test_the_servers_own_exception_is_the_cause_of_ours() -> None:
-    server = FarSide(UVICORN_0_28_0)
+    server = SimulatedServer(UVICORN_0_28_0)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         server.leave()
@@ -247,7 +247,7 @@ async def test_the_servers_own_exception_is_the_cause_of_ours() -> None:
 )
 @pytest.mark.parametrize("error", [RuntimeError, TypeError, AttributeError, ValueError, FileNotFoundError])
 async def test_what_the_server_complains_of_is_heard(before: Any, mistake: Any, error: type[Exception]) -> None:
-    server = FarSide()
+    server = SimulatedServer()
     complaint = error("Response content longer than Content-Length")
 
     async def strict(message: Any) -> None:
@@ -270,7 +270,7 @@ async def test_what_the_server_complains_of_is_heard(before: Any, mistake: Any, 
 
 async def test_a_refused_end_is_heard_although_the_server_then_tells_of_the_end() -> None:
     """uvicorn: the response counts as complete before h11 finds too little data in it."""
-    server = FarSide()
+    server = SimulatedServer()
 
     async def strict(message: Any) -> None:
         await server.send(message)
@@ -287,7 +287,7 @@ async def test_a_refused_end_is_heard_although_the_server_then_tells_of_the_end(
 
 
 async def test_an_app_whose_last_message_was_refused_has_not_said_its_last_word() -> None:
-    server = FarSide()
+    server = SimulatedServer()
 
     async def strict(message: Any) -> None:
         if message.get("body") == b"too long":
@@ -310,7 +310,7 @@ async def test_an_app_whose_last_message_was_refused_has_not_said_its_last_word(
 
 async def test_a_disconnect_after_the_last_message_is_the_normal_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "disconnect_mw")
-    server = FarSide()
+    server = SimulatedServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -340,7 +340,7 @@ async def test_a_response_with_trailers_ends_with_them(last: list[Any], caplog: 
     script = [{**START, "trailers": True}, CHUNK, FINAL, *last]
     for count in range(1, len(script) + 1):
         caplog.clear()
-        server = FarSide(DAPHNE)
+        server = SimulatedServer(DAPHNE)
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             for message in script[:count]:
@@ -363,7 +363,7 @@ async def test_a_response_with_trailers_ends_with_them(last: list[Any], caplog: 
 
 
 async def test_what_the_disconnect_caused_ends_at_the_edge() -> None:
-    server = FarSide()
+    server = SimulatedServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
@@ -377,7 +377,7 @@ async def test_what_the_disconnect_caused_ends_at_the_edge() -> None:
     [FileNotFoundError(2, "x"), ConnectionRefusedError(111, "x"), OSError("lost database"), ValueError(), KeyError()],
 )
 async def test_the_apps_own_exceptions_always_pass(error: Exception) -> None:
-    server = FarSide()
+    server = SimulatedServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
@@ -389,7 +389,7 @@ async def test_the_apps_own_exceptions_always_pass(error: Exception) -> None:
 
 
 async def test_another_connections_exception_is_the_apps_own() -> None:
-    server = FarSide()
+    server = SimulatedServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise ClientDisconnected(dict(DISCONNECT))
@@ -399,7 +399,7 @@ async def test_another_connections_exception_is_the_apps_own() -> None:
 
 
 async def test_of_a_group_the_rest_is_raised() -> None:
-    server = FarSide()
+    server = SimulatedServer()
     bug = ValueError("a bug")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -421,7 +421,7 @@ async def test_of_a_group_the_rest_is_raised() -> None:
 
 async def test_a_cancellation_from_outside_passes() -> None:
     for then in (None, START):
-        server = FarSide()
+        server = SimulatedServer()
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             if then:
@@ -436,7 +436,7 @@ async def test_a_cancellation_from_outside_passes() -> None:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EMFILE])
 async def test_an_error_of_a_middleware_outside_is_no_departure(number: int) -> None:
     """Its access log's disk is full: the client is there."""
-    server = FarSide()
+    server = SimulatedServer()
 
     async def logging(message: Any) -> None:
         await server.send(message)
@@ -455,7 +455,7 @@ async def test_an_error_of_a_middleware_outside_is_no_departure(number: int) -> 
 
 async def test_a_departure_that_is_only_guessed_makes_no_response_look_whole() -> None:
     """A middleware outside lost a connection of its own, and the client is there."""
-    server = FarSide()
+    server = SimulatedServer()
 
     async def losing(message: Any) -> None:
         await server.send(message)
@@ -479,7 +479,7 @@ async def test_nothing_is_left_to_the_garbage_collector(ending: str) -> None:
         pass
 
     alive = []
-    server = FarSide()
+    server = SimulatedServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         for _ in range(3):
@@ -503,7 +503,7 @@ async def test_nothing_is_left_to_the_garbage_collector(ending: str) -> None:
 
 async def test_a_cancelled_send_passes_although_the_client_has_gone() -> None:
     """The server blocked it, and knows."""
-    server = FarSide()
+    server = SimulatedServer()
 
     async def blocking(message: Any) -> None:
         await anyio.sleep_forever()
@@ -522,7 +522,7 @@ async def test_a_cancelled_send_passes_although_the_client_has_gone() -> None:
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})])
 async def test_a_task_that_is_cancelled_in_a_send_is_cancelled() -> None:
     """asyncio says it only once."""
-    server = FarSide()
+    server = SimulatedServer()
 
     async def blocking(message: Any) -> None:
         await anyio.sleep_forever()
@@ -679,11 +679,11 @@ async def test_an_unanswered_handshake_is_closed_for_the_app() -> None:
             for message in messages:
                 await send(message)
 
-        await server.run(app, websocket_policy="ignore")
+        await server.run(app, websocket_policy="mute")
         assert server.sent == [{"type": "websocket.close"}]
 
 
-@pytest.mark.parametrize("policy", ["raise", "ignore"])
+@pytest.mark.parametrize("policy", ["raise", "mute"])
 async def test_a_denial_after_the_peer_has_gone_is_an_end_as_well(policy: Any) -> None:
     server = WebSocketServer(None, [CONNECT])
     denial = {"type": "websocket.http.response.start", "status": 405, "headers": []}
@@ -753,7 +753,7 @@ async def test_the_ignore_policy_mutes_a_websocket() -> None:
         for message in (TEXT, TEXT, CLOSE):
             assert await send(message) is None
 
-    await server.run(app, websocket_policy="ignore")
+    await server.run(app, websocket_policy="mute")
     assert server.sent == [ACCEPT]
 
 
@@ -762,7 +762,7 @@ async def test_the_ignore_policy_mutes_a_websocket() -> None:
 
 async def test_a_start_that_comes_too_late_goes_out_without_the_length_of_a_body_that_does_not() -> None:
     """Where BaseHTTPMiddleware stands outside on Hypercorn, h11 would complain of it."""
-    server = FarSide()
+    server = SimulatedServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"7"), (b"a", b"b")]})
@@ -785,12 +785,10 @@ def stacked(app: ASGIApp, order: str) -> Any:
     return app
 
 
-# The BaseHTTPMiddleware of the last Starlette for Python 3.10 leaves a generator behind, which trio mentions.
-@pytest.mark.filterwarnings("ignore:Async generator 'starlette.requests.Request.stream':ResourceWarning")
 @pytest.mark.parametrize("order", ["o", "ob", "bo", "bob", "obo", "oo", "bbobb"])
 @pytest.mark.parametrize("ending", ["returns", "raises", "responds"])
 async def test_whoever_stands_outside_sees_a_whole_exchange(order: str, ending: str) -> None:
-    server = FarSide()
+    server = SimulatedServer()
 
     async def endpoint(scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive, send)
@@ -817,7 +815,7 @@ async def test_whoever_stands_outside_sees_a_whole_exchange(order: str, ending: 
 
 
 async def test_the_orderly_end_does_not_wait_for_a_server_that_blocks() -> None:
-    server = FarSide()
+    server = SimulatedServer()
 
     async def blocking(message: Any) -> None:
         await anyio.sleep_forever()
@@ -833,7 +831,7 @@ async def test_the_orderly_end_does_not_wait_for_a_server_that_blocks() -> None:
 
 
 async def test_the_orderly_end_swallows_what_it_causes() -> None:
-    server = FarSide(UVICORN_0_28_0)
+    server = SimulatedServer(UVICORN_0_28_0)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         return None
@@ -846,7 +844,7 @@ async def test_the_orderly_end_swallows_what_it_causes() -> None:
 @pytest.mark.parametrize("ending", ["silent", "muted", "swallowed"])
 async def test_a_queue_gets_nothing_of_an_app_that_fell_silent_by_itself(ending: str, installs: int) -> None:
     """As Django's tests have it, through asgiref's ApplicationCommunicator."""
-    server = FarSide()
+    server = SimulatedServer()
     queue: asyncio.Queue[Any] = asyncio.Queue()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -865,7 +863,7 @@ async def test_a_queue_gets_nothing_of_an_app_that_fell_silent_by_itself(ending:
 async def test_the_skeletons_messages_are_nobody_elses() -> None:
     """Middleware outside adds headers in place."""
     for _ in range(2):
-        server = FarSide()
+        server = SimulatedServer()
 
         async def adding(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -887,7 +885,7 @@ async def test_starlette_with_the_middleware_added_answers_as_before() -> None:
 
     app = Starlette(routes=[Route("/", hello)])
     app.add_middleware(DisconnectMiddleware)
-    server = FarSide()
+    server = SimulatedServer()
     wrapped: Any = app
     await wrapped(http_scope(), server.receive, server.send)
     assert server.sent[1]["body"] == b"hello"
@@ -896,5 +894,5 @@ async def test_starlette_with_the_middleware_added_answers_as_before() -> None:
 def test_a_connection_shows_its_state() -> None:
     for kind, name in ((HTTPConnection, "HTTPConnection"), (WebSocketConnection, "WebSocketConnection")):
         connection = kind()
-        connection.open({}, FarSide.receive, FarSide.send, Terms("ignore"))  # type: ignore[arg-type]  # never called
+        connection.open({}, SimulatedServer.receive, SimulatedServer.send, Terms("mute"))  # type: ignore[arg-type]  # never called
         assert repr(connection) == f"<{name} open>"

@@ -28,7 +28,7 @@ from disconnect_mw import (
 )
 from disconnect_mw.testing import servers
 
-from .far_side import CHUNK, DISCONNECT, FINAL, START, UVICORN_0_28_0, FarSide
+from .far_side import CHUNK, DISCONNECT, FINAL, START, UVICORN_0_28_0, SimulatedServer
 from .serving import ACCEPT, ON_ASYNCIO, TEXT, App, Until, call, http, left, look_soon, serve, turns, websocket
 
 pytestmark = pytest.mark.anyio
@@ -160,7 +160,7 @@ async def test_everything_that_takes_one_argument_is_a_hook(kind: Any) -> None:
 )
 @pytest.mark.parametrize("installs", [1, 2, 3])
 async def test_a_hook_is_told_once(tells: str, installs: int) -> None:
-    far = FarSide(UVICORN_0_28_0)
+    far = SimulatedServer(UVICORN_0_28_0)
     told: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -228,7 +228,7 @@ async def test_each_client_is_told_of_by_itself() -> None:
     assert [one.path for one in told] == ["/one", "/two"]
 
 
-@pytest.mark.parametrize("policy", ["ignore", "raise", "cancel"])
+@pytest.mark.parametrize("policy", ["mute", "raise", "cancel"])
 async def test_a_websocket_client_is_told_of(policy: Any) -> None:
     far = websocket(path="/chat")
     told: list[Any] = []
@@ -250,7 +250,7 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 @pytest.mark.parametrize("learns", ["by receive", "by the watcher", "by send"])
 async def test_a_hook_runs_in_the_context_of_the_exchange_and_changes_nothing_in_it(learns: str) -> None:
-    far = FarSide(UVICORN_0_28_0)
+    far = SimulatedServer(UVICORN_0_28_0)
     until = Until()
 
     def hook(disconnect: Disconnect) -> None:
@@ -456,7 +456,7 @@ async def test_the_record_of_a_websocket_exchange(counting: None) -> None:
         await receive()
         await send(TEXT)
 
-    await serve(app, far, scope, websocket_policy="ignore")
+    await serve(app, far, scope, websocket_policy="mute")
     exchange = record_of(scope)
     assert (exchange.status, exchange.messages_sent, exchange.bytes_sent) == (None, 3, 8)
     assert (exchange.messages_muted, exchange.bytes_muted) == (1, 4)
@@ -481,10 +481,10 @@ async def test_bytes_of_every_kind_are_counted(body: Any, counting: None) -> Non
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 async def test_a_send_that_failed_is_not_counted_as_sent(kind: str, counting: None) -> None:
-    far: Any = FarSide(UVICORN_0_28_0)
+    far: Any = SimulatedServer(UVICORN_0_28_0)
     if kind == "websocket":
         far = websocket()
-        far.manners = servers.UVICORN_0_54_0.websocket
+        far.behaviour = servers.UVICORN_0_54_0.websocket
     first, then = (START, CHUNK) if kind == "http" else (ACCEPT, TEXT)
     scope = far.scope()
 
@@ -496,7 +496,7 @@ async def test_a_send_that_failed_is_not_counted_as_sent(kind: str, counting: No
         await send(then)
         await send(then)
 
-    await serve(app, far, scope, websocket_policy="ignore")
+    await serve(app, far, scope, websocket_policy="mute")
     exchange = record_of(scope)
     payload = 7 if kind == "http" else 4
     assert (exchange.messages_sent, exchange.bytes_sent) == (2, payload)
@@ -653,12 +653,12 @@ async def ends_how(far: Any, **options: Any) -> str:
     return (raised + [record_of(scope).ended])[0]
 
 
-ENDS_HOW = {"ignore": "returned", "raise": "raised", "cancel": "cancelled"}
+ENDS_HOW = {"mute": "returned", "raise": "raised", "cancel": "cancelled"}
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-@pytest.mark.parametrize("chosen", ["ignore", "raise", "cancel"])
-@pytest.mark.parametrize("default", ["ignore", "raise", "cancel"])
+@pytest.mark.parametrize("chosen", ["mute", "raise", "cancel"])
+@pytest.mark.parametrize("default", ["mute", "raise", "cancel"])
 async def test_each_request_may_have_a_policy_of_its_own(kind: str, chosen: Any, default: Any) -> None:
     far: Any = http() if kind == "http" else websocket()
     scopes: list[Any] = []
@@ -672,7 +672,7 @@ async def test_each_request_may_have_a_policy_of_its_own(kind: str, chosen: Any,
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-@pytest.mark.parametrize("default", ["ignore", "raise", "cancel"])
+@pytest.mark.parametrize("default", ["mute", "raise", "cancel"])
 async def test_none_is_the_default(kind: str, default: Any) -> None:
     far: Any = http() if kind == "http" else websocket()
     assert (
@@ -693,7 +693,7 @@ async def test_a_policy_of_its_own_claims_a_true_version() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         versions.append(scope["asgi"]["spec_version"])
 
-    for policy in ("ignore", "raise", "cancel"):
+    for policy in ("mute", "raise", "cancel"):
         await serve(app, http(), policy_for=lambda scope, policy=policy: policy)
     assert versions == ["2.3", "2.4", "2.3"]
 
@@ -750,7 +750,7 @@ async def test_a_mistake_of_the_function_is_logged_once_and_harms_no_request(
         assert await call(app, http()) == "done"
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("disconnect_mw", "ERROR")
-    assert record.getMessage() == line + ("" if function is failing else "return 'ignore', 'raise' or 'cancel' or None")
+    assert record.getMessage() == line + ("" if function is failing else "return 'mute', 'raise' or 'cancel' or None")
     assert bool(record.exc_info) == (function is failing)
 
 
@@ -789,7 +789,7 @@ async def test_the_function_of_an_inner_install_may_ask_for_the_default_of_all()
         await turns()
         return "done"
 
-    assert await serve(DisconnectMiddleware(app, policy_for=lambda scope: "ignore"), far, policy="cancel") == "done"
+    assert await serve(DisconnectMiddleware(app, policy_for=lambda scope: "mute"), far, policy="cancel") == "done"
 
 
 # The warning
@@ -851,7 +851,7 @@ async def test_an_app_that_goes_on_for_long_is_warned_of(warned: Warned) -> None
 
 
 async def test_a_websocket_app_that_goes_on_for_long_is_warned_of(warned: Warned) -> None:
-    await serve(warned.goes_on, websocket(path="/chat"), websocket_policy="ignore")
+    await serve(warned.goes_on, websocket(path="/chat"), websocket_policy="mute")
     assert warned.texts() == [text("WEBSOCKET /chat")]
 
 

@@ -11,12 +11,12 @@ import pytest
 from disconnect_mw.testing import (
     Answers,
     HTTPClient,
-    HTTPFarSide,
-    HTTPManners,
+    HTTPServerBehaviour,
+    HTTPSimulatedServer,
     Raises,
     Server,
     WebSocketClient,
-    WebSocketManners,
+    WebSocketServerBehaviour,
     exception_class,
     servers,
 )
@@ -167,7 +167,7 @@ def test_a_client_announces_its_body_as_real_ones_do(
     assert (client.scope()["headers"], client.scope("2")["headers"]) == (http_1, http_2)
     again = dataclasses.replace(client, path="/elsewhere")
     assert again.scope()["headers"] == http_1, "a replaced client is framed as it was"
-    assert HTTPFarSide(servers.HYPERCORN_0_18_0_HTTP2.http, client=client).scope()["headers"] == http_2
+    assert HTTPSimulatedServer(servers.HYPERCORN_0_18_0_HTTP2.http, client=client).scope()["headers"] == http_2
 
 
 # Servers
@@ -207,12 +207,12 @@ def test_the_exceptions_go_by_the_names_and_bases_of_the_servers_own() -> None:
     assert exception_class("a.B").__mro__[1] is Exception
 
 
-def _http(**fields: Any) -> HTTPManners:
-    return HTTPManners(**fields)
+def _http(**fields: Any) -> HTTPServerBehaviour:
+    return HTTPServerBehaviour(**fields)
 
 
-def _websocket(**fields: Any) -> WebSocketManners:
-    return WebSocketManners(**fields)
+def _websocket(**fields: Any) -> WebSocketServerBehaviour:
+    return WebSocketServerBehaviour(**fields)
 
 
 OSERROR = Raises(OSError)
@@ -292,7 +292,7 @@ def test_a_record_with_a_contradiction_is_an_error_that_names_it(
         (Raises, {"kind": BaseException}),
         (Raises, {"kind": OSError, "text": 7}),
         (Server, {"name": 7}),
-        (Server, {"name": "mine", "http": WebSocketManners()}),
+        (Server, {"name": "mine", "http": WebSocketServerBehaviour()}),
     ],
 )
 def test_a_record_of_the_wrong_kind_is_an_error_that_names_it(make: Any, fields: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ from disconnect_mw import (
     connection,
 )
 from disconnect_mw.fastapi import Client, client_connection
-from disconnect_mw.testing import HTTPClient, HTTPFarSide, WebSocketClient, WebSocketFarSide, servers
+from disconnect_mw.testing import HTTPClient, HTTPSimulatedServer, WebSocketClient, WebSocketSimulatedServer, servers
 
 from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499
 from .serving import (
@@ -231,7 +231,7 @@ def test_to_ask_after_the_event_loop_has_ended_harms_nobody(backend: str) -> Non
     anyio.run(serve, app, far, backend=backend)
     assert (kept[0].connected, kept[0].disconnect, kept[0].exchange) == (True, None, None)
     setattr(kept[0], "policy", "cancel")  # noqa: B010  # a type checker would believe it
-    assert kept[0].policy == "ignore"
+    assert kept[0].policy == "mute"
 
 
 async def test_the_record_of_an_http_client() -> None:
@@ -260,7 +260,7 @@ async def test_the_record_of_an_http_client() -> None:
 
 
 async def test_the_record_of_a_websocket_client() -> None:
-    far = WebSocketFarSide(servers.SPEC_SILENT.websocket, client=WebSocketClient("/feed"))
+    far = WebSocketSimulatedServer(servers.SPEC_SILENT.websocket, client=WebSocketClient("/feed"))
     records: list[Disconnect] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -513,7 +513,7 @@ def test_on_another_event_loop_to_wait_is_an_error(server: str) -> None:
 # policy
 
 
-@pytest.mark.parametrize("policy", ["ignore", "raise", "cancel"])
+@pytest.mark.parametrize("policy", ["mute", "raise", "cancel"])
 async def test_the_policy_can_be_read(policy: Any) -> None:
     seen: list[Any] = []
 
@@ -522,7 +522,7 @@ async def test_the_policy_can_be_read(policy: Any) -> None:
 
     far, other = http(), websocket()
     await serve(app, far, policy=policy, websocket_policy="raise")
-    await serve(app, other, policy="ignore", websocket_policy=policy)
+    await serve(app, other, policy="mute", websocket_policy=policy)
     assert seen == [policy] * 2
 
 
@@ -532,9 +532,9 @@ async def test_what_is_no_policy_is_refused(bad: Any, error: type[Exception]) ->
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         client = connection(scope)
-        with pytest.raises(error, match="^policy must be 'ignore', 'raise' or 'cancel', not "):
+        with pytest.raises(error, match="^policy must be 'mute', 'raise' or 'cancel', not "):
             client.policy = bad
-        assert client.policy == "ignore"
+        assert client.policy == "mute"
         far.leave()
         await gone(client)
         with pytest.raises(error):
@@ -565,7 +565,7 @@ async def test_a_handler_that_wants_to_go_on_does() -> None:
     far = http()
 
     async def app(scope: Any, receive: Any, send: Any) -> str:
-        connection(scope).policy = "ignore"
+        connection(scope).policy = "mute"
         far.leave()
         await gone(connection(scope))
         await turns()
@@ -591,10 +591,10 @@ async def test_a_handler_that_wants_to_hear_of_it_does() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "version"),
     [
-        ("ignore", "raise", "2.4"),
-        ("raise", "ignore", "2.3"),
+        ("mute", "raise", "2.4"),
+        ("raise", "mute", "2.3"),
         ("raise", "cancel", "2.3"),
-        ("ignore", "cancel", "2.3"),
+        ("mute", "cancel", "2.3"),
     ],
 )
 async def test_the_version_that_the_scope_claims_stays_true(before: Any, after: Any, version: str) -> None:
@@ -621,7 +621,7 @@ async def test_after_the_departure_to_set_it_raises_and_that_ends_quietly(policy
         client = connection(scope)
         far.leave()
         await gone(client)
-        client.policy = "ignore"  # as it was: nothing is asked
+        client.policy = "mute"  # as it was: nothing is asked
         try:
             client.policy = policy
         except ClientDisconnected as exception:
@@ -631,7 +631,7 @@ async def test_after_the_departure_to_set_it_raises_and_that_ends_quietly(policy
     scope = far.scope()
     assert await serve(app, far, scope) is None
     assert caught == [DISCONNECT]
-    assert connection(scope).policy == "ignore"
+    assert connection(scope).policy == "mute"
 
 
 async def test_after_the_end_to_set_it_does_nothing() -> None:
@@ -647,7 +647,7 @@ async def test_after_the_end_to_set_it_does_nothing() -> None:
     await serve(app, far, scope)
     for client in (connection(scope), kept[0]):
         setattr(client, "policy", "raise")  # noqa: B010  # a type checker would believe it
-        assert client.policy == "ignore"
+        assert client.policy == "mute"
 
 
 async def test_a_thread_may_set_it() -> None:
@@ -824,7 +824,7 @@ async def test_the_ready_made_classes_need_no_arguments(kind: Any) -> None:
     await call(app, far)
     assert seen == [("cancel", "2.3") if kind is CancelOnDisconnect else ("raise", "2.4")]
     with pytest.raises(TypeError):
-        kind(app, policy="ignore")
+        kind(app, policy="mute")
 
 
 # Nested installs share one connection
@@ -838,7 +838,7 @@ async def test_what_the_handler_of_an_inner_install_sees_is_the_one_exchange(lay
     async def app(scope: Any, receive: Any, send: Any) -> None:
         client = connection(scope)
         seen.append((client.policy, client.connected))
-        client.policy = "ignore"
+        client.policy = "mute"
         far.leave()
         await gone(client)
         seen.append((client.policy, client.connected))
@@ -854,9 +854,9 @@ async def test_what_the_handler_of_an_inner_install_sees_is_the_one_exchange(lay
 
     scope = far.scope()
     await call(behind(middle(DisconnectMiddleware(app)), layers, policy="raise"), far, scope)
-    assert seen == [("raise", True), ("ignore", False), ("ignore", False), ("ignore", False)]
+    assert seen == [("raise", True), ("mute", False), ("mute", False), ("mute", False)]
     client = connection(scope)
-    assert (client.policy, client.connected) == ("ignore", False)
+    assert (client.policy, client.connected) == ("mute", False)
     assert client.exchange is not None
     assert client.exchange.disconnect is client.disconnect
 
@@ -932,7 +932,7 @@ async def test_what_stands_between_may_refuse_what_comes_late() -> None:
 async def test_the_departure_is_found_behind_a_small_body_that_the_app_does_not_read(body: Any, reads: int) -> None:
     """Hypercorn and granian make two messages of the smallest one. Of any other one message is read ahead."""
     client = HTTPClient(method="POST", headers=[(b"content-length", b"2")], body=body)
-    far = HTTPFarSide(servers.HYPERCORN_0_18_0.http, client=client)
+    far = HTTPSimulatedServer(servers.HYPERCORN_0_18_0.http, client=client)
     answers: list[bool] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -966,11 +966,11 @@ async def test_what_send_raises_inside_ends_quietly_inside(raises: str) -> None:
         await send(START)
 
     async def between(scope: Any, receive: Any, send: Any) -> None:
-        inner = "raise" if raises == "the inner install" else "ignore"
+        inner = "raise" if raises == "the inner install" else "mute"
         await DisconnectMiddleware(app, policy=inner)(scope, receive, send)  # type: ignore[arg-type]  # one of the two
         steps.append("quiet")
 
-    await serve(between, far, policy="raise" if raises == "the outer install" else "ignore")
+    await serve(between, far, policy="raise" if raises == "the outer install" else "mute")
     assert steps == ["quiet"]
 
 
@@ -1009,7 +1009,7 @@ async def test_a_scope_that_is_used_again_is_a_new_exchange(again: str) -> None:
     used = scope if again == "itself" else copies[0]
     await serve(app, far, used)
     assert seen == [True, True]
-    assert connection(used).policy == "ignore"
+    assert connection(used).policy == "mute"
 
 
 # shield
@@ -1037,7 +1037,7 @@ async def test_the_cancellation_is_held_off_until_the_end_of_the_block() -> None
     assert exchange.ended == "cancelled"
 
 
-@pytest.mark.parametrize("policy", ["ignore", "cancel"])
+@pytest.mark.parametrize("policy", ["mute", "cancel"])
 async def test_a_block_while_the_client_is_there_changes_nothing(policy: Any) -> None:
     """P0: not a context variable either."""
     far = http()
@@ -1379,7 +1379,7 @@ async def test_a_websocket_is_told_at_once() -> None:
 
 
 @leaves_generators
-@pytest.mark.parametrize("policy", ["ignore", "cancel"])
+@pytest.mark.parametrize("policy", ["mute", "cancel"])
 @pytest.mark.parametrize("layers", [0, 1, 2])
 async def test_a_generator_of_starlettes_stream_goes_on_to_the_end_of_its_block(layers: int, policy: Any) -> None:
     """Its listener cancels it on the disconnect."""
@@ -1403,7 +1403,7 @@ async def test_a_generator_of_starlettes_stream_goes_on_to_the_end_of_its_block(
 
 
 @on_asyncio
-@pytest.mark.parametrize("policy", ["ignore", "cancel"])
+@pytest.mark.parametrize("policy", ["mute", "cancel"])
 @pytest.mark.parametrize("leaves", [True, False])
 async def test_somebody_elses_cancellation_is_not_held_off(policy: Any, leaves: bool) -> None:
     """P6."""
@@ -1576,7 +1576,7 @@ def test_without_an_event_loop_it_works_as_well() -> None:
         for _ in range(200):
             coroutine.send(None)
     assert stopped.value.value == "done"
-    assert steps == [(True, "ignore"), (False, "cancel"), "once more"]
+    assert steps == [(True, "mute"), (False, "cancel"), "once more"]
     assert far.sent[-1:] == [{"type": "http.response.body", "body": b"", "more_body": False}]
 
 
@@ -1591,10 +1591,10 @@ async def test_the_view_of_an_exchange_that_is_over_knows_its_policy(kind: str) 
         await receive()
 
     await serve(app, far, scope)
-    assert connection(scope).policy == ("ignore" if kind == "http" else "raise")
+    assert connection(scope).policy == ("mute" if kind == "http" else "raise")
 
 
-@pytest.mark.parametrize("policy", ["ignore", "cancel"])
+@pytest.mark.parametrize("policy", ["mute", "cancel"])
 async def test_an_app_may_copy_and_pickle_the_scope(policy: Any) -> None:
     """P0."""
     far = http()

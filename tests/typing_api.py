@@ -107,13 +107,13 @@ async def call_from_starlette(scope: StarletteScope, receive: StarletteReceive, 
 
 # The options
 
-DisconnectMiddleware(plain, policy="ignore", websocket_policy="ignore")
+DisconnectMiddleware(plain, policy="mute", websocket_policy="mute")
 DisconnectMiddleware(plain, policy="raise", websocket_policy="raise")
 
 DisconnectMiddleware(plain, policy="cancel", websocket_policy="cancel", grace=5, send_timeout=0.5)
 DisconnectMiddleware(plain, grace=None, send_timeout=None, policy_for=None, on_disconnect=None)
 
-chosen: Literal["ignore", "raise", "cancel"] = "raise"
+chosen: Literal["mute", "raise", "cancel"] = "raise"
 DisconnectMiddleware(plain, policy=chosen, websocket_policy=chosen)
 
 DisconnectMiddleware(plain, policy="cancle")  # type: ignore[arg-type]  # misspelled
@@ -130,7 +130,7 @@ DisconnectMiddleware(plain, grace="5")  # type: ignore[arg-type]  # no number
 DisconnectMiddleware(plain, send_timeout="5")  # type: ignore[arg-type]  # no number
 
 
-def policy_for(scope: Scope) -> Literal["ignore", "raise", "cancel"] | None:
+def policy_for(scope: Scope) -> Literal["mute", "raise", "cancel"] | None:
     return "cancel" if scope["type"] == "http" and scope["path"].startswith("/slow") else None
 
 
@@ -168,7 +168,7 @@ def from_the_environment(policy: str) -> DisconnectMiddleware:
 starlette = Starlette(middleware=[Middleware(DisconnectMiddleware), Middleware(DisconnectMiddleware, policy="raise")])
 starlette.add_middleware(DisconnectMiddleware)
 starlette.add_middleware(DisconnectMiddleware, policy="raise")
-starlette.add_middleware(DisconnectMiddleware, policy="ignore", websocket_policy="ignore")
+starlette.add_middleware(DisconnectMiddleware, policy="mute", websocket_policy="mute")
 starlette.add_middleware(DisconnectMiddleware, policy="cancle")  # type: ignore[arg-type]  # misspelled
 starlette.add_middleware(DisconnectMiddleware, polcy="raise")  # type: ignore[call-arg]  # misspelled
 Middleware(DisconnectMiddleware, policy=1)  # type: ignore[arg-type]  # no string
@@ -215,7 +215,7 @@ async def ask(scope: Scope, starlettes: StarletteScope, request: Request, websoc
         waited: Disconnect | None = await client.wait_disconnected()
         exchange: Exchange | None = client.exchange
         client.policy = "cancel"
-        policy: Literal["ignore", "raise", "cancel"] = client.policy
+        policy: Literal["mute", "raise", "cancel"] = client.policy
         client.policy = "cancle"  # type: ignore[assignment]  # misspelled
         client.connected = False  # type: ignore[misc]  # it is told, not set
         print(connected, disconnect, waited, exchange, policy)

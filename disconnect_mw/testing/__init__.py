@@ -1,26 +1,35 @@
 """A far side in memory, to test what an ASGI application does when its client leaves."""
 
 from . import servers
+from ._behaviour import (
+    Answers,
+    HTTPServerBehaviour,
+    Raises,
+    Server,
+    ServerBehaviour,
+    WebSocketServerBehaviour,
+    exception_class,
+)
 from ._clients import HTTPClient, WebSocketClient
-from ._far_side import FarSide, HTTPFarSide, WebSocketFarSide
 from ._hang import Hang
-from ._manners import Answers, HTTPManners, Raises, Server, WebSocketManners, exception_class
+from ._simulated_server import HTTPSimulatedServer, SimulatedServer, WebSocketSimulatedServer
 from ._transcript import Transcript
 from ._visit import visit, visit_now
 
 __all__ = [
     "Answers",
-    "FarSide",
+    "SimulatedServer",
     "HTTPClient",
-    "HTTPFarSide",
-    "HTTPManners",
+    "HTTPSimulatedServer",
+    "HTTPServerBehaviour",
     "Hang",
     "Raises",
     "Server",
+    "ServerBehaviour",
     "Transcript",
     "WebSocketClient",
-    "WebSocketFarSide",
-    "WebSocketManners",
+    "WebSocketSimulatedServer",
+    "WebSocketServerBehaviour",
     "exception_class",
     "servers",
     "visit",

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from .. import _middleware
+from ._behaviour import Server, name_of
 from ._clients import Client
-from ._far_side import FarSide, Message, never_back
-from ._manners import Server, name_of
+from ._simulated_server import Message, SimulatedServer, never_back
 
 Ended: TypeAlias = Literal["returned", "raised", "cancelled", "hung", "never called"]
 
@@ -131,8 +131,8 @@ def _together(lines: list[str]) -> list[str]:
 class View:
     """What an application sees of its exchange: it stands where the application is called."""
 
-    def __init__(self, far_side: FarSide, receive: Callable[[], Awaitable[Message]], send: Any) -> None:
-        self._far_side = far_side
+    def __init__(self, simulated_server: SimulatedServer, receive: Callable[[], Awaitable[Message]], send: Any) -> None:
+        self._simulated_server = simulated_server
         self._receive = receive
         self._send = send
         self.lines: list[str] = []
@@ -144,7 +144,7 @@ class View:
         self.lines_until_departure = len(self.lines) + is_in_send
 
     async def receive(self) -> Message:
-        if self._far_side.is_out_of_time():  # a middleware may answer without asking the far side
+        if self._simulated_server.is_out_of_time():  # a middleware may answer without asking the far side
             await never_back()
         try:
             message = await self._receive()
@@ -156,7 +156,7 @@ class View:
         return message
 
     async def send(self, message: Message) -> Any:
-        had_left, reached = self._far_side.has_left, len(self._far_side.sent)
+        had_left, reached = self._simulated_server.has_left, len(self._simulated_server.sent)
         kind = message.get("type") if isinstance(message, Mapping) else repr(message)
         try:
             answer = await self._send(message)
@@ -167,7 +167,7 @@ class View:
             self.lines.append(f"send {kind}: {answer!r}")
             return answer
         finally:
-            if had_left and len(self._far_side.sent) == reached:
+            if had_left and len(self._simulated_server.sent) == reached:
                 self.muted.append(message)
 
 
@@ -177,17 +177,17 @@ _IN_SCOPE = "disconnect_mw.testing"
 class Recorder:
     """Stands in the scope for each `DisconnectMiddleware` to find: the innermost gives the application's own view."""
 
-    def __init__(self, far_side: FarSide) -> None:
-        self._far_side = far_side
-        self.view = View(far_side, far_side.receive, far_side.send)
+    def __init__(self, simulated_server: SimulatedServer) -> None:
+        self._simulated_server = simulated_server
+        self.view = View(simulated_server, simulated_server.receive, simulated_server.send)
 
     def put_into(self, scope: dict[str, Any]) -> None:
         scope[_IN_SCOPE] = self
 
     def inside(self, receive: Callable[[], Awaitable[Message]], send: Any) -> tuple[Any, Any]:
         """What the middleware gives its app in place of `receive` and `send`."""
-        self.view = View(self._far_side, receive, send)
-        if self._far_side.has_left:
+        self.view = View(self._simulated_server, receive, send)
+        if self._simulated_server.has_left:
             self.view.note_departure(False)
         return self.view.receive, self.view.send
 

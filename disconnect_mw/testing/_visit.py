@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from .._middleware import ASGIApp, single_callable
 from . import _checks, _tasks
+from ._behaviour import Server
 from ._clients import Client, HTTPClient, WebSocketClient
-from ._far_side import between
 from ._hang import Hang, describe
-from ._manners import Server
+from ._simulated_server import between
 from ._transcript import Ended, Recorder, Transcript
 from .servers import SPEC_SILENT
 
@@ -112,11 +112,11 @@ class _Exchange:
         self._client = client
         self._server = server
         self._patience = patience
-        self._far_side = between(client, server)
-        self._far_side.on_departure = self._departs
-        self._far_side.on_progress = self._advances
-        self._far_side.is_out_of_time = self._is_starved
-        self._recorder = Recorder(self._far_side)
+        self._simulated_server = between(client, server)
+        self._simulated_server.on_departure = self._departs
+        self._simulated_server.on_progress = self._advances
+        self._simulated_server.is_out_of_time = self._is_starved
+        self._recorder = Recorder(self._simulated_server)
         self._left_at: float | None = None
         self._cancels_at: float | None = None
         self._task: _tasks.AppTask
@@ -124,7 +124,7 @@ class _Exchange:
         self._last_turn = time.monotonic()  # of the event loop; not on its own clock, which may be a test's
 
     async def play(self) -> Transcript:
-        if not self._far_side.calls_the_app:
+        if not self._simulated_server.calls_the_app:
             return self._transcript("never called", None)
         task = self._task = _tasks.new_task(self._call())
         task.start()
@@ -133,14 +133,14 @@ class _Exchange:
         if self._client.leaves_after_seconds is not None:
             leaves_at = task.now() + self._client.leaves_after_seconds
         try:
-            self._far_side.begin()
+            self._simulated_server.begin()
             while task.ended is None:
                 now = task.now()
                 self._last_turn = time.monotonic()
-                if self._far_side.has_left:
+                if self._simulated_server.has_left:
                     leaves_at = None
                 elif leaves_at is not None and now >= leaves_at:
-                    self._far_side.leave()
+                    self._simulated_server.leave()
                     continue
                 if self._cancels_at is not None and now >= self._cancels_at:
                     self._cancels_at = None
@@ -156,15 +156,15 @@ class _Exchange:
         return self._transcript(task.ended, task.raised)
 
     async def _call(self) -> None:
-        scope = self._far_side.scope()
+        scope = self._simulated_server.scope()
         self._recorder.put_into(scope)
         view = self._recorder.view
         await self._app(scope, view.receive, view.send)
 
     def _departs(self) -> None:
         self._left_at = self._task.now()
-        if self._far_side.manners.cancels_after is not None and not self._far_side.has_ended:
-            self._cancels_at = self._left_at + self._far_side.manners.cancels_after
+        if self._simulated_server.behaviour.cancels_after is not None and not self._simulated_server.has_ended:
+            self._cancels_at = self._left_at + self._simulated_server.behaviour.cancels_after
         # Where a message makes the client leave, its line is still to come.
         is_in_send = bool(self._client.leaves_after_messages)
         self._recorder.view.note_departure(is_in_send)
@@ -179,13 +179,13 @@ class _Exchange:
 
     def _hang(self) -> Hang:
         patience = f"{self._patience:g} s"
-        far_side, client = self._far_side, self._client
-        if far_side.has_left:
+        simulated_server, client = self._simulated_server, self._client
+        if simulated_server.has_left:
             why = f"The app had not ended {patience} after its client left."
         elif client.leaves_after_messages is not None:
             why = (
                 f"The client waits for {client.leaves_after_messages} messages before it leaves and has got "
-                f"{len(far_side.delivered)}; for {patience} the app has neither sent the next nor ended."
+                f"{len(simulated_server.delivered)}; for {patience} the app has neither sent the next nor ended."
             )
         elif isinstance(client, HTTPClient) and client.leaves_after_chunks is not None:
             why = (
@@ -199,17 +199,17 @@ class _Exchange:
         return Hang(describe(why, self._task.chains(), transcript), transcript)
 
     def _transcript(self, ended: Ended, raised: BaseException | None) -> Transcript:
-        far_side, view = self._far_side, self._recorder.view
+        simulated_server, view = self._simulated_server, self._recorder.view
         went_on = None if self._left_at is None else self._task.ended_at_or_now() - self._left_at
         return Transcript(
             client=self._client,
             server=self._server,
-            sent=far_side.sent[: len(far_side.sent) - len(far_side.wasted)],
-            wasted=list(far_side.wasted),
+            sent=simulated_server.sent[: len(simulated_server.sent) - len(simulated_server.wasted)],
+            wasted=list(simulated_server.wasted),
             muted=list(view.muted),
             received=list(view.received),
             lines=list(view.lines),
-            delivered=list(far_side.delivered),
+            delivered=list(simulated_server.delivered),
             ended=ended,
             raised=raised,
             went_on=went_on,

@@ -8,20 +8,20 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ._manners import (
+from ._behaviour import (
     NOTHING_MORE,
     THE_CLIENTS,
     Answers,
-    HTTPManners,
+    HTTPServerBehaviour,
     Raises,
     Server,
-    WebSocketManners,
+    WebSocketServerBehaviour,
     exception_class,
 )
 
 
 def _differing(server: Server, name: str, *, http: Any = None, websocket: Any = None) -> Server:
-    """`server` under another name, with these fields of its manners replaced."""
+    """`server` under another name, with these fields of its behaviour replaced."""
     return Server(
         name,
         dataclasses.replace(server.http, **(http or {})),
@@ -35,15 +35,15 @@ _CLOSED = Raises(exception_class("server.ConnectionClosed", OSError), "the clien
 
 SPEC_SILENT = Server(
     "spec-silent",
-    HTTPManners(spec_version="2.3"),
-    WebSocketManners(spec_version="2.3"),
+    HTTPServerBehaviour(spec_version="2.3"),
+    WebSocketServerBehaviour(spec_version="2.3"),
 )
 """ASGI up to 2.3: what is sent to a client that has gone is a no-op."""
 
 SPEC_RAISING = Server(
     "spec-raising",
-    HTTPManners(spec_version="2.4", send=_CLOSED, blocked_send=_CLOSED),
-    WebSocketManners(
+    HTTPServerBehaviour(spec_version="2.4", send=_CLOSED, blocked_send=_CLOSED),
+    WebSocketServerBehaviour(
         spec_version="2.4",
         lost=Answers(send=_CLOSED),
         before_accept=Answers(send=_CLOSED),
@@ -80,8 +80,8 @@ _NO_ATTRIBUTE = Raises(AttributeError, "'WebSocketProtocol' object has no attrib
 
 UVICORN_0_13_4 = Server(
     "uvicorn-0.13.4",
-    HTTPManners(spec_version="2.1", drops_unread=True, read_ahead=65536, send_after_end=_AFTER_END),
-    WebSocketManners(
+    HTTPServerBehaviour(spec_version="2.1", drops_unread=True, read_ahead=65536, send_after_end=_AFTER_END),
+    WebSocketServerBehaviour(
         spec_version="2.1",
         drops_unread=True,
         lost=Answers(send=_WEBSOCKETS_ERROR),
@@ -147,7 +147,7 @@ _NO_ACCEPT = Raises(RuntimeError, "Expected ASGI message 'websocket.send' or 'we
 UVICORN_0_13_4_WSPROTO = Server(
     "uvicorn-0.13.4-wsproto",
     UVICORN_0_13_4.http,
-    WebSocketManners(
+    WebSocketServerBehaviour(
         spec_version="2.1",
         closed=Answers(send=_WSPROTO_ERROR, close=_WSPROTO_ERROR),
         after_end=Answers(send=_AFTER_CLOSE, close=_AFTER_CLOSE),
@@ -240,8 +240,8 @@ _NO_TIMING = Raises(AttributeError, "'WSStream' object has no attribute 'start_t
 
 HYPERCORN_0_14_4 = Server(
     "hypercorn-0.14.4",
-    HTTPManners(spec_version="2.1", times_told=1, send_after_end=_UNEXPECTED, half_close="delivers"),
-    WebSocketManners(
+    HTTPServerBehaviour(spec_version="2.1", times_told=1, send_after_end=_UNEXPECTED, half_close="delivers"),
+    WebSocketServerBehaviour(
         spec_version="2.3",
         extensions=(_DENIAL,),
         after_refusal=Answers(send=_UNEXPECTED_WEBSOCKET, refuse=_NO_TIMING, denied=_UNEXPECTED_WEBSOCKET),
@@ -280,8 +280,10 @@ HYPERCORN_0_18_0_HTTP2 = _differing(
 
 DAPHNE_3_0_2 = Server(
     "daphne-3.0.2",
-    HTTPManners(spec_version=None, times_told=1, buffers_upload=True, blocked_send="never blocks", cancels_after=10),
-    WebSocketManners(
+    HTTPServerBehaviour(
+        spec_version=None, times_told=1, buffers_upload=True, blocked_send="never blocks", cancels_after=10
+    ),
+    WebSocketServerBehaviour(
         spec_version=None,
         codes_after_refusal=(1006,),
         then="waits",
@@ -299,7 +301,7 @@ _FLOW_ERROR = Raises(RuntimeError, "ASGI flow error")
 
 GRANIAN_1_7_6 = Server(
     "granian-1.7.6",
-    HTTPManners(
+    HTTPServerBehaviour(
         spec_version="2.3",
         extensions=(_PATHSEND,),
         tells="after a send",
@@ -307,7 +309,7 @@ GRANIAN_1_7_6 = Server(
         times_told_of_cut_upload=2,
         send_after_end=_FLOW_ERROR,
     ),
-    WebSocketManners(
+    WebSocketServerBehaviour(
         spec_version="2.3",
         extensions=(_PATHSEND,),
         sends_until_noticed=1,
@@ -330,12 +332,12 @@ _NOT_INITIALIZED = Raises(RuntimeError, "ASGI flow error: Transport not initiali
 
 GRANIAN_2_8_7 = Server(
     "granian-2.8.7",
-    HTTPManners(
+    HTTPServerBehaviour(
         spec_version="2.3",
         extensions=(_PATHSEND, _DENIAL),
         send_after_end=_NOT_INITIALIZED,
     ),
-    WebSocketManners(
+    WebSocketServerBehaviour(
         spec_version="2.3",
         extensions=(_PATHSEND, _DENIAL),
         codes_of_loss=(1005,),
@@ -368,7 +370,7 @@ _NOT_ACCEPTED = Raises(RuntimeError, "WebSocket not accepted")
 
 GUNICORN_27_0_1 = Server(
     "gunicorn-27.0.1",
-    HTTPManners(
+    HTTPServerBehaviour(
         spec_version="2.4",
         drops_unread=True,
         wakes_all=False,
@@ -377,7 +379,7 @@ GUNICORN_27_0_1 = Server(
         false_disconnect=True,
         cancels_after=3,
     ),
-    WebSocketManners(
+    WebSocketServerBehaviour(
         spec_version="2.4",
         lost=Answers(send=_WEBSOCKET_DISCONNECTED, close="blocks"),
         closed=Answers(send=_WEBSOCKET_DISCONNECTED),

@@ -174,7 +174,7 @@ def _hook(disconnect: Disconnect) -> None:
 
 def _install(app: Any) -> None:
     serve.APPS[app.__name__, "bare"] = app
-    for policy in ("ignore", "raise", "cancel"):
+    for policy in ("mute", "raise", "cancel"):
         options: Any = {"policy": policy, "websocket_policy": policy, "on_disconnect": _hook}
         serve.APPS[app.__name__, policy] = DisconnectMiddleware(app, **options)
         serve.APPS[app.__name__, f"{policy}-timeout"] = DisconnectMiddleware(app, **options, send_timeout=SEND_TIMEOUT)

@@ -48,7 +48,7 @@ BLOCKED = "a send is blocked for longer than send_timeout"
 TO_THE_END = "went on to its end"
 PHASES = {"http": "on_disconnect: during the response", "websocket": "on_disconnect: while open"}
 SEEN = {
-    "ignore-timeout": ("send returns, and the client has gone", TO_THE_END),
+    "mute-timeout": ("send returns, and the client has gone", TO_THE_END),
     "raise-timeout": ("send raises ClientDisconnected", TO_THE_END),
     "cancel-timeout": ("was cancelled",),
 }

@@ -85,7 +85,7 @@ class Client(WebSocketClient):
                 subprocess.run(["iptables", "--wait", "--delete", *rule], check=True)
 
 
-FLOODED = ("bare", "cancel", "ignore-timeout", "raise-timeout", "cancel-timeout")
+FLOODED = ("bare", "cancel", "mute-timeout", "raise-timeout", "cancel-timeout")
 CLIENTS = [*product(PHASES, ["flood"], FLOODED), *product(PHASES, ["stream"], ["cancel-timeout"])]
 
 

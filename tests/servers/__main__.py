@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import table
+from .behaviour import Proof, prove, to_prove
 from .conformance import CRASHES, DIFFERS, GOOD, HANGS, LIMIT, NOT_PLAYED, SAME, Column, play_all
 from .environments import Environments
-from .manners import Proof, prove, to_prove
 from .scenarios import SCENARIOS, Scenario
 from .setups import NEWEST, VERSIONS, Setup, setups_of
 

@@ -88,10 +88,10 @@ def cancels_what_waits(scope: Any) -> Any:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "ignore": {"policy": "ignore", "websocket_policy": "ignore"},
+    "mute": {"policy": "mute", "websocket_policy": "mute"},
     "raise": {"policy": "raise", "websocket_policy": "raise"},
     "cancel": {"policy": "cancel", "websocket_policy": "cancel"},
-    "grace": {"policy": "ignore", "websocket_policy": "ignore", "grace": GRACE},
+    "grace": {"policy": "mute", "websocket_policy": "mute", "grace": GRACE},
     "cancel-grace": {"policy": "cancel", "websocket_policy": "cancel", "grace": GRACE},
     "hook": {"on_disconnect": hook},
     "async-hook": {"on_disconnect": async_hook},

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from disconnect_mw.testing import Answers, HTTPManners, Raises, Server, WebSocketManners, servers
+from disconnect_mw.testing import Answers, HTTPServerBehaviour, Raises, Server, WebSocketServerBehaviour, servers
 
 from .scripts import SCRIPTS
 
@@ -44,46 +44,46 @@ def times(count: int | None) -> str:
     return {None: "always", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
-def _late(manners: HTTPManners) -> str:
-    if manners.send == "blocks":
-        lost = f"connection lost: silent for {manners.buffers // 1024} KiB, then blocks"
-        return lost if manners.send_after_reset is None else f"{lost}; reset: {outcome(manners.send_after_reset)}"
-    return outcome(manners.send)
+def _late(behaviour: HTTPServerBehaviour) -> str:
+    if behaviour.send == "blocks":
+        lost = f"connection lost: silent for {behaviour.buffers // 1024} KiB, then blocks"
+        return lost if behaviour.send_after_reset is None else f"{lost}; reset: {outcome(behaviour.send_after_reset)}"
+    return outcome(behaviour.send)
 
 
-def _told(manners: HTTPManners) -> str:
-    told = times(manners.times_told)
-    if manners.tells == "after a send":
+def _told(behaviour: HTTPServerBehaviour) -> str:
+    told = times(behaviour.times_told)
+    if behaviour.tells == "after a send":
         told += ", when a ``send`` has failed"
-    if manners.times_told_of_cut_upload is not None:
-        told += f" (cut upload: at once, {times(manners.times_told_of_cut_upload)})"
+    if behaviour.times_told_of_cut_upload is not None:
+        told += f" (cut upload: at once, {times(behaviour.times_told_of_cut_upload)})"
     return told
 
 
-def _two(manners: HTTPManners) -> str:
-    if manners.tells == "after a send":
+def _two(behaviour: HTTPServerBehaviour) -> str:
+    if behaviour.tells == "after a send":
         return "neither"
-    return "both" if manners.times_told is None and manners.wakes_all else "one"
+    return "both" if behaviour.times_told is None and behaviour.wakes_all else "one"
 
 
-def _unread(manners: HTTPManners) -> str:
-    if manners.buffers_upload:
+def _unread(behaviour: HTTPServerBehaviour) -> str:
+    if behaviour.buffers_upload:
         return "is delivered; an app whose upload is cut is not called"
-    return "is lost" if manners.drops_unread else "is delivered"
+    return "is lost" if behaviour.drops_unread else "is delivered"
 
 
-def _blocked(manners: HTTPManners | WebSocketManners) -> str:
-    if manners.blocked_send == "never blocks":
+def _blocked(behaviour: HTTPServerBehaviour | WebSocketServerBehaviour) -> str:
+    if behaviour.blocked_send == "never blocks":
         return "no send ever blocks"
-    if manners.blocked_send == "blocks":
-        return "stays blocked, and all later ones" if manners.stays_blocked else "stays blocked"
-    if isinstance(manners.blocked_send, Raises):
-        return f"wakes, {outcome(manners.blocked_send)}"
+    if behaviour.blocked_send == "blocks":
+        return "stays blocked, and all later ones" if behaviour.stays_blocked else "stays blocked"
+    if isinstance(behaviour.blocked_send, Raises):
+        return f"wakes, {outcome(behaviour.blocked_send)}"
     return "wakes"
 
 
-def _half(manners: HTTPManners | WebSocketManners) -> str:
-    return "gets the rest" if manners.half_close == "delivers" else "gets nothing more"
+def _half(behaviour: HTTPServerBehaviour | WebSocketServerBehaviour) -> str:
+    return "gets the rest" if behaviour.half_close == "delivers" else "gets nothing more"
 
 
 HTTP_COLUMNS: Columns = {
@@ -93,15 +93,15 @@ HTTP_COLUMNS: Columns = {
     "a request that was not read": _unread,
     "a half-closed client": _half,
     "a blocked ``send()``, on RST": _blocked,
-    "``receive()`` after a complete response": lambda manners: (
-        "a disconnect" if manners.disconnect_after_end else "waits"
+    "``receive()`` after a complete response": lambda behaviour: (
+        "a disconnect" if behaviour.disconnect_after_end else "waits"
     ),
-    "``send()`` after it": lambda manners: outcome(manners.send_after_end),
+    "``send()`` after it": lambda behaviour: outcome(behaviour.send_after_end),
 }
 
 
-def _lost(manners: WebSocketManners) -> str:
-    return _answers(manners.lost, manners.sends_until_noticed)
+def _lost(behaviour: WebSocketServerBehaviour) -> str:
+    return _answers(behaviour.lost, behaviour.sends_until_noticed)
 
 
 def _answers(answers: Answers, silent: int = 0) -> str:
@@ -110,16 +110,16 @@ def _answers(answers: Answers, silent: int = 0) -> str:
     return f"{first}{send}" if send == close else f"{first}{send}; close: {close}"
 
 
-def _closed(manners: WebSocketManners) -> str:
-    return "the same" if manners.closed is None else _answers(manners.closed)
+def _closed(behaviour: WebSocketServerBehaviour) -> str:
+    return "the same" if behaviour.closed is None else _answers(behaviour.closed)
 
 
-def _heard(manners: WebSocketManners) -> str:
-    return "the same" if manners.told is None else _answers(manners.told)
+def _heard(behaviour: WebSocketServerBehaviour) -> str:
+    return "the same" if behaviour.told is None else _answers(behaviour.told)
 
 
-def _before_accept(manners: WebSocketManners) -> str:
-    answers = manners.before_accept
+def _before_accept(behaviour: WebSocketServerBehaviour) -> str:
+    answers = behaviour.before_accept
     named = {
         "accept": answers.accept,
         "send": answers.send,
@@ -146,23 +146,23 @@ def _codes(codes: Iterable[object], then: object) -> str:
     return ", ".join(told)
 
 
-def _codes_of_loss(manners: WebSocketManners) -> str:
-    told = _codes(manners.codes_of_loss, manners.then)
-    if manners.codes_of_reset is not None:
-        told = f"FIN: {told}; RST: {_codes(manners.codes_of_reset, manners.then)}"
+def _codes_of_loss(behaviour: WebSocketServerBehaviour) -> str:
+    told = _codes(behaviour.codes_of_loss, behaviour.then)
+    if behaviour.codes_of_reset is not None:
+        told = f"FIN: {told}; RST: {_codes(behaviour.codes_of_reset, behaviour.then)}"
     return told
 
 
-def _codes_before_accept(manners: WebSocketManners) -> str:
-    if manners.receive_before_accept != "disconnect":
-        return {"waits": "waits", "connect": "``websocket.connect``, again and again"}[manners.receive_before_accept]
-    if manners.codes_before_accept is None:
-        return _codes_of_loss(manners)
-    return _codes(manners.codes_before_accept, manners.then)
+def _codes_before_accept(behaviour: WebSocketServerBehaviour) -> str:
+    if behaviour.receive_before_accept != "disconnect":
+        return {"waits": "waits", "connect": "``websocket.connect``, again and again"}[behaviour.receive_before_accept]
+    if behaviour.codes_before_accept is None:
+        return _codes_of_loss(behaviour)
+    return _codes(behaviour.codes_before_accept, behaviour.then)
 
 
-def _reason(manners: WebSocketManners) -> str:
-    return "yes" if manners.tells_reason else "no"
+def _reason(behaviour: WebSocketServerBehaviour) -> str:
+    return "yes" if behaviour.tells_reason else "no"
 
 
 WEBSOCKET_SENDS: Columns = {
@@ -170,16 +170,16 @@ WEBSOCKET_SENDS: Columns = {
     "close frame, not yet received": _closed,
     "once the disconnect was received": _heard,
     "left before the accept": _before_accept,
-    "after the app's own close": lambda manners: _answers(manners.after_end),
+    "after the app's own close": lambda behaviour: _answers(behaviour.after_end),
     "a blocked ``send()``, on RST": _blocked,
     "a half-closed client": _half,
 }
 
 WEBSOCKET_RECEIVES: Columns = {
     "connection lost": _codes_of_loss,
-    "close frame": lambda manners: _codes(manners.codes_of_close, manners.then),
+    "close frame": lambda behaviour: _codes(behaviour.codes_of_close, behaviour.then),
     "left before the accept": _codes_before_accept,
-    "after the app's own close": lambda manners: _codes(manners.codes_after_end, manners.then),
+    "after the app's own close": lambda behaviour: _codes(behaviour.codes_after_end, behaviour.then),
     "``reason`` of the client's": _reason,
 }
 
@@ -189,9 +189,9 @@ SCOPE_COLUMNS: Columns = {
 }
 
 
-def _claim(manners: HTTPManners | WebSocketManners) -> str:
-    version = "absent" if manners.spec_version is None else manners.spec_version
-    return ", ".join([version, *(f"``{name}``" for name in manners.extensions)])
+def _claim(behaviour: HTTPServerBehaviour | WebSocketServerBehaviour) -> str:
+    version = "absent" if behaviour.spec_version is None else behaviour.spec_version
+    return ", ".join([version, *(f"``{name}``" for name in behaviour.extensions)])
 
 
 MEASURED = [server for server in servers.ALL if not str(server).startswith("spec-")]
@@ -219,8 +219,8 @@ def page() -> str:
 def table(rows: Mapping[Server, Any], columns: Columns) -> str:
     """Servers that are alike in all columns share a row."""
     alike: dict[tuple[str, ...], list[Server]] = {}
-    for server, manners in rows.items():
-        alike.setdefault(tuple(cell(manners) for cell in columns.values()), []).append(server)
+    for server, behaviour in rows.items():
+        alike.setdefault(tuple(cell(behaviour) for cell in columns.values()), []).append(server)
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in (("server", *columns), *((names(group), *cells) for cells, group in alike.items())):
         lines += [f"   {' ' if index else '*'} - {cell}" for index, cell in enumerate(row)]

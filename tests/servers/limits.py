@@ -138,7 +138,7 @@ def _of_daphne(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Lim
     if scenario.app in _SENT_TOO_MUCH:
         return Limit(_NO_COMPLAINT, _is_no_complaint)
     is_raised = scenario.expected.errors and scenario.expected.ends != ("returned",)
-    if is_raised and scenario.variant not in ("ignore", "alone"):
+    if is_raised and scenario.variant not in ("mute", "alone"):
         return Limit("the server looks once a second for what apps have raised: played with one variant", None)
     return None
 
@@ -217,7 +217,7 @@ def _of_gunicorn(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> L
         )
     if scenario.app in _SENT_TOO_MUCH:
         return Limit(_NO_COMPLAINT, _is_no_complaint)
-    if scenario.app == "blocked_send_alone" and scenario.variant == "ignore":
+    if scenario.app == "blocked_send_alone" and scenario.variant == "mute":
         return Limit("nobody receives, and the server cancels the app after 3 s", _is_cancelled)
     if scenario.app == "file" and scenario.variant in ("outside", "both") and scenario.how == "rst":
         return Limit(

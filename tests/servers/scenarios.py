@@ -68,7 +68,7 @@ def raising(*messages: str) -> tuple[str, ...]:
 
 
 START, BODY = "http.response.start", "http.response.body"
-SENDS = {"ignore": muted, "raise": raising}
+SENDS = {"mute": muted, "raise": raising}
 
 
 def http_end(policy: str, *before: str) -> Outcome:
@@ -78,7 +78,7 @@ def http_end(policy: str, *before: str) -> Outcome:
 
 
 WS_GONE = "receive: websocket.disconnect"
-WS_SENDS = {"ignore": muted, "raise": raising}
+WS_SENDS = {"mute": muted, "raise": raising}
 
 
 def ws_end(policy: str, *before: str) -> Outcome:
@@ -321,7 +321,7 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
     def cuts(how: str, until: str, **more: Any) -> Drive:
         return post(how, until, protocol=protocol, **more)
 
-    for policy in ("ignore", "raise"):
+    for policy in ("mute", "raise"):
         end = http_end(policy, GONE)
         started = http_end(policy, GONE, *SENDS[policy](START))
         version = f"spec_version at least 2.4: {policy == 'raise'}"
@@ -396,13 +396,13 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
                 )
     for how in main_ways:
         drive = leaves(how, cue=True)
-        yield scenario("sends and never reads", how, "ignore", "never_receives", drive, NEVER, told_matters=False)
+        yield scenario("sends and never reads", how, "mute", "never_receives", drive, NEVER, told_matters=False)
         beats = Outcome((GONE, "the heart beats"))
-        yield scenario("tight loop", how, "ignore", "tight_loop", leaves(how), beats)
+        yield scenario("tight loop", how, "mute", "tight_loop", leaves(how), beats)
         if protocol == HTTP1:
             drive = leaves(how)
             yield scenario(
-                "goes on for long", how, "ignore", "goes_on_for_long", drive, KILLED_HTTP, needs_impatience=True
+                "goes on for long", how, "mute", "goes_on_for_long", drive, KILLED_HTTP, needs_impatience=True
             )
 
 
@@ -438,7 +438,7 @@ def _websocket() -> Iterator[Scenario]:
     def scenario(text: str, how: str, policy: str, app: str, drive: Drive, expected: Outcome) -> Scenario:
         return Scenario(f"{text}, {how}, {policy}", app, policy, drive, expected, protocol=WEBSOCKET)
 
-    for policy in ("raise", "ignore"):
+    for policy in ("raise", "mute"):
         sends = WS_SENDS[policy]
         known = ws_end(policy, WS_GONE)
         for how in ("fin", "rst", "half", "clean"):
@@ -617,9 +617,9 @@ def _cancelling(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[st
         yield make("works on an upload", how, "cancel", "works", leaves_at_work(how, protocol), CLEANED_UP)
         yield make("cut upload, and waits", how, "cancel", "reads_and_waits", cut, LEARNED)
         yield make("commits", how, "cancel", "commits", waiting, COMMITTED)
-        yield make("sets its policy", how, "ignore", "sets_its_policy", waiting, CLEANED_UP)
+        yield make("sets its policy", how, "mute", "sets_its_policy", waiting, CLEANED_UP)
         yield make("waits", how, "policy-for", "waits", waiting, CLEANED_UP)
-        yield make("listener mid-stream", how, "policy-for", "listen", streaming, http_end("ignore", GONE))
+        yield make("listener mid-stream", how, "policy-for", "listen", streaming, http_end("mute", GONE))
         yield make("sends until told", how, "raise", "sends_until_told", streaming, RAISED)
         if protocol == HTTP1:
             yield make("sends until it ends", how, "raise", "sends_until_it_ends", streaming, Outcome(SENT))
@@ -634,7 +634,7 @@ def _cancelling(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[st
 
 def _telling(protocol: str, *, ways: tuple[str, ...]) -> Iterator[Scenario]:
     make = _maker(protocol)
-    for index, variant in enumerate(("ignore", "hook", "async-hook", "raising-hook", "raising-async-hook")):
+    for index, variant in enumerate(("mute", "hook", "async-hook", "raising-hook", "raising-async-hook")):
 
         def told(app: str, phase: str, *after: str, method: str = "GET", variant: str = variant) -> Outcome:
             """What the app is told, and the hook."""
@@ -644,22 +644,22 @@ def _telling(protocol: str, *, ways: tuple[str, ...]) -> Iterator[Scenario]:
             errors = ("builtins.ValueError",) if "raising" in variant else ()
             return Outcome((*hook, *ending, f"connected: False, gone: {record}", GONE, *after), errors=errors)
 
-        for how in ways if variant == "ignore" else (ways[index % len(ways)],):
+        for how in ways if variant == "mute" else (ways[index % len(ways)],):
             waiting, streaming = get(how, "waiting", b"", protocol=protocol), get(how, protocol=protocol)
             cut = post(how, "uploading", protocol=protocol)
             yield make(
                 "waits for it", how, variant, "waits_for_it", waiting, told("waits_for_it", "before the response")
             )
-            if protocol == HTTP1 or variant == "ignore":
+            if protocol == HTTP1 or variant == "mute":
                 asked = told("asks", "during the response", *muted(BODY, BODY))
                 yield make("asks", how, variant, "asks", streaming, asked)
                 asked = told("waits_in_upload", "during the upload", method="POST")
                 yield make("cut upload, waits for it", how, variant, "waits_in_upload", cut, asked)
-            if variant == "ignore":
-                record = "http GET /asks_from_thread/ignore from 127.0.0.1, before the response, None, after some time"
+            if variant == "mute":
+                record = "http GET /asks_from_thread/mute from 127.0.0.1, before the response, None, after some time"
                 asked = Outcome((f"in a thread: {record}", *SENT))
                 yield make("asks from a thread", how, variant, "asks_from_thread", waiting, asked)
-    for variant in ("ignore", "cancel", "hook"):
+    for variant in ("mute", "cancel", "hook"):
         twice = waits_twice(b"\r\n\r\nchunkfinal", protocol)
         yield make("kept alive, asks", "stays", variant, "asks_of_one_that_stays", twice, ANSWERED_TWICE, ends=2)
 

@@ -62,7 +62,7 @@ class Server:
     """The server of `setup`, run by the interpreter `python`, for as long as the context manager lives.
 
         with Server(sys.executable, Setup("hypercorn", NEWEST, "trio")) as server:
-            visit = server.visit("listen", "ignore")  # an app and a variant of `apps.APPS`
+            visit = server.visit("listen", "mute")  # an app and a variant of `apps.APPS`
             with Client(server.port) as client:
                 client.request(visit.path)
                 visit.until("streaming")              # what the app says by play.ready()

@@ -16,8 +16,8 @@ from .server import Crash, Outcome, Server
 TELLING: Mapping[str, str] = {
     "endless ``StreamingResponse``": "Starlette endless stream, rst, alone",
     "cut ``await request.body()``": "Starlette cut body(), rst, alone",
-    "two tasks in ``receive``": "two readers, rst, ignore",
-    "blocked ``send``": "send blocked, then heard, rst, ignore",
+    "two tasks in ``receive``": "two readers, rst, mute",
+    "blocked ``send``": "send blocked, then heard, rst, mute",
     "WebSocket that listens": "ws listener, rst, raise",
     "WebSocket that only sends": "ws only ever sends, rst, raise",
     "left before the accept": "ws returns before accept, fin, raise",

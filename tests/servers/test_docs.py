@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from disconnect_mw.testing import HTTPManners, Raises, WebSocketManners, exception_class
+from disconnect_mw.testing import HTTPServerBehaviour, Raises, WebSocketServerBehaviour, exception_class
 
 from . import docs
 
@@ -35,7 +35,9 @@ def test_servers_that_are_alike_share_a_row() -> None:
 def test_a_cell_says_what_the_record_says() -> None:
     gone = Raises(exception_class("server.Gone", OSError))
     http, websocket = docs.HTTP_COLUMNS, {**docs.WEBSOCKET_SENDS, **docs.WEBSOCKET_RECEIVES}
-    told = [cell(HTTPManners(send=gone, times_told=1, wakes_all=False, drops_unread=True)) for cell in http.values()]
+    told = [
+        cell(HTTPServerBehaviour(send=gone, times_told=1, wakes_all=False, drops_unread=True)) for cell in http.values()
+    ]
     assert told[:4] == ["raises ``server.Gone (OSError)``", "once", "one", "is lost"]
-    manners = WebSocketManners(codes_of_loss=(), codes_of_reset=(None, 1006), then="waits")
-    assert websocket["connection lost"](manners) == "FIN: waits; RST: no code, 1006, then waits"
+    behaviour = WebSocketServerBehaviour(codes_of_loss=(), codes_of_reset=(None, 1006), then="waits")
+    assert websocket["connection lost"](behaviour) == "FIN: waits; RST: no code, 1006, then waits"

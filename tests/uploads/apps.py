@@ -23,7 +23,7 @@ MEGABYTES_FOR_ALL_BUFFERS = 48
 """That the process may grow by, whatever is uploaded."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "ignore": {},
+    "mute": {},
     "raise": {"policy": "raise"},
     "cancel": {"policy": "cancel", "on_disconnect": lambda disconnect: serve.emit(told=disconnect.phase)},
     "grace": {"grace": 60},

@@ -29,7 +29,7 @@ SETUPS = [
     Setup("granian", NEWEST, "asyncio"),
     Setup("gunicorn", NEWEST, "asyncio", worker="asgi"),
 ]
-VARIANTS = ("ignore", "raise", "cancel", "grace", "asked")
+VARIANTS = ("mute", "raise", "cancel", "grace", "asked")
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ def _routed(name: str, endpoint: Any) -> Starlette:
 
 for _name, _played in (("sse", _routed("sse", _sse)), ("deaf", _deaf)):
     serve.APPS[_name, "bare"] = _played
-    serve.APPS[_name, "ignore"] = DisconnectMiddleware(_played)
+    serve.APPS[_name, "mute"] = DisconnectMiddleware(_played)
     serve.APPS[_name, "cancel"] = DisconnectMiddleware(_played, policy="cancel")
 serve.APPS["census", "-"] = _routed("census", _census)
 serve.APPS["storm", "-"] = _routed("storm", _storm)

@@ -135,7 +135,7 @@ def _variants(app: Any) -> dict[str, Any]:
         "bare": app,
         "bare-behind": behind(app),
         **{f"cancel-{place}": put(cancelled, app) for place, put in PLACES.items()},
-        **{f"ignore-{place}": put(DisconnectMiddleware, app) for place, put in PLACES.items()},
+        **{f"mute-{place}": put(DisconnectMiddleware, app) for place, put in PLACES.items()},
     }
 
 

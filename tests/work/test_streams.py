@@ -47,7 +47,7 @@ EVERY_TOKEN = list(range(1, TOKENS + 1))
 
 WAYS = ("fin", "rst")
 CANCELLED = [f"cancel-{place}" for place in PLACES]
-IGNORED = [f"ignore-{place}" for place in PLACES]
+MUTED = [f"mute-{place}" for place in PLACES]
 BARE = ["bare", "bare-behind"]
 
 
@@ -59,9 +59,9 @@ class Cell(NamedTuple):
 
 CELLS = [
     *map(Cell._make, product(("raw", "stream", "thread", "answer"), (*BARE, *CANCELLED), WAYS)),
-    *map(Cell._make, product(("raw_story",), (*IGNORED, "cancel-alone"), WAYS)),
-    *map(Cell._make, product(("shielded_story",), (*IGNORED, *CANCELLED), WAYS)),
-    *map(Cell._make, product(("careless_story",), (*BARE, "ignore-alone"), WAYS)),
+    *map(Cell._make, product(("raw_story",), (*MUTED, "cancel-alone"), WAYS)),
+    *map(Cell._make, product(("shielded_story",), (*MUTED, *CANCELLED), WAYS)),
+    *map(Cell._make, product(("careless_story",), (*BARE, "mute-alone"), WAYS)),
 ]
 
 
@@ -187,14 +187,14 @@ def test_without_the_middleware_a_model_produces_all_the_rest_for_nobody(
 
 @on_each_with_database
 def test_a_story_is_saved_to_its_end_under_the_default_policy(streams: Streams) -> None:
-    saved = streams.saved("raw_story", IGNORED)
+    saved = streams.saved("raw_story", MUTED)
     assert saved == dict.fromkeys(saved, EVERY_TOKEN)
 
 
 @on_each_with_database
 def test_a_streaming_response_under_shield_is_saved_to_its_end(streams: Streams) -> None:
     """Under `cancel` as well, and wherever in the stack the middleware stands."""
-    saved = streams.saved("shielded_story", IGNORED + CANCELLED)
+    saved = streams.saved("shielded_story", MUTED + CANCELLED)
     assert saved == dict.fromkeys(saved, EVERY_TOKEN)
 
 
@@ -202,7 +202,7 @@ def test_a_streaming_response_under_shield_is_saved_to_its_end(streams: Streams)
 def test_what_is_neither_ignored_nor_shielded_is_lost(streams: Streams, streaming: Setup) -> None:
     saved = {
         **streams.saved("raw_story", ["cancel-alone"]),
-        **streams.saved("careless_story", ["ignore-alone"]),
+        **streams.saved("careless_story", ["mute-alone"]),
         **(streams.saved("careless_story", BARE) if streaming.server != NEVER_TELLS else {}),
     }
     assert {cell: tokens for cell, tokens in saved.items() if tokens == EVERY_TOKEN} == {}
@@ -212,7 +212,7 @@ def test_what_is_neither_ignored_nor_shielded_is_lost(streams: Streams, streamin
 def test_each_client_that_is_known_to_have_left_gets_its_line_and_nothing_is_an_error(streams: Streams) -> None:
     """Of the clients of an app that never receives, not all servers tell under the default policy."""
     wrapped = [cell for cell in streams.cells if cell.variant not in BARE]
-    silent = [cell for cell in wrapped if cell.app == "raw_story" and cell.variant in IGNORED]
+    silent = [cell for cell in wrapped if cell.app == "raw_story" and cell.variant in MUTED]
     assert len(wrapped) - len(silent) <= streams.told <= len(wrapped)
     assert streams.errors == []
     assert {stream.end for stream in streams.cells.values()} == {"returned"}

@@ -1,4 +1,4 @@
-"""`disconnect_mw.testing.FarSide`: each server's manners, as they were measured, step by step and without a loop.
+"""`disconnect_mw.testing.SimulatedServer`: each server's behaviour as it was measured, without an event loop.
 
 The tables have the notation of the measurements: `R:x` is what `receive` answers; the others are what `send` does with
 a message. Where two patterns fit a server, the longer one counts.
@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from disconnect_mw.testing import (
-    FarSide,
     HTTPClient,
-    HTTPFarSide,
-    HTTPManners,
+    HTTPServerBehaviour,
+    HTTPSimulatedServer,
     Server,
+    SimulatedServer,
     WebSocketClient,
-    WebSocketFarSide,
+    WebSocketSimulatedServer,
     servers,
 )
 
@@ -63,15 +63,15 @@ def shown(answer: Any) -> str:
     return {"http.disconnect": "DISC", "websocket.connect": "connect"}[kind]
 
 
-def play(far_side: FarSide, script: str) -> str:
+def play(server_side: SimulatedServer, script: str) -> str:
     seen = []
     for step in script.split():
         if step in ("fin", "rst", "half", "clean"):
-            far_side.leave("close" if step == "clean" else step)  # type: ignore[arg-type]  # a way to leave
+            server_side.leave("close" if step == "clean" else step)  # type: ignore[arg-type]  # a way to leave
         elif step == "R":
-            seen.append(f"R:{shown(outcome(far_side.receive()))}")
+            seen.append(f"R:{shown(outcome(server_side.receive()))}")
         else:
-            answer = outcome(far_side.send(MESSAGES[step]))
+            answer = outcome(server_side.send(MESSAGES[step]))
             seen.append(f"{step}:{shown(answer)}")
     return " ".join(seen)
 
@@ -173,9 +173,9 @@ HTTP: dict[str, tuple[str, dict[str, str]]] = {
 
 @pytest.mark.parametrize("server", MEASURED, ids=str)
 @pytest.mark.parametrize("scenario", HTTP)
-def test_http_manners_are_the_measured_ones(scenario: str, server: Server) -> None:
+def test_http_behaviour_is_the_measured_one(scenario: str, server: Server) -> None:
     script, table = HTTP[scenario]
-    assert play(HTTPFarSide(server.http), script) == expected_of(server, table)
+    assert play(HTTPSimulatedServer(server.http), script) == expected_of(server, table)
 
 
 KIB = 1024
@@ -212,9 +212,9 @@ UPLOADS: dict[str, tuple[str, dict[str, str]]] = {
 
 @pytest.mark.parametrize("server", MEASURED, ids=str)
 @pytest.mark.parametrize("scenario", UPLOADS)
-def test_manners_with_a_big_upload_are_the_measured_ones(scenario: str, server: Server) -> None:
+def test_behaviour_with_a_big_upload_is_the_measured_one(scenario: str, server: Server) -> None:
     script, table = UPLOADS[scenario]
-    assert play(HTTPFarSide(server.http, [BIG]), script) == expected_of(server, table)
+    assert play(HTTPSimulatedServer(server.http, [BIG]), script) == expected_of(server, table)
 
 
 NO_MORE = "!WebSocketDisconnected"
@@ -424,7 +424,7 @@ WEBSOCKET: dict[str, tuple[str, dict[str, str]]] = {
 
 @pytest.mark.parametrize("server", MEASURED, ids=str)
 @pytest.mark.parametrize("scenario", WEBSOCKET)
-def test_websocket_manners_are_the_measured_ones(scenario: str, server: Server) -> None:
+def test_websocket_behaviour_is_the_measured_one(scenario: str, server: Server) -> None:
     script, table = WEBSOCKET[scenario]
     client = WebSocketClient(
         messages=["one", b"two"] if "wait" in scenario else [],
@@ -434,7 +434,7 @@ def test_websocket_manners_are_the_measured_ones(scenario: str, server: Server) 
         close_reason="bye",
     )
     head = "R:connect accept:ok " if script.startswith("R accept") else "R:connect "
-    seen = play(WebSocketFarSide(server.websocket, client=client), script)
+    seen = play(WebSocketSimulatedServer(server.websocket, client=client), script)
     assert seen == head + expected_of(server, table)
 
 
@@ -458,19 +458,19 @@ BLOCKED_WEBSOCKET = {
 }
 
 
-def play_blocked(far_side: FarSide, before: list[str], blocked: str) -> str:
+def play_blocked(server_side: SimulatedServer, before: list[str], blocked: str) -> str:
     for step in before:
-        assert outcome(far_side.send(MESSAGES[step])) is None
-    call: Any = far_side.send(MESSAGES[blocked])
+        assert outcome(server_side.send(MESSAGES[step])) is None
+    call: Any = server_side.send(MESSAGES[blocked])
     try:
         call.send(None)
     except StopIteration:
         first = "unblocked"
-        far_side.leave("rst")
+        server_side.leave("rst")
     else:
         call.send(None)
-        assert far_side.delivered == [MESSAGES[step] for step in before], "the client reads no more"
-        far_side.leave("rst")
+        assert server_side.delivered == [MESSAGES[step] for step in before], "the client reads no more"
+        server_side.leave("rst")
         try:
             call.send(None)
         except StopIteration:
@@ -480,34 +480,36 @@ def play_blocked(far_side: FarSide, before: list[str], blocked: str) -> str:
         else:
             first = "HANG"
             call.close()
-    return f"{first} {play(far_side, blocked)}"
+    return f"{first} {play(server_side, blocked)}"
 
 
 @pytest.mark.parametrize("server", MEASURED, ids=str)
 def test_a_send_that_a_stalled_client_blocks_ends_as_measured(server: Server) -> None:
     stalled = HTTPClient(leaves_after_seconds=9, stalls_after_messages=1)
-    assert play_blocked(HTTPFarSide(server.http, client=stalled), ["start"], "body") == expected_of(server, BLOCKED)
+    assert play_blocked(HTTPSimulatedServer(server.http, client=stalled), ["start"], "body") == expected_of(
+        server, BLOCKED
+    )
 
 
 @pytest.mark.parametrize("server", MEASURED, ids=str)
 def test_a_websocket_send_that_a_stalled_client_blocks_ends_as_measured(server: Server) -> None:
     stalled = WebSocketClient(leaves_after_seconds=9, stalls_after_messages=1)
-    far_side = WebSocketFarSide(server.websocket, client=stalled)
-    assert play_blocked(far_side, ["accept"], "send") == expected_of(server, BLOCKED_WEBSOCKET)
+    server_side = WebSocketSimulatedServer(server.websocket, client=stalled)
+    assert play_blocked(server_side, ["accept"], "send") == expected_of(server, BLOCKED_WEBSOCKET)
 
 
 def test_a_stalled_client_lets_pass_what_has_no_content() -> None:
-    far_side = HTTPFarSide(client=HTTPClient(stalls_after_messages=0))
-    assert play(far_side, "start") == "start:ok"
-    assert outcome(far_side.send(EMPTY_FINAL)) is None
-    assert (far_side.has_ended, far_side.delivered) == (True, [])
+    server_side = HTTPSimulatedServer(client=HTTPClient(stalls_after_messages=0))
+    assert play(server_side, "start") == "start:ok"
+    assert outcome(server_side.send(EMPTY_FINAL)) is None
+    assert (server_side.has_ended, server_side.delivered) == (True, [])
 
 
 # Who waits
 
 
-def started(far_side: FarSide, count: int) -> list[Any]:
-    calls: list[Any] = [far_side.receive() for _ in range(count)]
+def started(server_side: SimulatedServer, count: int) -> list[Any]:
+    calls: list[Any] = [server_side.receive() for _ in range(count)]
     for call in calls:
         call.send(None)
     return calls
@@ -535,182 +537,182 @@ TWO_WAITERS = {
 
 @pytest.mark.parametrize("server", MEASURED, ids=str)
 def test_as_many_waiting_tasks_wake_as_measured(server: Server) -> None:
-    far_side = HTTPFarSide(server.http)
-    assert play(far_side, "R") == "R:req"
-    calls = started(far_side, 2)
-    far_side.leave()
+    server_side = HTTPSimulatedServer(server.http)
+    assert play(server_side, "R") == "R:req"
+    calls = started(server_side, 2)
+    server_side.leave()
     assert " ".join(answers(calls)) == expected_of(server, TWO_WAITERS)
 
 
 def test_two_tasks_may_not_read_one_websocket_of_uvicorns() -> None:
     for server, answers_of_two in ((servers.UVICORN_0_54_0, "!RuntimeError"), (servers.UVICORN_0_54_0_WSPROTO, "HANG")):
-        far_side = WebSocketFarSide(server.websocket)
-        assert play(far_side, "R accept") == "R:connect accept:ok"
-        calls = started(far_side, 1)
-        assert shown(outcome(far_side.receive())) == answers_of_two
-        far_side.leave("rst")
+        server_side = WebSocketSimulatedServer(server.websocket)
+        assert play(server_side, "R accept") == "R:connect accept:ok"
+        calls = started(server_side, 1)
+        assert shown(outcome(server_side.receive())) == answers_of_two
+        server_side.leave("rst")
         assert answers(calls)[0].startswith("DISC")
 
 
 def test_a_websocket_message_that_was_not_read_hides_the_departure() -> None:
     client = WebSocketClient(messages=["one"])
     for server, first in ((servers.UVICORN_0_54_0_SANSIO, "ok"), (servers.UVICORN_0_54_0, GONE)):
-        far_side = WebSocketFarSide(server.websocket, client=client)
-        assert play(far_side, "R accept fin send R send") == (f"R:connect accept:ok send:{first} R:msg send:{GONE}")
+        server_side = WebSocketSimulatedServer(server.websocket, client=client)
+        assert play(server_side, "R accept fin send R send") == (f"R:connect accept:ok send:{first} R:msg send:{GONE}")
 
 
 def test_a_half_closed_websocket_gets_what_granian_is_given() -> None:
-    far_side = WebSocketFarSide(servers.GRANIAN_2_8_7.websocket)
-    play(far_side, "R accept half send")
-    assert far_side.delivered[-1] == MESSAGES["send"]
+    server_side = WebSocketSimulatedServer(servers.GRANIAN_2_8_7.websocket)
+    play(server_side, "R accept half send")
+    assert server_side.delivered[-1] == MESSAGES["send"]
 
 
 def test_a_lost_http2_connection_blocks_when_its_buffer_is_full_and_at_the_end() -> None:
     large = {"type": "http.response.body", "body": bytes(20 * KIB), "more_body": True}
-    far_side = HTTPFarSide(servers.HYPERCORN_0_18_0_HTTP2.http)
-    assert play(far_side, "R start fin") == "R:req start:ok"
-    assert [shown(outcome(far_side.send(large))) for _ in range(3)] == ["ok", "HANG", "HANG"]
+    server_side = HTTPSimulatedServer(servers.HYPERCORN_0_18_0_HTTP2.http)
+    assert play(server_side, "R start fin") == "R:req start:ok"
+    assert [shown(outcome(server_side.send(large))) for _ in range(3)] == ["ok", "HANG", "HANG"]
     for how, end in (("fin", "HANG"), ("rst", "ok")):
-        far_side = HTTPFarSide(servers.HYPERCORN_0_18_0_HTTP2.http)
-        assert play(far_side, f"R start {how} body final") == f"R:req start:ok body:ok final:{end}"
-    far_side = HTTPFarSide(servers.HYPERCORN_0_18_0_HTTP2.http)
-    play(far_side, "R start fin")
-    assert outcome(far_side.send(EMPTY_FINAL)) is None, "there is nothing to wait for"
+        server_side = HTTPSimulatedServer(servers.HYPERCORN_0_18_0_HTTP2.http)
+        assert play(server_side, f"R start {how} body final") == f"R:req start:ok body:ok final:{end}"
+    server_side = HTTPSimulatedServer(servers.HYPERCORN_0_18_0_HTTP2.http)
+    play(server_side, "R start fin")
+    assert outcome(server_side.send(EMPTY_FINAL)) is None, "there is nothing to wait for"
 
 
 def test_a_server_that_wakes_one_task_needs_none_to_wait() -> None:
-    far_side = HTTPFarSide(servers.GUNICORN_27_0_1.http)
-    far_side.leave()
-    assert play(far_side, "R R") == "R:DISC R:DISC"
+    server_side = HTTPSimulatedServer(servers.GUNICORN_27_0_1.http)
+    server_side.leave()
+    assert play(server_side, "R R") == "R:DISC R:DISC"
 
 
 def test_a_failed_send_wakes_who_waits_on_granian() -> None:
-    far_side = HTTPFarSide(servers.GRANIAN_1_7_6.http, [])
-    calls = started(far_side, 1)
-    far_side.leave()
-    assert outcome(far_side.send(START)) is None
+    server_side = HTTPSimulatedServer(servers.GRANIAN_1_7_6.http, [])
+    calls = started(server_side, 1)
+    server_side.leave()
+    assert outcome(server_side.send(START)) is None
     assert answers(calls) == ["DISC"]
 
 
 def test_what_is_delivered_wakes_who_waits_and_none_gets_it_twice() -> None:
-    far_side = HTTPFarSide(incoming=[])
-    calls = started(far_side, 2)
-    far_side.deliver(REQUEST)
+    server_side = HTTPSimulatedServer(incoming=[])
+    calls = started(server_side, 2)
+    server_side.deliver(REQUEST)
     assert answers(calls) == ["req", "HANG"]
-    assert (far_side.reads, far_side.cancelled_reads) == (2, 1)
+    assert (server_side.reads, server_side.cancelled_reads) == (2, 1)
 
 
 # The client
 
 
 def test_a_reset_stream_leaves_hypercorns_http2_silent() -> None:
-    far_side = HTTPFarSide(servers.HYPERCORN_0_18_0_HTTP2.http)
-    assert play(far_side, "R start body rst R body body body final R") == (
+    server_side = HTTPSimulatedServer(servers.HYPERCORN_0_18_0_HTTP2.http)
+    assert play(server_side, "R start body rst R body body body final R") == (
         "R:req start:ok body:ok R:DISC body:ok body:ok body:ok final:ok R:HANG"
     )
 
 
 def test_only_hypercorn_delivers_to_a_client_that_is_half_closed() -> None:
     for server in (servers.HYPERCORN_0_18_0, servers.UVICORN_0_54_0):
-        far_side = HTTPFarSide(server.http)
-        play(far_side, "R half start final")
+        server_side = HTTPSimulatedServer(server.http)
+        play(server_side, "R half start final")
         whole = [START, FINAL]
         delivers = server is servers.HYPERCORN_0_18_0
-        assert (far_side.delivered, far_side.wasted) == ((whole, []) if delivers else ([], whole))
-        assert far_side.sent == whole
+        assert (server_side.delivered, server_side.wasted) == ((whole, []) if delivers else ([], whole))
+        assert server_side.sent == whole
 
 
 def test_a_client_leaves_once_and_only_in_a_way_there_is() -> None:
-    far_side = HTTPFarSide()
+    server_side = HTTPSimulatedServer()
     departures: list[str] = []
-    far_side.on_departure = lambda: departures.append(far_side.left_by)
+    server_side.on_departure = lambda: departures.append(server_side.left_by)
     with pytest.raises(ValueError, match="'fin' or 'rst' or 'half', not 'close'"):
-        far_side.leave("close")
-    far_side.leave("rst")
-    far_side.leave()
-    assert (departures, far_side.left_by) == (["rst"], "rst")
+        server_side.leave("close")
+    server_side.leave("rst")
+    server_side.leave()
+    assert (departures, server_side.left_by) == (["rst"], "rst")
 
 
 def test_a_client_leaves_as_its_script_says() -> None:
-    far_side = HTTPFarSide(client=HTTPClient(leaves_after_messages=2, leaves_by="rst"))
-    far_side.begin()
-    assert play(far_side, "R start") == "R:req start:ok"
-    assert not far_side.has_left
-    assert play(far_side, "body R body") == "body:ok R:DISC body:ok"
-    assert (far_side.left_by, far_side.delivered, far_side.wasted) == ("rst", [START, CHUNK], [CHUNK])
-    far_side = HTTPFarSide(client=HTTPClient(leaves_after_messages=0))
-    far_side.begin()
-    assert far_side.has_left
-    websocket = WebSocketFarSide(client=WebSocketClient(leaves_before_accept=True))
+    server_side = HTTPSimulatedServer(client=HTTPClient(leaves_after_messages=2, leaves_by="rst"))
+    server_side.begin()
+    assert play(server_side, "R start") == "R:req start:ok"
+    assert not server_side.has_left
+    assert play(server_side, "body R body") == "body:ok R:DISC body:ok"
+    assert (server_side.left_by, server_side.delivered, server_side.wasted) == ("rst", [START, CHUNK], [CHUNK])
+    server_side = HTTPSimulatedServer(client=HTTPClient(leaves_after_messages=0))
+    server_side.begin()
+    assert server_side.has_left
+    websocket = WebSocketSimulatedServer(client=WebSocketClient(leaves_before_accept=True))
     websocket.begin()
     assert play(websocket, "R R") == "R:connect R:DISC(1006)"
-    websocket = WebSocketFarSide(client=WebSocketClient(leaves_after_messages=1, leaves_by="close"))
+    websocket = WebSocketSimulatedServer(client=WebSocketClient(leaves_after_messages=1, leaves_by="close"))
     assert play(websocket, "R accept R") == "R:connect accept:ok R:DISC(1000)"
 
 
 def test_a_client_that_leaves_with_the_last_message_has_got_the_whole_response() -> None:
-    far_side = HTTPFarSide(client=HTTPClient(leaves_after_messages=2))
-    assert play(far_side, "R start final") == "R:req start:ok final:ok"
-    assert (far_side.has_left, far_side.has_ended, far_side.wasted) == (True, True, [])
+    server_side = HTTPSimulatedServer(client=HTTPClient(leaves_after_messages=2))
+    assert play(server_side, "R start final") == "R:req start:ok final:ok"
+    assert (server_side.has_left, server_side.has_ended, server_side.wasted) == (True, True, [])
 
 
 def test_a_client_leaves_in_the_middle_of_its_upload() -> None:
     client = HTTPClient(body=[b"a", b"b", b"c"], leaves_after_chunks=2)
-    far_side = HTTPFarSide(client=client)
-    assert play(far_side, "R") == "R:req"
-    assert not far_side.has_left
-    assert play(far_side, "R R") == "R:req R:DISC"
-    far_side = HTTPFarSide(client=client)
-    assert play(far_side, "R start R R") == "R:req start:ok R:req R:DISC", "it sends without having read so much"
-    assert far_side.wasted == [START]
-    far_side = HTTPFarSide(client=HTTPClient(body=[b"a", b"b"], leaves_after_chunks=0))
-    far_side.begin()
-    assert play(far_side, "R") == "R:DISC"
+    server_side = HTTPSimulatedServer(client=client)
+    assert play(server_side, "R") == "R:req"
+    assert not server_side.has_left
+    assert play(server_side, "R R") == "R:req R:DISC"
+    server_side = HTTPSimulatedServer(client=client)
+    assert play(server_side, "R start R R") == "R:req start:ok R:req R:DISC", "it sends without having read so much"
+    assert server_side.wasted == [START]
+    server_side = HTTPSimulatedServer(client=HTTPClient(body=[b"a", b"b"], leaves_after_chunks=0))
+    server_side.begin()
+    assert play(server_side, "R") == "R:DISC"
 
 
 def test_daphne_gives_an_upload_in_one_piece_or_not_at_all() -> None:
-    manners = servers.DAPHNE_4_2_3.http
-    far_side = HTTPFarSide(manners, client=HTTPClient(body=[b"a", b"b"]))
-    assert outcome(far_side.receive()) == {
+    behaviour = servers.DAPHNE_4_2_3.http
+    server_side = HTTPSimulatedServer(behaviour, client=HTTPClient(body=[b"a", b"b"]))
+    assert outcome(server_side.receive()) == {
         "type": "http.request",
         "body": b"ab",
         "more_body": False,
     }
-    assert far_side.calls_the_app
+    assert server_side.calls_the_app
     cut = HTTPClient(body=[b"a", b"b"], leaves_after_chunks=0)
-    assert not HTTPFarSide(manners, client=cut).calls_the_app
-    assert HTTPFarSide(client=cut).calls_the_app
+    assert not HTTPSimulatedServer(behaviour, client=cut).calls_the_app
+    assert HTTPSimulatedServer(client=cut).calls_the_app
 
 
 def test_a_response_with_trailers_ends_with_them() -> None:
-    far_side = HTTPFarSide()
+    server_side = HTTPSimulatedServer()
     for message in ({**START, "trailers": True}, FINAL):
-        assert outcome(far_side.send(message)) is None
-    assert not far_side.has_ended
-    assert outcome(far_side.send({"type": "http.response.trailers", "headers": []})) is None
-    assert far_side.has_ended
+        assert outcome(server_side.send(message)) is None
+    assert not server_side.has_ended
+    assert outcome(server_side.send({"type": "http.response.trailers", "headers": []})) is None
+    assert server_side.has_ended
 
 
 def test_a_websocket_can_be_refused_by_a_response() -> None:
     for gone in (False, True):
-        far_side = WebSocketFarSide()
+        server_side = WebSocketSimulatedServer()
         if gone:
-            far_side.leave()
+            server_side.leave()
         for message in (
             {"type": "websocket.http.response.start", "status": 401, "headers": []},
             {"type": "websocket.http.response.body", "body": b"no", "more_body": True},
             {"type": "websocket.http.response.body", "body": b"!"},
         ):
-            assert outcome(far_side.send(message)) is None
-        assert far_side.has_ended is not gone
-        far_side.leave()
-        assert play(far_side, "R R") == f"R:connect R:DISC({1006 if gone else 1000})"
+            assert outcome(server_side.send(message)) is None
+        assert server_side.has_ended is not gone
+        server_side.leave()
+        assert play(server_side, "R R") == f"R:connect R:DISC({1006 if gone else 1000})"
 
 
 def test_what_comes_after_the_end_of_a_websocket_is_the_servers_to_judge() -> None:
-    far_side = WebSocketFarSide(servers.UVICORN_0_54_0_SANSIO.websocket)
-    assert play(far_side, "R accept close accept") == f"R:connect accept:ok close:ok accept:{GONE}"
-    assert len(far_side.sent) == 2
+    server_side = WebSocketSimulatedServer(servers.UVICORN_0_54_0_SANSIO.websocket)
+    assert play(server_side, "R accept close accept") == f"R:connect accept:ok close:ok accept:{GONE}"
+    assert len(server_side.sent) == 2
 
 
 # The scope
@@ -718,28 +720,28 @@ def test_what_comes_after_the_end_of_a_websocket_is_the_servers_to_judge() -> No
 
 @pytest.mark.parametrize("server", servers.ALL, ids=str)
 def test_the_scope_claims_what_the_server_claims(server: Server) -> None:
-    scope = HTTPFarSide(server.http).scope()
+    scope = HTTPSimulatedServer(server.http).scope()
     asgi = {"version": "3.0"}
     if "daphne" not in str(server):
         asgi["spec_version"] = str(server.http.spec_version)
     assert scope["asgi"] == asgi
     assert scope["http_version"] == ("2" if "http2" in str(server) else "1.1")
-    scope = WebSocketFarSide(server.websocket).scope()
+    scope = WebSocketSimulatedServer(server.websocket).scope()
     assert (scope["type"], scope["asgi"].get("spec_version")) == ("websocket", server.websocket.spec_version)
     assert set(scope.get("extensions", ())) == set(server.websocket.extensions)
 
 
 def test_a_far_side_whose_time_is_over_lets_nobody_back() -> None:
-    far_side = HTTPFarSide(HTTPManners())
-    far_side.is_out_of_time = lambda: True
-    assert play(far_side, "R start") == "R:HANG start:HANG"
-    assert far_side.sent == []
-    assert DISCONNECT not in far_side.delivered
+    server_side = HTTPSimulatedServer(HTTPServerBehaviour())
+    server_side.is_out_of_time = lambda: True
+    assert play(server_side, "R start") == "R:HANG start:HANG"
+    assert server_side.sent == []
+    assert DISCONNECT not in server_side.delivered
 
 
 def test_gunicorn_takes_no_cancelled_receive_for_a_departure_before_the_body_has_been_read() -> None:
     chunk = {"type": "http.request", "body": b"a", "more_body": True}
-    far_side = HTTPFarSide(servers.GUNICORN_27_0_1.http, [chunk])
-    assert play(far_side, "R R") == "R:req R:HANG"
-    far_side.deliver(REQUEST)
-    assert play(far_side, "R R R") == "R:req R:HANG R:DISC"
+    server_side = HTTPSimulatedServer(servers.GUNICORN_27_0_1.http, [chunk])
+    assert play(server_side, "R R") == "R:req R:HANG"
+    server_side.deliver(REQUEST)
+    assert play(server_side, "R R R") == "R:req R:HANG R:DISC"

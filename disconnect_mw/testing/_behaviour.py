@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Final, Literal, TypeAlias, Union
+from typing import Any, Final, Literal, TypeAlias
 
 from . import _checks
 
@@ -51,7 +51,7 @@ def exception_class(name: str, *bases: type[Exception]) -> type[Exception]:
     return type(qualname, bases or (Exception,), {"__module__": module})
 
 
-Outcome: TypeAlias = Union[Literal["silent", "blocks"], Raises]  # noqa: UP007  # `|` takes no string on 3.10
+Outcome: TypeAlias = Literal["silent", "blocks"] | Raises
 """What becomes of a message: `send` returns None, or it never returns, or it raises."""
 
 THE_CLIENTS: Final = "the client's"
@@ -73,7 +73,7 @@ def _a_version(value: object) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Manners:
+class ServerBehaviour:
     """What both protocols have."""
 
     spec_version: str | None = "2.3"
@@ -124,7 +124,7 @@ class _Manners:
 
 
 @dataclasses.dataclass(frozen=True)
-class HTTPManners(_Manners):
+class HTTPServerBehaviour(ServerBehaviour):
     """How a server treats an HTTP exchange whose client leaves.
 
     The defaults are the plainest server that keeps the spec. Raises `ValueError` or `TypeError` for what no server
@@ -240,12 +240,12 @@ class Answers:
 NOTHING_MORE: Final = "nothing more"
 """Stands after the codes of those disconnects after which `receive` waits for ever, even if `then` says otherwise."""
 
-Code: TypeAlias = Union[int, Literal["the client's", "nothing more"], None]  # noqa: UP007  # as above
+Code: TypeAlias = int | Literal["the client's", "nothing more"] | None
 """A close code: a number, the client's own, or None where the disconnect has no `code` at all; or NOTHING_MORE."""
 
 
 @dataclasses.dataclass(frozen=True)
-class WebSocketManners(_Manners):
+class WebSocketServerBehaviour(ServerBehaviour):
     """How a server treats a WebSocket whose client leaves.
 
     The defaults are the plainest server that keeps the spec. A field of `codes_…` names the codes of the disconnects
@@ -368,20 +368,20 @@ def _a_code(name: str, code: object) -> None:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Server:
-    """A server by its `name`, with its manners for each protocol.
+    """A server by its `name`, with its behaviour for each protocol.
 
     A variation of a measured one is `dataclasses.replace(server, name=…, http=dataclasses.replace(server.http, …))`.
     """
 
     name: str
-    http: HTTPManners = HTTPManners()
-    websocket: WebSocketManners = WebSocketManners()
+    http: HTTPServerBehaviour = HTTPServerBehaviour()
+    websocket: WebSocketServerBehaviour = WebSocketServerBehaviour()
 
     def __post_init__(self) -> None:
         _checks.text("name", self.name)
         if not self.name:
             raise ValueError("name must not be empty: it is what a test report prints")
-        for name, kind in (("http", HTTPManners), ("websocket", WebSocketManners)):
+        for name, kind in (("http", HTTPServerBehaviour), ("websocket", WebSocketServerBehaviour)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} must be {kind.__name__}(...), not {getattr(self, name)!r}")
 

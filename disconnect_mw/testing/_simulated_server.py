@@ -1,4 +1,4 @@
-"""The far side of one exchange, in memory: a server with the manners of a record, and its client.
+"""The far side of one exchange, in memory: a server with the behaviour of a record, and its client.
 
 It needs no event loop of its own: it works on asyncio, on trio, and for coroutines that are driven by hand. It does not
 check what the application says: a message out of order, which a server would complain of, is taken.
@@ -12,8 +12,18 @@ from typing import Any, ClassVar
 
 from .. import _runtime
 from .._messages import HTTP_OWES_ALL, after_http
+from ._behaviour import (
+    NOTHING_MORE,
+    THE_CLIENTS,
+    Answers,
+    Code,
+    HTTPServerBehaviour,
+    Outcome,
+    Raises,
+    Server,
+    WebSocketServerBehaviour,
+)
 from ._clients import Client, HTTPClient, Leave, WebSocketClient
-from ._manners import NOTHING_MORE, THE_CLIENTS, Answers, Code, HTTPManners, Outcome, Raises, Server, WebSocketManners
 
 Message = Any
 
@@ -23,7 +33,7 @@ _NOTHING = object()
 _SENDS_TO_FIND_OUT = 2
 
 
-class FarSide(abc.ABC):
+class SimulatedServer(abc.ABC):
     """What the application under test finds in place of a server: `receive`, `send` and `scope()`.
 
     Its client leaves when it is told to, by `leave`, or after as many messages as its `HTTPClient` or `WebSocketClient`
@@ -33,7 +43,7 @@ class FarSide(abc.ABC):
     _WAYS: ClassVar[tuple[str, ...]]
 
     client: Any  # an HTTPClient or a WebSocketClient
-    manners: Any  # HTTPManners or WebSocketManners
+    behaviour: Any  # HTTPServerBehaviour or WebSocketServerBehaviour
 
     def __init__(self, incoming: Iterable[Message]) -> None:
         self.sent: list[Message] = []
@@ -77,11 +87,11 @@ class FarSide(abc.ABC):
     def scope(self) -> dict[str, Any]:
         """A new scope, as the server would make it."""
         asgi = {"version": "3.0"}
-        if self.manners.spec_version is not None:
-            asgi["spec_version"] = self.manners.spec_version
+        if self.behaviour.spec_version is not None:
+            asgi["spec_version"] = self.behaviour.spec_version
         scope: dict[str, Any] = {**self.client.scope(self._http_version()), "asgi": asgi}
-        if self.manners.extensions:
-            scope["extensions"] = {name: {} for name in self.manners.extensions}
+        if self.behaviour.extensions:
+            scope["extensions"] = {name: {} for name in self.behaviour.extensions}
         return scope
 
     def leave(self, how: Leave | None = None) -> None:
@@ -161,7 +171,7 @@ class FarSide(abc.ABC):
             self.delivered.append(message)
             if self.client.leaves_after_messages is not None:
                 self.on_progress()
-        elif self._has_content(message) and self.manners.blocked_send != "never blocks":
+        elif self._has_content(message) and self.behaviour.blocked_send != "never blocks":
             return await self._block(message)
         self._took(message)
         if len(self.delivered) == self.client.leaves_after_messages and not self.has_left:
@@ -175,9 +185,9 @@ class FarSide(abc.ABC):
             await waiter
         finally:
             self._blocked.remove(waiter)
-        self._blocks_for_ever = self.manners.stays_blocked
+        self._blocks_for_ever = self.behaviour.stays_blocked
         self._send_failed()
-        await _become(self.manners.blocked_send, message)
+        await _become(self.behaviour.blocked_send, message)
 
     def _reaches(self, message: Message) -> None:
         self.sent.append(message)
@@ -227,7 +237,7 @@ class FarSide(abc.ABC):
         """A message has met with a client that has gone."""
 
     def _still_delivers(self) -> bool:
-        return self.left_by == "half" and bool(self.manners.half_close == "delivers")
+        return self.left_by == "half" and bool(self.behaviour.half_close == "delivers")
 
     def _ring_departure(self) -> None:
         self._ring()
@@ -243,18 +253,18 @@ class FarSide(abc.ABC):
         self.cancelled_reads += 1
 
 
-class HTTPFarSide(FarSide):
+class HTTPSimulatedServer(SimulatedServer):
     """The far side of an HTTP exchange. `incoming` stands in place of the `http.request` messages of `client`."""
 
     _WAYS = ("fin", "rst", "half")
 
     def __init__(
         self,
-        manners: HTTPManners | None = None,
+        behaviour: HTTPServerBehaviour | None = None,
         incoming: Iterable[Message] | None = None,
         client: HTTPClient | None = None,
     ) -> None:
-        self.manners: HTTPManners = HTTPManners() if manners is None else manners
+        self.behaviour: HTTPServerBehaviour = HTTPServerBehaviour() if behaviour is None else behaviour
         self.client: HTTPClient = HTTPClient() if client is None else client
         super().__init__(self._requests() if incoming is None else incoming)
         self._owed = HTTP_OWES_ALL
@@ -267,7 +277,7 @@ class HTTPFarSide(FarSide):
     @property
     def calls_the_app(self) -> bool:
         """Daphne does not, for an upload that is cut."""
-        return not (self.manners.buffers_upload and self.client.leaves_after_chunks is not None)
+        return not (self.behaviour.buffers_upload and self.client.leaves_after_chunks is not None)
 
     def begin(self) -> None:
         super().begin()
@@ -276,12 +286,12 @@ class HTTPFarSide(FarSide):
 
     def _requests(self) -> list[Message]:
         requests = self.client.requests()
-        if self.manners.buffers_upload and requests:
+        if self.behaviour.buffers_upload and requests:
             return [{**requests[-1], "body": b"".join(request["body"] for request in requests)}]
         return requests
 
     def _http_version(self) -> str:
-        return self.manners.http_version
+        return self.behaviour.http_version
 
     def _next(self) -> Message:
         if self._incoming and not self._drops_unread():
@@ -293,10 +303,10 @@ class HTTPFarSide(FarSide):
             return message
         if self._is_false:
             return {"type": "http.disconnect"}
-        if self._is_told() or (self.has_ended and self.manners.disconnect_after_end):
-            times = self.manners.times_told
-            if self._upload_is_cut and self.manners.times_told_of_cut_upload is not None:
-                times = self.manners.times_told_of_cut_upload
+        if self._is_told() or (self.has_ended and self.behaviour.disconnect_after_end):
+            times = self.behaviour.times_told
+            if self._upload_is_cut and self.behaviour.times_told_of_cut_upload is not None:
+                times = self.behaviour.times_told_of_cut_upload
             if times is None or self._times_told < times:
                 self._times_told += 1
                 return {"type": "http.disconnect"}
@@ -304,18 +314,18 @@ class HTTPFarSide(FarSide):
 
     def _drops_unread(self) -> bool:
         if self.has_ended:
-            return self.manners.drops_unread and self.manners.disconnect_after_end
-        return self.manners.drops_unread and self.has_left and not self._is_behind()
+            return self.behaviour.drops_unread and self.behaviour.disconnect_after_end
+        return self.behaviour.drops_unread and self.has_left and not self._is_behind()
 
     def _is_behind(self) -> bool:
         """Does unread body keep the server from noticing the departure?"""
-        limit = self.manners.read_ahead
+        limit = self.behaviour.read_ahead
         if limit is None or self._late_sends >= _SENDS_TO_FIND_OUT:
             return False
         return sum(len(message.get("body", b"")) for message in self._incoming) > limit
 
     def _is_told(self) -> bool:
-        at_once = self.manners.tells == "at once" or self._upload_is_cut
+        at_once = self.behaviour.tells == "at once" or self._upload_is_cut
         return self.has_left and (at_once or self._late_sends > 0)
 
     def _was_left(self) -> None:
@@ -324,7 +334,7 @@ class HTTPFarSide(FarSide):
         self._upload_is_cut = not whole
 
     def _ring_departure(self) -> None:
-        if self.manners.wakes_all:
+        if self.behaviour.wakes_all:
             self._ring()
         elif self._readers:
             _runtime.wake(self._readers[0])
@@ -342,7 +352,7 @@ class HTTPFarSide(FarSide):
 
     def _send_failed(self) -> None:
         self._late_sends += 1
-        if self.manners.tells == "after a send":
+        if self.behaviour.tells == "after a send":
             self._times_told = 0
             self._ring_departure()
 
@@ -351,36 +361,36 @@ class HTTPFarSide(FarSide):
         self._send_failed()
         if is_behind:
             return "silent"
-        if self.manners.send == "blocks":
+        if self.behaviour.send == "blocks":
             return self._into_buffer(message)
-        return self.manners.send
+        return self.behaviour.send
 
     def _into_buffer(self, message: Message) -> Outcome:
         """Nobody empties the buffer any more: the last message waits for that in any case, the others once it is full.
 
         After a reset nothing goes into it.
         """
-        is_reset = self.left_by == "rst" and self.manners.send_after_reset is not None
+        is_reset = self.left_by == "rst" and self.behaviour.send_after_reset is not None
         if not is_reset:
             self._buffered += len(message.get("body", b""))
         is_last = bool(self._owed) and not after_http(self._owed, message)
-        if self._buffered and (is_last or (self._buffered >= self.manners.buffers and not is_reset)):
+        if self._buffered and (is_last or (self._buffered >= self.behaviour.buffers and not is_reset)):
             return "blocks"
         return "silent"
 
     def _after_end(self, message: Message) -> Outcome:
-        return self.manners.send_after_end
+        return self.behaviour.send_after_end
 
     def _has_content(self, message: Message) -> bool:
         return bool(message.get("body"))
 
     def _read_was_cancelled(self) -> None:
         super()._read_was_cancelled()
-        if self.manners.false_disconnect and self._body_was_read:
+        if self.behaviour.false_disconnect and self._body_was_read:
             self._is_false = True
 
 
-class WebSocketFarSide(FarSide):
+class WebSocketSimulatedServer(SimulatedServer):
     """The far side of a WebSocket. `incoming` stands in place of the `websocket.connect` that opens it.
 
     What the client sends comes when the application has accepted.
@@ -390,11 +400,11 @@ class WebSocketFarSide(FarSide):
 
     def __init__(
         self,
-        manners: WebSocketManners | None = None,
+        behaviour: WebSocketServerBehaviour | None = None,
         incoming: Iterable[Message] | None = None,
         client: WebSocketClient | None = None,
     ) -> None:
-        self.manners: WebSocketManners = WebSocketManners() if manners is None else manners
+        self.behaviour: WebSocketServerBehaviour = WebSocketServerBehaviour() if behaviour is None else behaviour
         self.client: WebSocketClient = WebSocketClient() if client is None else client
         super().__init__([{"type": "websocket.connect"}] if incoming is None else incoming)
         self.is_accepted = False
@@ -405,32 +415,32 @@ class WebSocketFarSide(FarSide):
         self._codes: list[Code] = []
 
     def _one_more_reads(self) -> None:
-        if self._readers and self.is_accepted and isinstance(self.manners.second_reader, Raises):
-            raise self.manners.second_reader.make()
+        if self._readers and self.is_accepted and isinstance(self.behaviour.second_reader, Raises):
+            raise self.behaviour.second_reader.make()
 
     def _next(self) -> Message:
         if self._incoming:
-            is_dropped = self.has_left and self.manners.drops_unread
+            is_dropped = self.has_left and self.behaviour.drops_unread
             if not is_dropped or self._incoming[0]["type"] == "websocket.connect":
                 self.on_progress()
                 return self._incoming.pop(0)
         if not self.is_accepted and (self._left_before_accept or self.has_ended):
-            if self.manners.receive_before_accept == "connect":
+            if self.behaviour.receive_before_accept == "connect":
                 return {"type": "websocket.connect"}
-            if self.manners.receive_before_accept == "waits" and not self._is_refused:
+            if self.behaviour.receive_before_accept == "waits" and not self._is_refused:
                 return _NOTHING
         return self._disconnect() if self.has_left or self.has_ended else _NOTHING
 
     def _disconnect(self) -> Message:
         if not self._codes:
-            if isinstance(self.manners.then, Raises):
+            if isinstance(self.behaviour.then, Raises):
                 self._has_failed = True
-                raise self.manners.then.make()
+                raise self.behaviour.then.make()
             return _NOTHING
         code = self._codes[0]
         if code == NOTHING_MORE:
             return _NOTHING
-        if len(self._codes) > 1 or self.manners.then != "repeats":
+        if len(self._codes) > 1 or self.behaviour.then != "repeats":
             del self._codes[0]
         self._is_told = True
         message: dict[str, Any] = {"type": "websocket.disconnect"}
@@ -438,22 +448,22 @@ class WebSocketFarSide(FarSide):
             message["code"] = 1000 if self.client.close_code is None else self.client.close_code
         elif code is not None:
             message["code"] = code
-        if self.manners.tells_reason:
+        if self.behaviour.tells_reason:
             message["reason"] = self.client.close_reason if code == THE_CLIENTS else ""
         return message
 
     def _was_left(self) -> None:
         if self.has_ended:
             return
-        manners = self.manners
+        behaviour = self.behaviour
         self._left_before_accept = not self.is_accepted
-        codes = manners.codes_of_loss
-        if self.left_by == "rst" and manners.codes_of_reset is not None:
-            codes = manners.codes_of_reset
+        codes = behaviour.codes_of_loss
+        if self.left_by == "rst" and behaviour.codes_of_reset is not None:
+            codes = behaviour.codes_of_reset
         if self.left_by == "close":
-            codes = manners.codes_of_close
-        elif self._left_before_accept and manners.codes_before_accept is not None:
-            codes = manners.codes_before_accept
+            codes = behaviour.codes_of_close
+        elif self._left_before_accept and behaviour.codes_before_accept is not None:
+            codes = behaviour.codes_before_accept
         self._codes = list(codes)
 
     def _took(self, message: Message) -> None:
@@ -470,22 +480,24 @@ class WebSocketFarSide(FarSide):
             self._ring()
 
     def _codes_after_end(self, kind: str) -> tuple[Code, ...]:
-        manners = self.manners
+        behaviour = self.behaviour
         codes: tuple[Code, ...] | None = None
         if kind == "websocket.http.response.body":
-            codes = manners.codes_after_denial
+            codes = behaviour.codes_after_denial
         if codes is None and not self.is_accepted:
-            codes = manners.codes_after_refusal
-        return manners.codes_after_end if codes is None else codes
+            codes = behaviour.codes_after_refusal
+        return behaviour.codes_after_end if codes is None else codes
 
     def _late(self, message: Message) -> Outcome:
         kind = message["type"]
         outcome = _answer(self._answers(), kind, self.is_accepted)
         if kind == "websocket.send" and not self._left_before_accept:
             self._late_sends += 1
-            if self._late_sends <= self.manners.sends_until_noticed and not (self.left_by == "rst" or self._has_failed):
+            if self._late_sends <= self.behaviour.sends_until_noticed and not (
+                self.left_by == "rst" or self._has_failed
+            ):
                 return "silent"
-            if isinstance(self.manners.then, Raises) and isinstance(outcome, Raises):
+            if isinstance(self.behaviour.then, Raises) and isinstance(outcome, Raises):
                 self._codes.clear()  # from a send that failed on, its receive fails as well
         elif kind == "websocket.accept" and outcome == "silent":
             self.is_accepted = True
@@ -495,38 +507,38 @@ class WebSocketFarSide(FarSide):
         return outcome
 
     def _answers(self) -> Answers:
-        manners = self.manners
+        behaviour = self.behaviour
         if self._left_before_accept:
-            return manners.before_accept
-        if manners.unread_hides and any(message["type"] == "websocket.receive" for message in self._incoming):
+            return behaviour.before_accept
+        if behaviour.unread_hides and any(message["type"] == "websocket.receive" for message in self._incoming):
             return Answers()
-        if self._is_told and manners.told is not None:
-            return manners.told
-        return manners.closed if self.left_by == "close" and manners.closed is not None else manners.lost
+        if self._is_told and behaviour.told is not None:
+            return behaviour.told
+        return behaviour.closed if self.left_by == "close" and behaviour.closed is not None else behaviour.lost
 
     def _closes_late(self) -> None:
-        code = self.manners.late_close_code
-        if self.manners.late_refusal_codes is not None and not self.is_accepted:
-            if self.manners.receive_before_accept == "waits":
+        code = self.behaviour.late_close_code
+        if self.behaviour.late_refusal_codes is not None and not self.is_accepted:
+            if self.behaviour.receive_before_accept == "waits":
                 self._codes = []
                 self._is_refused = True
-            self._codes += self.manners.late_refusal_codes
+            self._codes += self.behaviour.late_refusal_codes
             self._ring()
         elif code is not None:
-            if self.manners.then != "repeats":
+            if self.behaviour.then != "repeats":
                 self._codes.append(code)
             elif not self._left_before_accept:
                 self._codes = [code]
             self._ring()
 
     def _after_end(self, message: Message) -> Outcome:
-        manners = self.manners
-        if self.is_accepted or manners.after_refusal is None:
-            return _answer(manners.after_end, message["type"], is_accepted=True)
-        return _answer(manners.after_refusal, message["type"], is_accepted=False)
+        behaviour = self.behaviour
+        if self.is_accepted or behaviour.after_refusal is None:
+            return _answer(behaviour.after_end, message["type"], is_accepted=True)
+        return _answer(behaviour.after_refusal, message["type"], is_accepted=False)
 
     def _send_failed(self) -> None:
-        self._late_sends = self.manners.sends_until_noticed
+        self._late_sends = self.behaviour.sends_until_noticed
 
     def _still_delivers(self) -> bool:
         return super()._still_delivers() and not self._has_failed
@@ -535,11 +547,11 @@ class WebSocketFarSide(FarSide):
         return bool(message["type"] == "websocket.send")
 
 
-def between(client: Client, server: Server) -> FarSide:
+def between(client: Client, server: Server) -> SimulatedServer:
     """The far side that `client` has when it talks to `server`."""
     if isinstance(client, WebSocketClient):
-        return WebSocketFarSide(server.websocket, client=client)
-    return HTTPFarSide(server.http, client=client)
+        return WebSocketSimulatedServer(server.websocket, client=client)
+    return HTTPSimulatedServer(server.http, client=client)
 
 
 def _answer(answers: Answers, kind: str, is_accepted: bool) -> Outcome:

@@ -19,7 +19,7 @@ from typing import Any
 
 import anyio
 
-from disconnect_mw.testing import HTTPClient, HTTPFarSide, WebSocketFarSide, servers, visit
+from disconnect_mw.testing import HTTPClient, HTTPSimulatedServer, WebSocketSimulatedServer, servers, visit
 from disconnect_mw.testing import Server as Record
 
 from .clients import Client, Hang, WebSocketClient
@@ -104,7 +104,7 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def to_prove(setup: Setup) -> Setup | None:
-    """The set-up whose manners are on record, if there is one for `setup`: on asyncio or trio.
+    """The set-up whose behaviour are on record, if there is one for `setup`: on asyncio or trio.
 
     On uvloop a closed transport raises RuntimeError instead of taking what is written, which shows in the WebSockets of
     gunicorn's `asgi` worker and of uvicorn 0.13.4 with wsproto.
@@ -159,21 +159,21 @@ async def _play_in_memory(record: Record, script: Script, lingers: float) -> Lin
         )
     if isinstance(client, HTTPClient) and client.leaves_after_chunks is not None:
         client = dataclasses.replace(client, leaves_by=script.way)  # type: ignore[arg-type]  # a way to leave
-    far_side: HTTPFarSide | WebSocketFarSide
+    simulated_server: HTTPSimulatedServer | WebSocketSimulatedServer
     if isinstance(client, HTTPClient):
-        far_side = HTTPFarSide(record.http, client=client)
+        simulated_server = HTTPSimulatedServer(record.http, client=client)
     else:
-        far_side = WebSocketFarSide(record.websocket, client=client)
-    if not far_side.calls_the_app:
+        simulated_server = WebSocketSimulatedServer(record.websocket, client=client)
+    if not simulated_server.calls_the_app:
         return NOT_CALLED
 
     async def leave(way: str) -> None:
-        far_side.leave("close" if way == "clean" else way)  # type: ignore[arg-type]  # a way to leave
+        simulated_server.leave("close" if way == "clean" else way)  # type: ignore[arg-type]  # a way to leave
 
     performance = Performance(script, leave, IN_MEMORY, lingers)
-    await performance(far_side.scope(), far_side.receive, far_side.send)
+    await performance(simulated_server.scope(), simulated_server.receive, simulated_server.send)
     if "got" in script.words:
-        bodies = [message.get("body", message.get("text", "")) for message in far_side.delivered]
+        bodies = [message.get("body", message.get("text", "")) for message in simulated_server.delivered]
         came = b"|".join(body if isinstance(body, bytes) else body.encode() for body in bodies)
         performance.lines.append(_got(came))
     return tuple(performance.lines)

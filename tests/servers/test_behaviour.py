@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from disconnect_mw.testing import Answers, HTTPManners, Raises, Server, WebSocketManners, servers
+from disconnect_mw.testing import Answers, HTTPServerBehaviour, Raises, Server, WebSocketServerBehaviour, servers
 
-from .manners import (
+from .behaviour import (
     NOT_CALLED,
     Proof,
     as_on,
@@ -144,15 +144,15 @@ VARIATIONS = [
 
 
 def test_every_field_of_a_record_is_varied_below() -> None:
-    assert set(HTTP_VARIATIONS) == {field.name for field in dataclasses.fields(HTTPManners)}
-    assert set(WEBSOCKET_VARIATIONS) == {field.name for field in dataclasses.fields(WebSocketManners)}
+    assert set(HTTP_VARIATIONS) == {field.name for field in dataclasses.fields(HTTPServerBehaviour)}
+    assert set(WEBSOCKET_VARIATIONS) == {field.name for field in dataclasses.fields(WebSocketServerBehaviour)}
 
 
 @pytest.mark.parametrize(("protocol", "name"), VARIATIONS)
 def test_a_record_that_drifts_in_one_field_fails(protocol: str, name: str) -> None:
     record, value = (HTTP_VARIATIONS if protocol == "http" else WEBSOCKET_VARIATIONS)[name]
-    manners = dataclasses.replace(getattr(record, protocol), **{name: value})
-    drifted = dataclasses.replace(record, **{protocol: manners})
+    behaviour = dataclasses.replace(getattr(record, protocol), **{name: value})
+    drifted = dataclasses.replace(record, **{protocol: behaviour})
     lingers = name == "cancels_after"
     scripts = [
         script
