@@ -13,7 +13,7 @@ from .server import Outcome
 from .setups import NEWEST, VERSIONS, Setup
 from .table import BEGIN, END, KEPT, NOT_SPOKEN, TELLING, WASTED, block, telling, word, write
 
-README = Path(__file__).parents[2] / "README.rst"
+README = Path(__file__).parents[3] / "README.rst"
 
 EXPECTED = Outcome((GONE, GONE, *muted(BODY)))
 

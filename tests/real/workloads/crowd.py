@@ -101,7 +101,7 @@ def _json(client: Client, seconds: float) -> Any:
 
 
 def serving(setup: Setup = SETUP) -> Server:
-    return Server(sys.executable, setup, "work.storm:app", (Path(__file__).parent,))
+    return Server(sys.executable, setup, "workloads.storm:app", (Path(__file__).parent,))
 
 
 def ratio(storms: Sequence[Storm], others: Sequence[Storm]) -> float:

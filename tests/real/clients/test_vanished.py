@@ -108,7 +108,7 @@ def play() -> dict[tuple[str, str, str], Future[tuple[str, ...]]]:
             client.leave("rst")
         return (outcome or visit.outcome()).seen
 
-    with Server(sys.executable, SETUP, "reach.apps:app", (Path(__file__).parent,)) as server:
+    with Server(sys.executable, SETUP, "clients.apps:app", (Path(__file__).parent,)) as server:
         with ThreadPoolExecutor(len(CLIENTS)) as threads:
             return {client: threads.submit(vanish, *client) for client in CLIENTS}
 

@@ -1,4 +1,4 @@
-"""A storm of thousands of clients that leave at once: `python -m tests.work`."""
+"""A storm of thousands of clients that leave at once: `python -m tests.real.workloads`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Cell = tuple[str, str, str]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.work", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.real.workloads", description=__doc__)
     parser.add_argument("--streams", type=int, default=5000, metavar="N", help="open at once (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of each storm (%(default)s)")
     parser.add_argument("--setup", choices=SETUPS, default=next(iter(SETUPS)), help="of uvicorn (%(default)s)")

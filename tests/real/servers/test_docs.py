@@ -12,7 +12,7 @@ from . import docs
 
 
 def test_the_page_is_the_one_that_the_records_make() -> None:
-    assert docs.PAGE.read_text(encoding="utf-8") == docs.page(), "run python -m tests.servers.docs"
+    assert docs.PAGE.read_text(encoding="utf-8") == docs.page(), "run python -m tests.real.servers.docs"
 
 
 @pytest.mark.parametrize("server", docs.MEASURED, ids=str)

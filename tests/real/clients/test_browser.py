@@ -105,7 +105,7 @@ def caching_browser(chromium: BrowserType) -> Iterator[BrowserContext]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server(sys.executable, SETUP, "reach.apps:app", (Path(__file__).parent,)) as server:
+    with Server(sys.executable, SETUP, "clients.apps:app", (Path(__file__).parent,)) as server:
         yield server
 
 

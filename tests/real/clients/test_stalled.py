@@ -102,7 +102,7 @@ def play(setup: Setup) -> Stalls:
                     client.close_frame(1000)
         return outcome or visit.outcome(), tail
 
-    with Server(sys.executable, setup, "reach.apps:app", (Path(__file__).parent,)) as server:
+    with Server(sys.executable, setup, "clients.apps:app", (Path(__file__).parent,)) as server:
         with ThreadPoolExecutor(10) as threads:
             pairs = product(PHASES, ("bare", "cancel", *SEEN))
             stalls = Stalls({pair: threads.submit(stall, *pair) for pair in pairs})

@@ -1,4 +1,4 @@
-"""The scenarios against many versions of every server: `python -m tests.servers`.
+"""The scenarios against many versions of every server: `python -m tests.real.servers`.
 
 From the moment an app knows that its client has gone it must see the same on all of them. And each record of
 `disconnect_mw.testing.servers` must give what its server gives. Each version has a virtual environment of its own, made
@@ -109,7 +109,7 @@ def wanted_setups(names: Sequence[str]) -> Iterator[Setup]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.servers", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.real.servers", description=__doc__)
     parser.add_argument("--cache", type=Path, help="where the environments are kept (default: a temporary directory)")
     parser.add_argument("--python", default="3.11", help="version or path of the interpreter (default 3.11)")
     parser.add_argument("--allow-missing", action="store_true", help="a version that does not install is no failure")

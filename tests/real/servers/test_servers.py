@@ -1,7 +1,7 @@
 """The newest of each server that is installed here: a client that leaves is no error, and it is the same on all.
 
-The servers are played side by side in threads, like those of `python -m tests.servers`; each test waits for its own
-verdict.
+The servers are played side by side in threads, like those of `python -m tests.real.servers`; each test waits for its
+own verdict.
 """
 
 from __future__ import annotations

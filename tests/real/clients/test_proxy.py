@@ -97,7 +97,7 @@ def server() -> Iterator[Server]:
     why = why_not(SETUP) if shutil.which("nginx") else "there is no nginx"
     if why is not None:
         pytest.skip(f"NOT tested here: clients behind nginx: {why}")
-    with Server(sys.executable, SETUP, "reach.apps:app", (Path(__file__).parent,)) as server:
+    with Server(sys.executable, SETUP, "clients.apps:app", (Path(__file__).parent,)) as server:
         yield server
 
 

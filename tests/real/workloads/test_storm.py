@@ -1,4 +1,4 @@
-"""Hundreds of streams whose clients leave at once. `python -m tests.work` has thousands of them, and more figures."""
+"""Hundreds of streams whose clients leave at once; `python -m tests.real.workloads` has thousands, and more figures."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ WAYS = ("fin", "rst")
 
 
 def serving(app: str) -> Server:
-    return Server(sys.executable, SETUP, f"work.{app}:app", (Path(__file__).parent,))
+    return Server(sys.executable, SETUP, f"workloads.{app}:app", (Path(__file__).parent,))
 
 
 def leave_at_random(server: Server, visits: Sequence[Visit], count: int, method: str = "GET") -> None:

@@ -124,7 +124,7 @@ def play(setup: Setup) -> Streams:
         return list(json.loads(client.came[client.came.index(b"[") : client.came.index(b"]") + 1]))
 
     cells = [cell for cell in CELLS if setup in WITH_DATABASE or not cell.app.endswith("story")]
-    with Server(sys.executable, setup, "work.streams:app", (Path(__file__).parent,)) as server:
+    with Server(sys.executable, setup, "workloads.streams:app", (Path(__file__).parent,)) as server:
         with ThreadPoolExecutor(len(cells)) as threads:
             streams = dict(zip(cells, threads.map(leave_early, cells), strict=True))
         server.mark("over")

@@ -1,4 +1,4 @@
-"""Makes `docs/servers.rst` of the records: `python -m tests.servers.docs`.
+"""Makes `docs/servers.rst` of the records: `python -m tests.real.servers.docs`.
 
 Nothing on that page is measured here: the records are, and the conformance suite proves them.
 """
@@ -15,7 +15,7 @@ from disconnect_mw.testing import Answers, HTTPServerBehaviour, Raises, Server, 
 
 from .scripts import SCRIPTS
 
-PAGE = Path(__file__).parents[2] / "docs" / "servers.rst"
+PAGE = Path(__file__).parents[3] / "docs" / "servers.rst"
 
 TEMPLATE = Path(__file__).with_name("docs.template.rst")
 """The page, with words in brackets where something is to be made of the records."""
