@@ -36,32 +36,26 @@ from disconnect_mw import (
     connection,
 )
 
-from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499, UVICORN_0_28_0, SimulatedServer
-from .serving import (
-    ACCEPT,
-    CLOSE,
+from .support.messages import ACCEPT, CHUNK, CLOSE, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499, TEXT
+from .support.serving import (
     GRACE_AT_HAND,
-    ON_ASYNCIO,
     SECONDS,
-    TEXT,
     App,
     Until,
     call,
     cancellations,
     grace_at_hand,
-    http,
     is_trio,
     left,
     look_soon,
+    on_asyncio,
     serve,
     shielded,
     turns,
-    websocket,
 )
+from .support.simulated_server import UVICORN_0_28_0, SimulatedServer, http, websocket
 
 pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
 
 
 @pytest.fixture(autouse=True)

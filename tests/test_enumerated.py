@@ -17,18 +17,8 @@ from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _connection,
 from disconnect_mw._policy import Policy
 from disconnect_mw.testing import Raises
 
-from .far_side import (
-    ALL_BEHAVIOURS,
-    CHUNK,
-    DISCONNECT,
-    EMPTY_FINAL,
-    FINAL,
-    START,
-    START_499,
-    ServerBehaviour,
-    SimulatedServer,
-    http_scope,
-)
+from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499, http_scope
+from .support.simulated_server import ALL_BEHAVIOURS, ServerBehaviour, SimulatedServer
 
 MESSAGES = {"start": START, "chunk": CHUNK, "final": FINAL}
 STEPS = ("start", "chunk", "final", "receive", "leave")

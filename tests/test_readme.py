@@ -19,7 +19,8 @@ from disconnect_mw._policy import Policy, Terms
 from disconnect_mw._state import TRANSITIONS, Cause, State
 from disconnect_mw.testing import HTTPClient, Transcript, servers, visit
 
-from .far_side import DISCONNECT, SimulatedServer, http_scope
+from .support.messages import DISCONNECT, http_scope
+from .support.simulated_server import SimulatedServer
 
 README = (Path(__file__).parent.parent / "README.rst").read_text(encoding="utf-8")
 ALL_BLOCKS = [

@@ -19,7 +19,8 @@ import trio
 
 from disconnect_mw import DisconnectMiddleware, _middleware, _reader, _runtime
 
-from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, REQUEST, START, START_499, SimulatedServer, http_scope
+from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, REQUEST, START, START_499, http_scope
+from .support.simulated_server import SimulatedServer
 
 
 @types.coroutine

@@ -16,27 +16,21 @@ import pytest
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware, Exchange, _connection, _runtime, _watch, connection
 
-from .far_side import CHUNK, DISCONNECT, FINAL, REQUEST, START
-from .serving import (
-    ACCEPT,
-    CLOSE,
-    ON_ASYNCIO,
+from .support.messages import ACCEPT, CHUNK, CLOSE, DISCONNECT, FINAL, REQUEST, START, TEXT
+from .support.serving import (
     SECONDS,
-    TEXT,
     Until,
     call,
     cancellations,
-    http,
     is_trio,
     look_soon,
+    on_asyncio,
     serve,
     turns,
-    websocket,
 )
+from .support.simulated_server import http, websocket
 
 pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
 
 TIMEOUT = 0.03
 

@@ -25,21 +25,8 @@ from disconnect_mw import ClientDisconnected, DisconnectMiddleware
 from disconnect_mw._connection import HTTPConnection, WebSocketConnection
 from disconnect_mw._policy import Terms
 
-from .far_side import (
-    CHUNK,
-    DAPHNE,
-    DISCONNECT,
-    EMPTY_FINAL,
-    FINAL,
-    START,
-    START_499,
-    UVICORN,
-    UVICORN_0_28_0,
-    ServerBehaviour,
-    ServersWord,
-    SimulatedServer,
-    http_scope,
-)
+from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499, http_scope
+from .support.simulated_server import DAPHNE, UVICORN, UVICORN_0_28_0, ServerBehaviour, ServersWord, SimulatedServer
 
 pytestmark = pytest.mark.anyio
 

@@ -28,12 +28,11 @@ from disconnect_mw import (
 )
 from disconnect_mw.testing import servers
 
-from .far_side import CHUNK, DISCONNECT, FINAL, START, UVICORN_0_28_0, SimulatedServer
-from .serving import ACCEPT, ON_ASYNCIO, TEXT, App, Until, call, http, left, look_soon, serve, turns, websocket
+from .support.messages import ACCEPT, CHUNK, DISCONNECT, FINAL, START, TEXT
+from .support.serving import App, Until, call, left, look_soon, on_asyncio, serve, turns
+from .support.simulated_server import UVICORN_0_28_0, SimulatedServer, http, websocket
 
 pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
 
 
 @pytest.fixture(autouse=True)

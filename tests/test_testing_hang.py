@@ -21,7 +21,7 @@ from starlette.routing import Route
 from disconnect_mw import DisconnectMiddleware
 from disconnect_mw.testing import Hang, HTTPClient, Server, WebSocketClient, _hang, servers, visit, visit_now
 
-from .far_side import CHUNK, DISCONNECT, START
+from .support.messages import CHUNK, DISCONNECT, START
 
 on_each_backend = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 LEFT = HTTPClient(leaves_after_messages=0)

@@ -23,7 +23,7 @@ from disconnect_mw.testing import (
     servers,
 )
 
-from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, REQUEST, START
+from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, REQUEST, START
 
 MESSAGES: dict[str, dict[str, Any]] = {
     "start": START,

@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket
 from disconnect_mw import DisconnectMiddleware
 from disconnect_mw.testing import HTTPClient, Server, Transcript, WebSocketClient, servers, visit, visit_now
 
-from .far_side import CHUNK, DISCONNECT, FINAL, START
+from .support.messages import CHUNK, DISCONNECT, FINAL, START
 
 pytestmark = pytest.mark.anyio
 

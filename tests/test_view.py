@@ -40,28 +40,23 @@ from disconnect_mw import (
 from disconnect_mw.fastapi import Client, client_connection
 from disconnect_mw.testing import HTTPClient, HTTPSimulatedServer, WebSocketClient, WebSocketSimulatedServer, servers
 
-from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499
-from .serving import (
-    ACCEPT,
+from .support.messages import ACCEPT, CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499, TEXT
+from .support.serving import (
     GRACE_AT_HAND,
-    ON_ASYNCIO,
     SECONDS,
-    TEXT,
     App,
     Until,
     call,
     grace_at_hand,
-    http,
     left,
     look_soon,
+    on_asyncio,
     serve,
     turns,
-    websocket,
 )
+from .support.simulated_server import http, websocket
 
 pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
 
 leaves_generators = pytest.mark.filterwarnings("ignore:Async generator 'starlette:ResourceWarning")
 """Starlette leaves its own to the garbage collector, of which trio complains."""

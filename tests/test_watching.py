@@ -32,7 +32,7 @@ from disconnect_mw.testing import (
     servers,
 )
 
-from .far_side import CHUNK, DISCONNECT, FINAL, REQUEST, START
+from .support.messages import CHUNK, DISCONNECT, FINAL, REQUEST, START
 
 pytestmark = pytest.mark.anyio
 

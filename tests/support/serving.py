@@ -12,15 +12,12 @@ import anyio.lowlevel
 import pytest
 
 from disconnect_mw import DisconnectMiddleware, _runtime, _watch
-from disconnect_mw.testing import HTTPClient, HTTPSimulatedServer, WebSocketClient, WebSocketSimulatedServer, servers
 
 App = Callable[[Any, Any, Any], Awaitable[Any]]
 
 ON_ASYNCIO = [("asyncio", {}), ("asyncio", {"use_uvloop": True})]
 
-ACCEPT = {"type": "websocket.accept"}
-TEXT = {"type": "websocket.send", "text": "tick"}
-CLOSE = {"type": "websocket.close"}
+on_asyncio = pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
 
 SECONDS = 5
 """More than anything here takes that does not hang."""
@@ -35,15 +32,6 @@ def look_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for batch, seconds in ((_watch._first_looks, 0.002), (_watch._looks, 0.01), (_watch.departures, 0.005)):
         monkeypatch.setattr(batch, "seconds", seconds)
     monkeypatch.setattr(_runtime, "_UNTIL_TRIED_AGAIN", 0.002)
-
-
-def http(**client: Any) -> HTTPSimulatedServer:
-    """A far side that stays silent, as nearly all servers do."""
-    return HTTPSimulatedServer(servers.UVICORN_0_54_0.http, client=HTTPClient(**client))
-
-
-def websocket(**client: Any) -> WebSocketSimulatedServer:
-    return WebSocketSimulatedServer(servers.HYPERCORN_0_18_0.websocket, client=WebSocketClient(**client))
 
 
 async def turns(count: int = 5) -> None:

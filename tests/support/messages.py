@@ -1,11 +1,8 @@
-"""Messages, and the far side of `disconnect_mw.testing` with what most tests want of it."""
+"""The messages and the scope that most tests send and are given."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
-
-from disconnect_mw.testing import HTTPServerBehaviour, HTTPSimulatedServer, servers
 
 Message = dict[str, Any]
 
@@ -17,25 +14,9 @@ START_499: Message = {"type": "http.response.start", "status": 499, "headers": [
 REQUEST: Message = {"type": "http.request", "body": b"", "more_body": False}
 DISCONNECT: Message = {"type": "http.disconnect"}
 
-ServerBehaviour = HTTPServerBehaviour
-UVICORN = servers.UVICORN_0_54_0.http
-UVICORN_0_28_0 = servers.UVICORN_0_28_0.http
-HYPERCORN = servers.HYPERCORN_0_18_0.http
-DAPHNE = servers.DAPHNE_4_2_3.http
-GUNICORN = servers.GUNICORN_27_0_1.http
-
-ALL_BEHAVIOURS = list(dict.fromkeys(dataclasses.replace(server.http, extensions=()) for server in servers.ALL))
-"""Those that differ, of all that were measured."""
-
-ServersWord = UVICORN_0_28_0.send.kind  # type: ignore[union-attr]  # it is the one that raises
-"""How uvicorn 0.28.0 says that the client has gone."""
-
-
-class SimulatedServer(HTTPSimulatedServer):
-    """uvicorn's unless another is named."""
-
-    def __init__(self, behaviour: HTTPServerBehaviour = UVICORN, incoming: list[Message] | None = None) -> None:
-        super().__init__(behaviour, incoming)
+ACCEPT: Message = {"type": "websocket.accept"}
+TEXT: Message = {"type": "websocket.send", "text": "tick"}
+CLOSE: Message = {"type": "websocket.close"}
 
 
 def http_scope(**more: Any) -> dict[str, Any]:
