@@ -17,17 +17,7 @@ import pytest
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware, Exchange, _connection, _runtime, _watch, connection
 
 from .support.messages import ACCEPT, CHUNK, CLOSE, DISCONNECT, FINAL, REQUEST, START, TEXT
-from .support.serving import (
-    SECONDS,
-    Until,
-    call,
-    cancellations,
-    is_trio,
-    look_soon,
-    on_asyncio,
-    serve,
-    turns,
-)
+from .support.serving import SECONDS, Until, call, cancellations, is_trio, look_soon, on_asyncio, serve, turns
 from .support.simulated_server import http, websocket
 
 pytestmark = pytest.mark.anyio

@@ -76,6 +76,9 @@ async def left(far: Any) -> None:
     await anyio.sleep_forever()
 
 
+GRACE = 0.03
+"""One that is soon over."""
+
 GRACE_AT_HAND = 77.0
 """A grace that ends when its end is awaited."""
 
@@ -127,3 +130,12 @@ def shielded() -> Iterator[None]:
             yield
     else:
         yield
+
+
+def living() -> int:
+    """How many tasks there are."""
+    if is_trio():
+        import trio
+
+        return trio.lowlevel.current_statistics().tasks_living
+    return len(asyncio.all_tasks())

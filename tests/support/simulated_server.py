@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import anyio
+
+from disconnect_mw import DisconnectMiddleware
 from disconnect_mw.testing import (
     HTTPClient,
     HTTPServerBehaviour,
@@ -14,7 +17,8 @@ from disconnect_mw.testing import (
     servers,
 )
 
-from .messages import Message
+from .messages import DISCONNECT, Message, http_scope
+from .serving import App
 
 ServerBehaviour = HTTPServerBehaviour
 UVICORN = servers.UVICORN_0_54_0.http
@@ -44,3 +48,19 @@ def http(**client: Any) -> HTTPSimulatedServer:
 
 def websocket(**client: Any) -> WebSocketSimulatedServer:
     return WebSocketSimulatedServer(servers.HYPERCORN_0_18_0.websocket, client=WebSocketClient(**client))
+
+
+async def run(server: SimulatedServer, app: App, **options: Any) -> Any:
+    with anyio.fail_after(5):
+        return await DisconnectMiddleware(app, **options)(http_scope(), server.receive, server.send)
+
+
+def after_departure(server: SimulatedServer, then: App) -> App:
+    """An application that first sees its client leave."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> Any:
+        server.leave()
+        assert await receive() == DISCONNECT
+        return await then(scope, receive, send)
+
+    return app

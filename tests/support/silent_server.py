@@ -1,0 +1,56 @@
+"""Servers whose `send` never tells that the client has gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from disconnect_mw import DisconnectMiddleware, _watch
+from disconnect_mw.testing import (
+    HTTPClient,
+    HTTPSimulatedServer,
+    Server,
+    WebSocketClient,
+    WebSocketSimulatedServer,
+    servers,
+)
+
+from .serving import App
+
+SILENT = servers.HYPERCORN_0_18_0  # its `send` never tells
+
+
+def look_soon_at_silent_servers(monkeypatch: pytest.MonkeyPatch, blocking: str) -> None:
+    """The looks come fast, so that the tests do; a `send` of the module `blocking` is one that may never come back."""
+    monkeypatch.setattr(_watch, "BLOCKING", (*_watch.BLOCKING, blocking))
+    for batch, seconds in ((_watch._first_looks, 0.01), (_watch._looks, 0.02), (_watch.departures, 0.01)):
+        monkeypatch.setattr(batch, "seconds", seconds)
+
+
+async def run(far: Any, app: App, **options: Any) -> Any:
+    with anyio.fail_after(5):
+        return await DisconnectMiddleware(app, **options)(far.scope(), far.receive, far.send)
+
+
+class SlowServer(HTTPSimulatedServer):
+    async def deliver_soon(self, message: Any) -> None:
+        await anyio.sleep(0.01)
+        self.deliver(message)
+
+
+def http(behaviour: Any = SILENT.http, client: HTTPClient | None = None, incoming: Any = None) -> SlowServer:
+    return SlowServer(behaviour, incoming, client=client or HTTPClient())
+
+
+def websocket(server: Server = SILENT, **client: Any) -> WebSocketSimulatedServer:
+    return WebSocketSimulatedServer(server.websocket, client=WebSocketClient(**client))
+
+
+def http_scope(version: str = "1.1") -> dict[str, Any]:
+    return {**HTTPSimulatedServer().scope(), "http_version": version}
+
+
+async def silent(scope: Any, receive: Any, send: Any) -> None:
+    pass
