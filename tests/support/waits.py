@@ -101,6 +101,17 @@ async def in_a_stream() -> None:
         await receive_stream.receive()
 
 
+async def in_asyncios_group() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(slowly())
+        tasks.create_task(in_many())
+
+
+async def in_asyncios_timeout() -> None:
+    async with asyncio.timeout(2 * SECONDS), asyncio.timeout(None):
+        await slowly()
+
+
 PORTABLE_WAITS: list[Any] = [
     anyio.sleep_forever,
     in_a_generator,
@@ -119,18 +130,6 @@ ASYNCIO_WAITS: list[Any] = [
     in_a_queue,
     in_a_condition,
     in_turns,
+    in_asyncios_group,
+    in_asyncios_timeout,
 ]
-
-
-async def in_asyncios_group() -> None:
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(slowly())
-        tasks.create_task(in_many())
-
-
-async def in_asyncios_timeout() -> None:
-    async with asyncio.timeout(2 * SECONDS), asyncio.timeout(None):
-        await slowly()
-
-
-ASYNCIO_WAITS += [in_asyncios_group, in_asyncios_timeout]

@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TypeVar
+from typing import Self
 
 PATIENCE = 10.0
 """Seconds after which whatever has not come is a hang."""
@@ -19,9 +19,6 @@ class Hang(AssertionError):
     """Something did not come in time."""
 
 
-_Client = TypeVar("_Client", bound="Client")  # typing has Self from 3.11 on
-
-
 class Client:
     """One TCP connection to the server, and what came over it."""
 
@@ -30,7 +27,7 @@ class Client:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it says is there at once
         self.came = b""
 
-    def __enter__(self: _Client) -> _Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
