@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _watch
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _blocked_sends, _watcher
 
 from .support.messages import ACCEPT, CHUNK, DISCONNECT, FINAL, REQUEST, START
 from .support.silent_server import http, http_scope, look_soon_at_silent_servers, run, silent, websocket
@@ -208,16 +208,16 @@ async def test_a_cancellation_in_the_very_turn_of_ours_passes(order: str, monkey
         bystander = asyncio.ensure_future(send(CHUNK))
         task = asyncio.ensure_future(stream())
         await server.is_blocked.wait()
-        wake = _watch.departures._turn
+        wake = _blocked_sends.blocked._callback
 
-        def both(connections: Any) -> None:
+        def both(connections: Any, backend: Any, token: Any) -> None:
             if order == "theirs first":
                 task.cancel()
-            wake(connections)
+            wake(connections, backend, token)
             if order == "ours first":
                 task.cancel()
 
-        monkeypatch.setattr(_watch.departures, "_turn", both)
+        monkeypatch.setattr(_blocked_sends.blocked, "_callback", both)
         await told(receive, server)
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -231,7 +231,7 @@ async def test_a_cancellation_in_the_very_turn_of_ours_passes(order: str, monkey
 @pytest.mark.parametrize("version", ["1.1", "2"])
 async def test_what_others_do_in_their_send_is_never_cut_short(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A middleware outside that saves its session, say: only a server's own code is interrupted."""
-    monkeypatch.setattr(_watch, "BLOCKING", tuple(name for name in _watch.BLOCKING if name != __name__))
+    monkeypatch.setattr(_blocked_sends, "BLOCKING", tuple(name for name in _blocked_sends.BLOCKING if name != __name__))
     far = http()
     saved: list[str] = []
 
@@ -334,15 +334,15 @@ async def test_a_send_that_waits_in_nobodys_code_is_not_interrupted(monkeypatch:
 
 
 async def test_a_watcher_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(things: Any) -> None:
+    def fail(things: Any, backend: Any, token: Any) -> None:
         raise ValueError("a bug of the watcher's")
 
-    monkeypatch.setattr(_watch._first_looks, "_turn", fail)
+    monkeypatch.setattr(_watcher._first_checks, "_callback", fail)
     far = websocket()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(DisconnectMiddleware(silent), far.scope(), far.receive, far.send)
         await anyio.sleep(0.05)
-    assert "the watcher failed: please report this" in caplog.messages
+    assert "a timer of disconnect_mw failed: please report this" in caplog.messages
 
 
 async def test_nobody_reads_any_more_when_the_apps_own_close_goes_out() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from disconnect_mw import CancelOnDisconnect, ClientDisconnected, DisconnectMiddleware, _watch, connection
+from disconnect_mw import CancelOnDisconnect, ClientDisconnected, DisconnectMiddleware, _telling, connection
 
 from .support.messages import ACCEPT, CHUNK, CLOSE, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499, TEXT
 from .support.records import ended
@@ -428,7 +428,7 @@ def test_without_an_event_loop_nothing_is_cancelled() -> None:
 def test_the_words_for_it_are_not_needed() -> None:
     assert issubclass(CancelOnDisconnect, DisconnectMiddleware)
     assert not issubclass(ClientDisconnected, asyncio.CancelledError)
-    assert _watch._UNTIL_WARNED == 10
+    assert _telling._UNTIL_WARNED == 10
 
 
 @on_asyncio

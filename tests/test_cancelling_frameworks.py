@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, _connection
+from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, _cancellation
 
 from .support.records import ended
 from .support.serving import App, call, left, living, on_asyncio, serve, turns
@@ -175,7 +175,7 @@ async def test_the_app_is_cancelled_in_what_cannot_be_asked_whether_it_is_cancel
 
 @on_asyncio
 async def test_a_framework_that_hears_of_it_and_does_not_react_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_connection, "_SECONDS_TO_REACT", 0.005)
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_REACT", 0.005)
     far = http()
     steps: list[Any] = []
 
@@ -193,8 +193,8 @@ async def test_a_framework_that_hears_of_it_and_does_not_react_is_cancelled(monk
 
 @on_asyncio
 async def test_a_framework_whose_handler_does_not_end_is_cancelled_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_connection, "_SECONDS_TO_REACT", 0.005)
-    monkeypatch.setattr(_connection, "_SECONDS_TO_END_BY_ITSELF", 0.02)
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_REACT", 0.005)
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_END_BY_ITSELF", 0.02)
     far = http()
     steps: list[Any] = []
 
@@ -218,8 +218,8 @@ async def test_a_handler_that_waits_for_tasks_of_its_own_is_cancelled_soon(
     timeout: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has received the disconnect who could end it."""
-    monkeypatch.setattr(_connection, "_SECONDS_TO_REACT", 0.005)
-    monkeypatch.setattr(_connection, "_SECONDS_TO_END_BY_ITSELF", 60)
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_REACT", 0.005)
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_END_BY_ITSELF", 60)
     far = http()
     steps: list[str] = []
 
@@ -247,7 +247,7 @@ async def test_a_handler_that_waits_for_tasks_of_its_own_is_cancelled_soon(
 async def test_a_framework_that_waits_for_the_tasks_that_it_has_cancelled_has_reacted(
     asks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_connection, "_SECONDS_TO_REACT", 0.01)
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_REACT", 0.01)
     far = http()
     steps: list[str] = []
 

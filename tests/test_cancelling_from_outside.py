@@ -10,7 +10,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from disconnect_mw import DisconnectMiddleware, _runtime
+from disconnect_mw import DisconnectMiddleware
+from disconnect_mw._backends import _asyncio
 
 from .support.messages import CHUNK, DISCONNECT, START
 from .support.records import ended, known
@@ -223,7 +224,7 @@ async def test_one_that_was_swallowed_holds_ours_off_for_a_while_only(
     ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not taken back by us."""
-    monkeypatch.setattr(_runtime, "_UNTIL_SWALLOWED", 0.01)
+    monkeypatch.setattr(_asyncio, "_UNTIL_SWALLOWED", 0.01)
     far = http()
     scope = far.scope()
     times: list[float] = []

@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from disconnect_mw import DisconnectMiddleware, _watch, connection
+from disconnect_mw import DisconnectMiddleware, _blocked_sends, _telling, connection
 
 from .support.messages import ACCEPT, DISCONNECT, FINAL, START
 from .support.records import ended, known
@@ -212,7 +212,7 @@ async def test_what_meets_the_orderly_end_does_not_keep_what_the_app_raised() ->
 async def test_scope_server_and_app_are_free_at_the_end_without_the_garbage_collector(
     end: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_watch.voids, "seconds", 3600)
+    monkeypatch.setattr(_telling.abandoned, "seconds", 3600)
 
     async def exchange() -> list[weakref.ref[Any]]:
         far: Any = http() if kind == "http" else websocket()
@@ -262,7 +262,7 @@ async def test_scope_server_and_app_are_free_at_the_end_without_the_garbage_coll
 
 
 async def test_a_departure_leaves_no_task_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_watch.voids, "seconds", 0.01)
+    monkeypatch.setattr(_telling.abandoned, "seconds", 0.01)
     before = living()
     for policy, grace in (("cancel", None), ("cancel", 60), ("mute", 0), ("mute", None), ("raise", 60)):
         far = http()
@@ -281,8 +281,8 @@ async def test_a_departure_leaves_no_task_behind(monkeypatch: pytest.MonkeyPatch
 async def test_a_departure_that_only_what_the_app_left_behind_hears_of_is_told_and_holds_nothing(
     kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_watch.departures, "seconds", 3600)
-    monkeypatch.setattr(_watch.voids, "seconds", 3600)
+    monkeypatch.setattr(_blocked_sends.blocked, "seconds", 3600)
+    monkeypatch.setattr(_telling.abandoned, "seconds", 3600)
     heard: list[Any] = []
     told: list[Any] = []
 

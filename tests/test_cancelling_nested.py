@@ -13,7 +13,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, _connection, _runtime, connection
+from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, _backends, _connection, connection
+from disconnect_mw._backends import _asyncio
 
 from .support.messages import DISCONNECT, EMPTY_FINAL, FINAL, START, START_499
 from .support.records import ended, known
@@ -60,13 +61,13 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         do = getattr(_connection.Connection, name)
 
         def do_at_home(self: Any, *arguments: Any) -> Any:
-            assert _runtime.event_loop() is self.loop, name
+            assert _backends.current()[1] is self.token, name
             done.append(name)
             return do(self, *arguments)
 
         return do_at_home
 
-    for name in ("learn", "end_app", "plan_end", "tell_readers", "watch", "look"):
+    for name in ("_on_disconnect", "cancel_app", "cancel_later", "wake_readers", "watch", "check"):
         monkeypatch.setattr(_connection.Connection, name, watched(name))
     return done
 
@@ -108,7 +109,7 @@ async def test_an_inner_app_on_an_event_loop_of_its_own_has_a_shield(at_home: li
     scope = far.scope()
     await serve(on_a_loop_of_its_own(DisconnectMiddleware(app), seen), far, scope, policy="cancel")
     assert (seen, ended(scope)) == (["committed", "adapter goes on"], "cancelled")
-    assert {*at_home} >= {"learn", "end_app", "plan_end", "tell_readers", "look"}
+    assert {*at_home} >= {"_on_disconnect", "cancel_app", "cancel_later", "wake_readers", "check"}
 
 
 def stack(app: App, outer: Any, inner: Any, seen: list[Any]) -> App:
@@ -196,7 +197,7 @@ async def test_an_inner_app_that_comes_after_the_departure_is_not_cancelled_agai
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The one cancellation has ended what stands outside; its clean-up may call an app."""
-    monkeypatch.setattr(_runtime, "_UNTIL_SWALLOWED", 0)
+    monkeypatch.setattr(_asyncio, "_UNTIL_SWALLOWED", 0)
     far = http()
     steps: list[Any] = []
 
@@ -294,8 +295,8 @@ async def test_an_inner_app_that_is_complete_and_works_in_the_background_is_not_
 @on_asyncio
 async def test_each_of_two_inner_apps_is_cancelled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Although the end of one is taken for an ordinary end by what stands around both."""
-    monkeypatch.setattr(_connection, "_SECONDS_TO_END", 0.005)
-    monkeypatch.setattr(_runtime, "_UNTIL_SWALLOWED", 0)
+    monkeypatch.setattr(_connection, "_SECONDS_TO_COMPLETE", 0.005)
+    monkeypatch.setattr(_asyncio, "_UNTIL_SWALLOWED", 0)
     far = http()
     steps: list[str] = []
 
@@ -326,7 +327,7 @@ async def test_what_goes_on_around_an_inner_app_that_was_cancelled_is_cancelled_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It takes that for an ordinary end, and has a while to send what it makes of it."""
-    monkeypatch.setattr(_connection, "_SECONDS_TO_END", 0.01)
+    monkeypatch.setattr(_connection, "_SECONDS_TO_COMPLETE", 0.01)
     far = http()
     scope = far.scope()
     steps: list[str] = []

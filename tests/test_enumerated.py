@@ -13,8 +13,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _connection, _watch
-from disconnect_mw._policy import Policy
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _blocked_sends, _connection, _watcher
+from disconnect_mw._options import Policy
 from disconnect_mw.testing import Raises
 
 from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499, http_scope
@@ -139,9 +139,9 @@ async def test_every_script_keeps_the_promises(
         return  # gunicorn does not run there, and a peek on trio cancels a receive, which it takes for a departure
     # A server that blocks for ever is waited for, again and again: not for as long as in earnest.
     if behaviour.send == "blocks":
-        monkeypatch.setattr(_connection, "_SECONDS_TO_END", 0.001)
-        monkeypatch.setattr(_watch._first_looks, "seconds", 0.001)
-        monkeypatch.setattr(_watch.departures, "seconds", 0.001)
+        monkeypatch.setattr(_connection, "_SECONDS_TO_COMPLETE", 0.001)
+        monkeypatch.setattr(_watcher._first_checks, "seconds", 0.001)
+        monkeypatch.setattr(_blocked_sends.blocked, "seconds", 0.001)
     for script in SCRIPTS:
         if (
             behaviour.send == "blocks"

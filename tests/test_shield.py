@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from disconnect_mw import ClientConnection, ClientDisconnected, DisconnectMiddleware, _connection, connection
+from disconnect_mw import ClientConnection, ClientDisconnected, DisconnectMiddleware, _cancellation, connection
 
 from .support.apps import behind, leaves_generators
 from .support.messages import ACCEPT, CHUNK, DISCONNECT, FINAL, START
@@ -57,7 +57,7 @@ async def test_a_block_while_the_client_is_there_changes_nothing(policy: Any) ->
     async def app(scope: Any, receive: Any, send: Any) -> str:
         async with connection(scope).shield():
             await turns()
-        assert _connection._within.get() == ()
+        assert _cancellation._blocks.get() == ()
         await turns()
         await send(START)
         await send(FINAL)

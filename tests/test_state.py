@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from disconnect_mw._connection import HTTPConnection, WebSocketConnection
-from disconnect_mw._policy import Terms
+from disconnect_mw._http import HTTPConnection
+from disconnect_mw._options import Options
 from disconnect_mw._state import TRANSITIONS, Cause, State
+from disconnect_mw._websocket import WebSocketConnection
 
 from .support.simulated_server import SimulatedServer
 
@@ -50,5 +51,5 @@ def test_a_second_last_message_changes_nothing() -> None:
 def test_a_connection_shows_its_state() -> None:
     for kind, name in ((HTTPConnection, "HTTPConnection"), (WebSocketConnection, "WebSocketConnection")):
         connection = kind()
-        connection.open({}, SimulatedServer.receive, SimulatedServer.send, Terms("mute"))  # type: ignore[arg-type]  # never called
+        connection.open({}, SimulatedServer.receive, SimulatedServer.send, Options("mute"), None)  # type: ignore[arg-type]  # never called
         assert repr(connection) == f"<{name} open>"

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from disconnect_mw import ClientDisconnected, Disconnect, DisconnectMiddleware, _watch, connection
+from disconnect_mw import ClientDisconnected, Disconnect, DisconnectMiddleware, _telling, connection
 
 from .support.apps import leaving
 from .support.messages import ACCEPT, CHUNK, FINAL, START
@@ -393,16 +393,16 @@ class Warned:
 @pytest.fixture
 def warned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Warned:
     """Soon; and nothing has been named before."""
-    warn = _watch.voids._turn
+    warn = _telling.abandoned._callback
     warned = Warned(caplog)
 
-    def turn(connections: Any) -> None:
-        warn(connections)
+    def turn(connections: Any, backend: Any, token: Any) -> None:
+        warn(connections, backend, token)
         warned.looked_at.extend(connection.scope for connection in connections)
 
-    monkeypatch.setattr(_watch.voids, "_turn", turn)
-    monkeypatch.setattr(_watch.voids, "seconds", 0.01)
-    monkeypatch.setattr(_watch, "_named", set())
+    monkeypatch.setattr(_telling.abandoned, "_callback", turn)
+    monkeypatch.setattr(_telling.abandoned, "seconds", 0.01)
+    monkeypatch.setattr(_telling, "_named", set())
     return warned
 
 
@@ -416,8 +416,8 @@ async def long(scope: Any, receive: Any, send: Any) -> None:
 
 def text(route: str) -> str:
     return (
-        f"the app goes on for nobody: {route}, 10 s after its client has left. "
-        'policy="cancel" stops it, grace=SECONDS does so later, math.inf never and without this warning; '
+        f"the app goes on without a client: {route}, 10 s after the client left. "
+        'policy="cancel" stops it, grace=SECONDS stops it later, grace=math.inf lets it go on without this warning; '
         "for one route use policy_for=, or disconnect_mw.connection(request).policy. Each route is named once."
     )
 
@@ -436,7 +436,7 @@ async def test_apps_that_end_in_time_one_after_the_other_are_not_warned_of(
     warned: Warned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although others have left before, whose time is over."""
-    monkeypatch.setattr(_watch.voids, "seconds", 0.3)
+    monkeypatch.setattr(_telling.abandoned, "seconds", 0.3)
 
     async def brief(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -463,7 +463,7 @@ async def test_each_route_is_named_once(warned: Warned) -> None:
 
 async def test_no_more_than_so_many_routes_are_named(warned: Warned, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no framework tells the route it is the path, and these a client can make up."""
-    monkeypatch.setattr(_watch, "_ROUTES_TO_NAME", 2)
+    monkeypatch.setattr(_telling, "_ROUTES_TO_NAME", 2)
     app = DisconnectMiddleware(warned.goes_on)
     async with anyio.create_task_group() as tasks:
         for number in range(4):

@@ -21,7 +21,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _watch
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _blocked_sends, _watcher
 from disconnect_mw.testing import HTTPClient, HTTPServerBehaviour, HTTPSimulatedServer, servers
 
 from .support.messages import ACCEPT, CHUNK, DISCONNECT, FINAL, REQUEST, START, TEXT
@@ -72,7 +72,7 @@ async def test_nobody_looks_at_what_is_shorter_than_it_takes_until_the_first_loo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Although it began when others had their turn."""
-    monkeypatch.setattr(_watch._first_looks, "seconds", 0.3)
+    monkeypatch.setattr(_watcher._first_checks, "seconds", 0.3)
     fars = [http() for _ in range(10)]
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -88,7 +88,7 @@ async def test_nobody_looks_at_what_is_shorter_than_it_takes_until_the_first_loo
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # which is not used
 async def test_the_time_is_the_event_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test's may have its own: that of the machine stands still."""
-    for batch, seconds in ((_watch._first_looks, 0.05), (_watch._looks, 1)):
+    for batch, seconds in ((_watcher._first_checks, 0.05), (_watcher._checks, 1)):
         monkeypatch.setattr(batch, "seconds", seconds)
     seen: list[float] = []
 
@@ -205,7 +205,7 @@ async def test_an_app_that_reads_is_left_alone_and_is_looked_at_again_later() ->
             tasks.start_soon(receive)
             await anyio.sleep(0.05)
             assert far.reads == 3, "it reads by itself"
-            assert send.__self__.shared_reader is None, "and by the shortest way"
+            assert send.__self__.reader is None, "and by the shortest way"
             tasks.cancel_scope.cancel()
         far.leave()
         with pytest.raises(ClientDisconnected):
@@ -383,7 +383,7 @@ async def departed() -> weakref.ref[Any]:
 
 
 async def test_nothing_of_a_departure_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_watch.departures, "seconds", 1)
+    monkeypatch.setattr(_blocked_sends.blocked, "seconds", 1)
     left = await departed()
     gc.collect()
     assert left() is None
@@ -442,7 +442,7 @@ async def test_a_scope_that_is_none_keeps_nobody_from_looking_at_others(caplog: 
         tasks.start_soon(bad)
         await anyio.sleep(0)
         await run(far, app, policy="raise")
-    assert "an exchange could not be looked at" in caplog.messages
+    assert "an exchange could not be checked" in caplog.messages
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})])

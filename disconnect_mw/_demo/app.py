@@ -28,7 +28,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from .. import DisconnectMiddleware
-from .._policy import Policy
+from .._options import Policy
 
 _EXCHANGE = "disconnect_mw.demo"
 _SECONDS_BETWEEN_MESSAGES = 0.02

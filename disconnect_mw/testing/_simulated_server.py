@@ -10,8 +10,9 @@ import abc
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from .. import _runtime
-from .._messages import HTTP_OWES_ALL, after_http
+from .. import _backends
+from .._backends import Waiter
+from .._messages import RESPONSE_REMAINING, after_http
 from ._behaviour import (
     NOTHING_MORE,
     THE_CLIENTS,
@@ -79,8 +80,8 @@ class SimulatedServer(abc.ABC):
         """
 
         self._incoming = list(incoming)
-        self._readers: list[_runtime.Waiter] = []
-        self._blocked: list[_runtime.Waiter] = []
+        self._readers: list[Waiter] = []
+        self._blocked: list[Waiter] = []
         self._late_sends = 0
         self._blocks_for_ever = False
 
@@ -110,7 +111,7 @@ class SimulatedServer(abc.ABC):
         self.on_departure()
         self._ring_departure()
         for waiter in self._blocked:
-            _runtime.wake(waiter)
+            waiter.set()
 
     def deliver(self, *messages: Message) -> None:
         """More comes from the client."""
@@ -134,7 +135,7 @@ class SimulatedServer(abc.ABC):
                 message = self._next()
                 if message is not _NOTHING:
                     return message
-                waiter = _runtime.new_waiter()
+                waiter = _backends.current()[0].create_waiter()
                 self._readers.append(waiter)
                 try:
                     await waiter
@@ -179,7 +180,7 @@ class SimulatedServer(abc.ABC):
 
     async def _block(self, message: Message) -> None:
         """Flow control: the client reads no more, and the buffers are full."""
-        waiter = _runtime.new_waiter()
+        waiter = _backends.current()[0].create_waiter()
         self._blocked.append(waiter)
         try:
             await waiter
@@ -196,7 +197,7 @@ class SimulatedServer(abc.ABC):
 
     def _ring(self) -> None:
         for waiter in self._readers:
-            _runtime.wake(waiter)
+            waiter.set()
 
     # What the protocols do each in their own way
 
@@ -267,7 +268,7 @@ class HTTPSimulatedServer(SimulatedServer):
         self.behaviour: HTTPServerBehaviour = HTTPServerBehaviour() if behaviour is None else behaviour
         self.client: HTTPClient = HTTPClient() if client is None else client
         super().__init__(self._requests() if incoming is None else incoming)
-        self._owed = HTTP_OWES_ALL
+        self._owed = RESPONSE_REMAINING
         self._times_told = 0
         self._buffered = 0
         self._is_false = False
@@ -337,7 +338,7 @@ class HTTPSimulatedServer(SimulatedServer):
         if self.behaviour.wakes_all:
             self._ring()
         elif self._readers:
-            _runtime.wake(self._readers[0])
+            self._readers[0].set()
 
     def _leaves_by_this_send(self) -> bool:
         return self.client.leaves_after_chunks is not None
@@ -574,7 +575,7 @@ async def _become(outcome: Outcome, message: Message) -> None:
 
 
 async def never_back() -> None:
-    await _runtime.new_waiter()
+    await _backends.current()[0].create_waiter()
 
 
 def _nothing() -> None:

@@ -9,7 +9,8 @@ import types
 from collections.abc import Coroutine, Generator, Iterator
 from typing import Any, Literal
 
-from .. import _runtime
+from .. import _backends, _frames
+from .._backends import Waiter
 
 # One suspended frame, and the line that it is at.
 Frame = tuple[types.FrameType, int]
@@ -59,7 +60,7 @@ class AppTask(abc.ABC):
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._breakable = _Breakable(coroutine)
-        self._waiter: _runtime.Waiter | None = None
+        self._waiter: Waiter | None = None
         self.ended: Literal["returned", "raised", "cancelled"] | None = None
         self.raised: BaseException | None = None
         self._ended_at = 0.0
@@ -80,7 +81,7 @@ class AppTask(abc.ABC):
         """Where the application and each task that it has started are suspended; the outermost frame first."""
 
     @abc.abstractmethod
-    async def _wait(self, waiter: _runtime.Waiter, seconds: float) -> None: ...
+    async def _wait(self, waiter: Waiter, seconds: float) -> None: ...
 
     def ended_at_or_now(self) -> float:
         return self.now() if self.ended is None else self._ended_at
@@ -88,11 +89,11 @@ class AppTask(abc.ABC):
     def wake(self) -> None:
         """Have `wait` come back."""
         if self._waiter is not None:
-            _runtime.wake(self._waiter)
+            self._waiter.set()
 
     async def wait(self, seconds: float) -> None:
         """Until the application has ended, or `wake` was called; for so many seconds at most."""
-        self._waiter = _runtime.new_waiter()
+        self._waiter = _backends.current()[0].create_waiter()
         try:
             await self._wait(self._waiter, max(seconds, 0))
         finally:
@@ -143,8 +144,8 @@ class AsyncioTask(AppTask):
     def cancel(self, insists: bool = False) -> None:
         self._task.cancel()
 
-    async def _wait(self, waiter: _runtime.Waiter, seconds: float) -> None:
-        timer = self._loop.call_later(seconds, _runtime.wake, waiter)
+    async def _wait(self, waiter: Waiter, seconds: float) -> None:
+        timer = self._loop.call_later(seconds, waiter.set)
         try:
             await waiter
         finally:
@@ -156,7 +157,7 @@ class AsyncioTask(AppTask):
         context = self._context
         tasks = [task for task in tasks if getattr(task, "get_context", lambda: context)().get(_EXCHANGE) is self]
         tasks.sort(key=lambda task: task.get_name())
-        return [list(_frames(thing)) for thing in (self._breakable.coroutine, *(task.get_coro() for task in tasks))]
+        return [list(_frames_of(thing)) for thing in (self._breakable.coroutine, *(task.get_coro() for task in tasks))]
 
 
 class TrioTask(AppTask):
@@ -190,13 +191,13 @@ class TrioTask(AppTask):
         if insists:
             self._open_shields()
 
-    async def _wait(self, waiter: _runtime.Waiter, seconds: float) -> None:
+    async def _wait(self, waiter: Waiter, seconds: float) -> None:
         with self._trio.move_on_after(seconds):
             await waiter
 
     def chains(self) -> list[list[Frame]]:
         others = self._tasks()[1:]
-        return [list(_frames(self._breakable.coroutine)), *(list(task.iter_await_frames()) for task in others)]
+        return [list(_frames_of(self._breakable.coroutine)), *(list(task.iter_await_frames()) for task in others)]
 
     def _tasks(self) -> list[Any]:
         tasks = [self._task]
@@ -218,12 +219,12 @@ class TrioTask(AppTask):
 
 def new_task(coroutine: Coroutine[Any, Any, Any]) -> AppTask:
     """For the event loop that runs."""
-    return AsyncioTask(coroutine) if _runtime.running_trio() is None else TrioTask(coroutine)
+    return TrioTask(coroutine) if _backends.is_trio_running() else AsyncioTask(coroutine)
 
 
-def _frames(coroutine: Any) -> Iterator[Frame]:
+def _frames_of(coroutine: Any) -> Iterator[Frame]:
     """The frames of a suspended coroutine and of what it awaits."""
-    for awaitable in _runtime.chain(coroutine):
-        frame = _runtime.frame_of(awaitable)
+    for awaitable in _frames.chain(coroutine):
+        frame = _frames.frame_of(awaitable)
         if frame is not None:
             yield frame, frame.f_lineno

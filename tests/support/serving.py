@@ -11,7 +11,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from disconnect_mw import DisconnectMiddleware, _runtime, _watch
+from disconnect_mw import DisconnectMiddleware, _backends, _blocked_sends, _watcher
+from disconnect_mw._backends import _asyncio
 
 App = Callable[[Any, Any, Any], Awaitable[Any]]
 
@@ -24,14 +25,14 @@ SECONDS = 5
 
 
 def is_trio() -> bool:
-    return _runtime.running_trio() is not None
+    return _backends.is_trio_running()
 
 
 def look_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The looks come fast, so that the tests do."""
-    for batch, seconds in ((_watch._first_looks, 0.002), (_watch._looks, 0.01), (_watch.departures, 0.005)):
+    for batch, seconds in ((_watcher._first_checks, 0.002), (_watcher._checks, 0.01), (_blocked_sends.blocked, 0.005)):
         monkeypatch.setattr(batch, "seconds", seconds)
-    monkeypatch.setattr(_runtime, "_UNTIL_TRIED_AGAIN", 0.002)
+    monkeypatch.setattr(_asyncio, "_UNTIL_TRIED_AGAIN", 0.002)
 
 
 async def turns(count: int = 5) -> None:
@@ -85,10 +86,11 @@ GRACE_AT_HAND = 77.0
 
 def grace_at_hand(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
     """What is awaited for `GRACE_AT_HAND` to be over."""
-    call_later = _runtime.call_later
+    backend, _ = _backends.current()
+    call_later = backend.call_later
     callbacks: list[Callable[[], None]] = []
 
-    def later(seconds: float, callback: Callable[[], None]) -> Any:
+    def later(self: Any, seconds: float, callback: Callable[[], None]) -> Any:
         if abs(seconds - GRACE_AT_HAND) > 1:
             return call_later(seconds, callback)
         callbacks.append(callback)
@@ -98,7 +100,7 @@ def grace_at_hand(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[Non
         call_later(0, callbacks.pop())
         await turns()
 
-    monkeypatch.setattr(_runtime, "call_later", later)
+    monkeypatch.setattr(type(backend), "call_later", later)
     return end
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from disconnect_mw import DisconnectMiddleware, _watch
+from disconnect_mw import DisconnectMiddleware, _blocked_sends, _watcher
 from disconnect_mw.testing import (
     HTTPClient,
     HTTPSimulatedServer,
@@ -24,8 +24,8 @@ SILENT = servers.HYPERCORN_0_18_0  # its `send` never tells
 
 def look_soon_at_silent_servers(monkeypatch: pytest.MonkeyPatch, blocking: str) -> None:
     """The looks come fast, so that the tests do; a `send` of the module `blocking` is one that may never come back."""
-    monkeypatch.setattr(_watch, "BLOCKING", (*_watch.BLOCKING, blocking))
-    for batch, seconds in ((_watch._first_looks, 0.01), (_watch._looks, 0.02), (_watch.departures, 0.01)):
+    monkeypatch.setattr(_blocked_sends, "BLOCKING", (*_blocked_sends.BLOCKING, blocking))
+    for batch, seconds in ((_watcher._first_checks, 0.01), (_watcher._checks, 0.02), (_blocked_sends.blocked, 0.01)):
         monkeypatch.setattr(batch, "seconds", seconds)
 
 

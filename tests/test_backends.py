@@ -17,7 +17,8 @@ import anyio.lowlevel
 import pytest
 import trio
 
-from disconnect_mw import DisconnectMiddleware, _middleware, _reader, _runtime
+from disconnect_mw import DisconnectMiddleware, _backends, _middleware, _reader
+from disconnect_mw._backends._asyncio import ASYNCIO, _EagerCoroutine
 
 from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, REQUEST, START, START_499, http_scope
 from .support.simulated_server import SimulatedServer
@@ -98,10 +99,10 @@ async def test_a_trio_that_cannot_say_whether_it_runs_is_recognised(
 ) -> None:
     """It can from 0.29 on; apps of asyncio have an older one imported too."""
     monkeypatch.delattr(trio.lowlevel, "in_trio_run")
-    found = _runtime.event_loop()
+    found = _backends.current()[1]
     monkeypatch.undo()
     assert found is not None
-    assert type(found).__name__ == "TrioToken" if anyio_backend_name == "trio" else found is _runtime.running_loop()
+    assert type(found).__name__ == "TrioToken" if anyio_backend_name == "trio" else found is _backends.running_loop()
 
 
 def test_a_read_by_hand_that_ends_after_the_departure_is_known_answers_it() -> None:
@@ -141,25 +142,25 @@ async def test_where_nobody_tests_nothing_stands_between(monkeypatch: pytest.Mon
 
 def test_without_trio_none_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "trio")
-    assert _runtime.running_trio() is None
+    assert not _backends.is_trio_running()
 
 
 def test_without_asyncio_there_is_no_loop() -> None:
     program = """if True:
         import sys
         sys.modules["asyncio"] = None
-        from disconnect_mw import _runtime
+        from disconnect_mw import _backends
         del sys.modules["asyncio"]
-        assert _runtime.running_loop() is None
+        assert _backends.running_loop() is None
         assert "asyncio" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
 
 
 def test_the_loop_is_found_once_asyncio_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("a_runtime_of_its_own", _runtime.__file__)
+    spec = importlib.util.find_spec("disconnect_mw._backends")
     assert spec is not None and spec.loader is not None
-    runtime = importlib.util.module_from_spec(spec)
+    runtime = importlib.util.module_from_spec(spec)  # another than the one that is in use
     spec.loader.exec_module(runtime)
     with monkeypatch.context() as context:
         context.delitem(sys.modules, "asyncio")
@@ -168,7 +169,7 @@ def test_the_loop_is_found_once_asyncio_is_there(monkeypatch: pytest.MonkeyPatch
 
     async def main() -> None:
         assert runtime.running_loop() is asyncio.get_running_loop()
-        assert runtime.current_task(asyncio.get_running_loop()) is asyncio.current_task()
+        assert runtime.asyncio_backend.current_task(asyncio.get_running_loop()) is asyncio.current_task()
 
     asyncio.run(main())
 
@@ -187,7 +188,7 @@ def test_a_coroutine_that_does_not_wait_has_ended_when_start_returns() -> None:
         async def quick() -> None:
             seen.append(asyncio.current_task())
 
-        task = _runtime.start(quick())
+        task = ASYNCIO.spawn(quick())
         assert seen == [task]
         assert asyncio.current_task() is not task
         await asyncio.sleep(0)
@@ -212,7 +213,7 @@ def test_a_coroutine_that_waits_goes_on_in_its_task_and_context() -> None:
                 tasks.start_soon(bell.wait)
             seen.append((asyncio.current_task(), "outside"))
 
-        task = _runtime.start(slow())
+        task = ASYNCIO.spawn(slow())
         assert variable.get() == "outside"
         await asyncio.sleep(0)
         bell.set()
@@ -234,7 +235,7 @@ def test_a_started_coroutine_is_cancelled_at_any_time(turns: int) -> None:
             finally:
                 ended.append(True)
 
-        task = _runtime.start(slow())
+        task = ASYNCIO.spawn(slow())
         assert isinstance(task, asyncio.Task)
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -250,7 +251,7 @@ def test_one_that_has_ended_is_cancelled_to_no_effect() -> None:
     async def main() -> None:
         async def quick() -> None: ...
 
-        task = _runtime.start(quick())
+        task = ASYNCIO.spawn(quick())
         assert isinstance(task, asyncio.Task)
         task.cancel()
         for _ in range(3):
@@ -267,7 +268,7 @@ def test_it_can_be_started_where_no_task_runs() -> None:
         async def quick() -> None:
             done.set()
 
-        asyncio.get_running_loop().call_soon(lambda: _runtime.start(quick()))
+        asyncio.get_running_loop().call_soon(lambda: ASYNCIO.spawn(quick()))
         await done.wait()
 
     run_asyncio(main)
@@ -277,16 +278,16 @@ def test_a_stepped_coroutine_is_a_coroutine() -> None:
     async def slow() -> None:
         await pause()
 
-    stepped = _runtime._Stepped(slow(), contextvars.copy_context())
-    stepped.step()
+    stepped = _EagerCoroutine(slow(), contextvars.copy_context())
+    stepped.start()
     assert stepped.cr_frame is not None, "for whoever inspects the task"
-    with pytest.raises(TypeError, match="nobody awaits it"):
+    with pytest.raises(TypeError, match="it cannot be awaited"):
         stepped.__await__()
     assert stepped.send(None) is None
     stepped.close()
     with pytest.raises(StopIteration):
-        drive_ended = _runtime._Stepped(quick(), contextvars.copy_context())
-        drive_ended.step()
+        drive_ended = _EagerCoroutine(quick(), contextvars.copy_context())
+        drive_ended.start()
         drive_ended.throw(asyncio.CancelledError)
 
 
@@ -307,7 +308,7 @@ async def test_what_is_run_for_a_time_is_cancelled_after_it() -> None:
             ended.append(True)
 
     with anyio.fail_after(5):
-        await _runtime.run_for(0.01, slow())
+        await _backends.current()[0].move_on_after(0.01, slow())
         await anyio.lowlevel.checkpoint()
     assert ended == [True]
 
@@ -323,7 +324,7 @@ async def test_what_is_run_for_a_time_and_cancelled_from_outside_passes_the_canc
             ended.append(True)
 
     with anyio.move_on_after(0.01) as scope:
-        await _runtime.run_for(60, slow())
+        await _backends.current()[0].move_on_after(60, slow())
     await anyio.lowlevel.checkpoint()
     assert scope.cancelled_caught
     assert ended == [True]
