@@ -7,10 +7,11 @@ Once their connection is lost, these servers leave a `send` waiting: Hypercorn o
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
-from ._backends import Backend, Sender, Woken
+from ._backends import Backend, Call, Woken
 from ._frames import frame_of
 from ._timers import SharedTimer
 
@@ -33,12 +34,20 @@ _HANDS_ON = ("starlette.middleware.base",)
 _OF_EVENT_LOOPS = ("", "asyncio", "anyio", "trio", "uvloop")
 
 
+class Sender(Protocol):
+    """What of a connection is needed to wake its sends."""
+
+    sends_by: ClassVar[types.CodeType]  # of its method `send`
+    server_send: Call
+
+
 def _wake_blocked(senders: Iterable[Sender], backend: Backend, token: Any) -> None:
     """Wake the sends that the server has blocked.
 
     The tasks that send are not noted, for that would cost each message; they are found by what they await.
     """
-    for task, sender, awaited in backend.suspended_sends(senders):
+    calls = [(sender, sender.server_send) for sender in senders]
+    for task, sender, awaited in backend.suspended_in(calls[0][0].sends_by, calls) if calls else ():
         if _is_blocked(awaited) and backend.wake(task, sender.server_send):
             _woken[task] = sender
 

@@ -11,10 +11,10 @@ import abc
 import contextvars
 import functools
 import math
-import time
 from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
 from types import CodeType
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 from . import _backends, _blocked_sends, _messages, _telling
 from ._backends import Backend, SendTimedOut, Woken
@@ -33,50 +33,56 @@ from ._watcher import DisconnectWaiters, Watcher
 Receive = Callable[[], Awaitable[Message]]
 
 _OPEN, _COMPLETE, _DISCONNECTED = State.OPEN, State.COMPLETE, State.DISCONNECTED
-_AFTER_LAST_MESSAGE = TRANSITIONS[_OPEN, Cause.LAST_MESSAGE]  # a look-up in the table costs more than the send itself
-_NOBODY, _APP, _READER = Receiver.NOBODY, Receiver.APP, Receiver.READER
-_PARTIAL, _BODY_COMPLETE = Body.PARTIAL, Body.COMPLETE
+_APP, _READER = Receiver.APP, Receiver.READER
+_UNREAD = Body.UNREAD
 
 # How long completing the response may take. gunicorn's `asgi` worker waits up to 5 s in a close, Hypercorn's HTTP/2 for
 # ever.
 _SECONDS_TO_COMPLETE = 1.0
 
 
-class Part(Protocol):
-    """A part of a connection that has to be closed when the exchange ends."""
+class Parts:
+    """What most connections do without."""
 
-    def close(self) -> None: ...
+    __slots__ = ("cancellation", "counter", "inner", "outer", "waiters", "watcher")
+
+    watcher: Watcher | None
+    waiters: DisconnectWaiters | None
+    cancellation: Cancellation | None
+    counter: CountingSend | None
+    outer: Connection | None  # of the next install further out
+    inner: tuple[Connection, ...]  # of installs further in
+
+    def __init__(self) -> None:
+        self.watcher = self.waiters = self.cancellation = self.counter = self.outer = None
+        self.inner = ()
+
+
+NO_PARTS = Parts()
+"""Shared by all connections that have none of them."""
 
 
 class Connection(abc.ABC):
     """One exchange: what the app and the server have said, and whether the client is still there."""
 
     __slots__ = (
-        "_reading_task",
-        "_receiver",
+        "_reading",
         "_remaining",
         "_send",
         "_start",
         "backend",
         "began",
         "body",
-        "cancellation",
-        "counter",
         "disconnect",
         "disconnected",
-        "inner",
         "options",
-        "outer",
         "parts",
         "reader",
         "scope",
         "server_receive",
         "server_send",
-        "state",
         "task",
         "token",
-        "waiters",
-        "watcher",
     )
 
     protocol: ClassVar[Literal["http", "websocket"]]
@@ -85,32 +91,24 @@ class Connection(abc.ABC):
 
     scope: Any  # None when the exchange is over: the scope holds the connection, and must not be held by it
     options: Options
-    began: float  # on the clock of time.monotonic()
+    began: float  # on the clock of monotonic()
     backend: Backend
     token: Any  # of the event loop
     task: Any  # of the app: asyncio's task, trio's AppScope; None where nothing can cancel it
-    state: State
     body: Body
     server_receive: Receive
     server_send: Send
     _send: Send  # the server's, or what stands between
     _remaining: Remaining  # of the response, or of the WebSocket; none from the disconnect on
     _start: Mapping[str, Any]  # of the response, once that has begun
-    _receiver: Receiver
-    _reading_task: Any  # the app's task that is, or was, at the server
+    _reading: Any  # None; or the app's task that is at the server, or APP; or READER: a `receive` asks the reader
     reader: Reader | None  # once it is not simply the app that reads
     disconnect: Message | None  # what every `receive` answers, once it is known
     disconnected: Disconnected | None
-    parts: tuple[Part, ...]  # what must be closed at the end; nearly all exchanges have none
-    watcher: Watcher | None
-    waiters: DisconnectWaiters | None
-    cancellation: Cancellation | None
-    counter: CountingSend | None
-    outer: Connection | None  # of the next install further out
-    inner: tuple[Connection, ...]  # of installs further in
+    parts: Parts
 
     def open(self, scope: Any, receive: Receive, send: Send, options: Options, token: Any) -> None:
-        """Stand between the app and the server. `token` is asyncio's running loop, or None.
+        """Stand between the app and the server. `token` is asyncio's running loop; without one, see `leave_asyncio`.
 
         A plain method that sets only what every request needs, because a constructor costs as much as all of this.
         """
@@ -118,23 +116,18 @@ class Connection(abc.ABC):
         self.options = options
         self.server_receive = receive
         self.server_send = self._send = send
-        self.state = _OPEN
-        self.body = Body.UNREAD
-        self._receiver = _NOBODY
+        self.body = _UNREAD
         self._remaining = self._FIRST_REMAINING
-        self.parts = self.inner = ()
-        self.disconnect = self.disconnected = self.reader = None
-        self.watcher = self.waiters = self.cancellation = self.counter = self.outer = None
-        self.began = time.monotonic()
+        self.parts = NO_PARTS
+        self.disconnect = self.disconnected = self.reader = self._reading = None
+        self.began = monotonic()
         self.token = token
-        if token is None:
-            self._open_without_asyncio()
-        else:
-            backend = self.backend = _backends.asyncio_backend
-            current_task = backend.current_task
-            self.task = current_task(token)
+        backend = self.backend = _backends.asyncio_backend
+        current_task = backend.current_task
+        self.task = current_task(token)
 
-    def _open_without_asyncio(self) -> None:
+    def leave_asyncio(self) -> None:
+        """Be on the event loop that runs where it is not asyncio's."""
         self.backend, self.token = _backends.current()
         self.task = self.backend.app_scope(None)
         self.server_receive = self.backend.wakeable(self.server_receive)
@@ -146,19 +139,33 @@ class Connection(abc.ABC):
 
     def observe(self, counts: bool, watches: bool) -> None:
         """Do more than answer the app: what the options, or the log, ask for."""
-        if self.options.send_timeout is not None:
-            self._send = TimedSend(self._send, self.options.send_timeout, self.backend)
+        send_timeout = self.options.send_timeout
+        if send_timeout is not None:
+            self._send = TimedSend(self._send, send_timeout, self.backend)
         if counts:
-            self.counter = CountingSend(self._send)
-            self._send = self.counter.send
+            counter = self.own_parts().counter = CountingSend(self._send)
+            self._send = counter.send
         if watches:
             self.watch(contextvars.copy_context())
 
     def watch(self, context: contextvars.Context) -> None:
         """Detect the disconnect from now on, although the app may not ask."""
-        if self.watcher is None and self.scope is not None and self.token is not None:
-            self.watcher = Watcher(self.check, context, self.backend, self.token)
-            self._add_part(self.watcher)
+        if self.parts.watcher is None and self.scope is not None and self.token is not None:
+            watcher = self.own_parts().watcher = Watcher()
+            watcher.start(self.check, context, self.backend, self.token)
+
+    def own_parts(self) -> Parts:
+        """The parts of this connection, to be set."""
+        if self.parts is NO_PARTS:
+            self.parts = Parts()
+        return self.parts
+
+    @property
+    def state(self) -> State:
+        """Follows from what remains, and from whether the disconnect was known before nothing did."""
+        if self.disconnected is not None:
+            return _DISCONNECTED
+        return _OPEN if self._remaining else _COMPLETE
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state.value}>"
@@ -217,48 +224,45 @@ class Connection(abc.ABC):
 
     async def receive(self) -> Message:
         """The server's next message; once the disconnect is known, that: without suspending, as often as asked."""
-        if self._receiver is not _NOBODY:
+        if self._reading is not None:
             return await self.require_reader().receive()
-        self._receiver = _APP
-        current_task = self.backend.current_task
-        self._reading_task = current_task(self.token)
+        current_task, server_receive = self.backend.current_task, self.server_receive  # a variable costs half a method
+        self._reading = current_task(self.token) or _APP
         try:
-            message = await self.server_receive()
+            message = await server_receive()
         except BaseException as exception:
-            if self._end_read(exception) or self.receive_failed(exception):
-                return await self.require_reader().receive()
-            self.require_reader().prefers_task = (
-                True  # a caller that cancels one read (a peek, a time-out) cancels more
-            )
-            raise
-        if self.reader is not None:
-            self._end_read(None)
-            return await self._answer(message)
-        self._receiver = _NOBODY
-        try:
-            if "more_body" in message and message["more_body"]:
-                self.body = _PARTIAL
-                return message
-            if message["type"] == "http.request":  # as nearly all of them end
-                self.body = _BODY_COMPLETE
-                self._receiver = _READER  # only the disconnect can still come
-                return message
-        except (AttributeError, KeyError, TypeError):  # no ASGI message: the app complains of it
-            return message
+            if not self._read_failed(exception):
+                raise
+            return await self.require_reader().receive()
         return await self._answer(message)
 
     async def _answer(self, message: Message) -> Message:
-        """What the app receives now that the server has delivered `message`."""
+        """What the app receives, now that its own read has got `message` from the server."""
+        if self.reader is None:
+            self._reading = None
+        else:
+            self._end_read(None)
         if self.disconnect is None:
             message = self.received(message)
         return message if self.disconnect is None else await self.require_reader().receive()
 
+    def _read_failed(self, exception: BaseException) -> bool:
+        """The app's own read has raised. Returns whether the disconnect is why."""
+        if self._end_read(exception) or self.receive_failed(exception):
+            return True
+        self.require_reader().prefers_task = True  # a caller that cancels one read (a peek, a time-out) cancels more
+        return False
+
     def _end_read(self, exception: BaseException | None) -> bool:
         """The app's own read is back from the server. Returns whether it was woken, and by nothing else."""
-        self._receiver = _READER
+        self._reading = _READER
         reader = self.require_reader()
         reader.wake()
-        return reader.has_woken_app and self.backend.absorb(self._reading_task, exception)
+        return reader.has_woken_app and self.backend.absorb(self.backend.current_task(self.token), exception)
+
+    def _reading_task(self) -> Any:
+        """The app's task that is at the server."""
+        return self._reading
 
     def receive_failed(self, exception: BaseException) -> bool:
         """The server's `receive` raised. Returns whether that was its way to deliver a disconnect."""
@@ -270,11 +274,10 @@ class Connection(abc.ABC):
     def require_reader(self) -> Reader:
         """The reader, made if there is none yet."""
         if self.reader is None:
-            prefers_task = self.can_be_peeked and self.body is _BODY_COMPLETE
+            prefers_task = self.can_be_peeked and self.body is Body.COMPLETE
             self.reader = Reader(self, prefers_task)
-            self._add_part(self.reader)
-            if self._receiver is _NOBODY:
-                self._receiver = _READER
+            if self._reading is None:
+                self._reading = _READER
         return self.reader
 
     def drop_reader(self) -> None:
@@ -282,35 +285,30 @@ class Connection(abc.ABC):
 
     def is_being_read(self) -> bool:
         """Whether a task of the app's is at the server."""
-        return self._receiver is _APP
+        return self._reading is not None and self._reading is not _READER
 
     def read_directly(self) -> Awaitable[Message]:
-        self._receiver = _NOBODY
+        self._reading = None
         return self.receive()
 
     # Sending
 
     async def send(self, message: Message) -> Any:
         """Pass `message` on to the server, or mute it after the disconnect."""
-        before = self._remaining
+        before, send = self._remaining, self._send
         try:
-            if not message.get("more_body"):  # a chunk neither starts nor completes anything
-                if before is BODY_REMAINING and message["type"] == "http.response.body":  # as nearly all of them end
-                    self._remaining = ()
-                    self.state = _AFTER_LAST_MESSAGE
-                elif (
-                    before is RESPONSE_REMAINING
-                    and message["type"] == "http.response.start"
-                    and "trailers" not in message
-                ):  # as nearly all of them begin
-                    self._start = message
-                    self._remaining = BODY_REMAINING
+            if before is RESPONSE_REMAINING and message["type"] == "http.response.start" and "trailers" not in message:
+                self._start = message  # as nearly all responses begin
+                self._remaining = BODY_REMAINING
+            elif not message.get("more_body"):  # a chunk neither starts nor completes anything
+                if before is BODY_REMAINING and message["type"] == "http.response.body":
+                    self._remaining = ()  # as nearly all of them end
                 else:
                     self._before_send(message)
         except (AttributeError, KeyError, TypeError):  # no ASGI message: the server complains of it
             pass
         try:
-            return await self._send(message)
+            return await send(message)
         except BaseException as exception:
             if not await self._send_failed(message, before, exception):
                 raise
@@ -327,15 +325,17 @@ class Connection(abc.ABC):
         """
         if _blocked_sends.absorb_wake(self, self.backend, exception):
             return True
+        handed_over = self._get_remaining()
         is_last = bool(before) and self._completes(before, message)
         if is_last:
-            self.state = TRANSITIONS[self.state, Cause.LAST_MESSAGE_REFUSED]
+            self._set_remaining(before)  # the server did not take it: the exchange is not complete
         is_late = isinstance(exception, SendTimedOut)
         if is_late and self.state is _COMPLETE:
             return True  # a message after the last one, which the server neither took nor refused
         if not before or self.state is _COMPLETE or self.is_ours(exception):
             return False
-        handed_over = self._set_remaining(before) if not field(message, "more_body") else self._get_remaining()
+        if not field(message, "more_body"):
+            self._set_remaining(before)
         if not isinstance(exception, Exception):
             return False
         kind = field(message, "type")
@@ -351,14 +351,14 @@ class Connection(abc.ABC):
         is_guessed = self.disconnect is None
         if is_guessed and not is_reported:
             return False
-        if self.counter is not None:
-            self.counter.was_not_sent(message)
+        if self.parts.counter is not None:
+            self.parts.counter.was_not_sent(message)
         self._on_disconnect(Cause.SEND_FAILED, self.disconnect or self._new_disconnect())
         self._set_remaining(handed_over)  # the server, and outer middleware, have had it
         if self.disconnected is not None:
             self.disconnected.is_guessed |= is_guessed
         if self.is_being_read():
-            self.require_reader().wake_app(self._reading_task)
+            self.require_reader().wake_app(self._reading_task())
         return True
 
     def _completes(self, before: Remaining, message: Message) -> bool:
@@ -370,14 +370,11 @@ class Connection(abc.ABC):
     def _get_remaining(self) -> Remaining:
         return self._remaining if self.disconnected is None else self.disconnected.remaining
 
-    def _set_remaining(self, remaining: Remaining) -> Remaining:
-        """Returns what it was before."""
-        was = self._get_remaining()
+    def _set_remaining(self, remaining: Remaining) -> None:
         if self.disconnected is None:
             self._remaining = remaining
         else:
             self.disconnected.remaining = remaining
-        return was
 
     async def _mute(self, message: Message, cause: BaseException) -> None:
         """Mute a message whose `send` has reported the disconnect, or was woken because of it."""
@@ -396,15 +393,16 @@ class Connection(abc.ABC):
         From here on, in this order: sends are muted; tasks that wait for the disconnect wake; inner installs hear of
         it; the app's cancellation is scheduled; hooks are called; sends that the server blocks are woken.
         """
-        before, self.state = self.state, TRANSITIONS[self.state, cause]
+        before = self.state
+        departs = before is not _DISCONNECTED and TRANSITIONS[before, cause] is _DISCONNECTED
         is_first = self.disconnect is None
         if is_first:
             self.disconnect = {**message}  # the one delivered is the app's, to change as it likes
-        if self.state is _DISCONNECTED and before is not _DISCONNECTED:
+        if departs:
             self._mute_sends()
         if is_first:
             self._tell(message)
-        if self.state is _DISCONNECTED and before is not _DISCONNECTED:
+        if departs:
             self._act()
 
     def _mute_sends(self) -> None:
@@ -421,9 +419,8 @@ class Connection(abc.ABC):
             self._after,
             self.backend,
             has_told_others,
-            self.outer if self.can_be_peeked else None,
+            self.parts.outer if self.can_be_peeked else None,
         )
-        self._add_part(self._send)
 
     def _make_record(self) -> Disconnect | None:
         scope = self.scope
@@ -436,27 +433,27 @@ class Connection(abc.ABC):
             _client_of(scope),
             self._phase(),
             field(self.disconnect, "code") if self.protocol == "websocket" else None,
-            time.monotonic() - self.began,
+            monotonic() - self.began,
         )
 
     def _tell(self, message: Message) -> None:
         """Wake the tasks that wait for the disconnect, tell inner installs, and have blocked sends woken."""
         if not self.is_being_read():
-            self._receiver = _READER
+            self._reading = _READER
         if self.reader is not None:
             self.reader.wake()
-        if self.waiters is not None:
-            self.waiters.wake()
+        if self.parts.waiters is not None:
+            self.parts.waiters.wake()
         self._for_inner(lambda inner: inner._on_disconnect(Cause.DISCONNECT_RECEIVED, message))
         # The send of a complete response may be blocked as well, but not every such response is worth the question.
-        may_block = self.state is _DISCONNECTED or (self.can_be_peeked and self.watcher is not None)
+        may_block = self.state is _DISCONNECTED or (self.can_be_peeked and self.parts.watcher is not None)
         if may_block and self.scope is not None and self.token is not None and can_block():
             _blocked_sends.blocked.add(self, self.backend, self.token)
 
     def _act(self) -> None:
         """Schedule the app's cancellation, and call the hooks: once for all installs."""
         record = self.record()
-        if self.outer is not None or self.token is None or record is None:
+        if self.parts.outer is not None or self.token is None or record is None:
             return
         seconds = self.options.seconds_to_cancel
         if seconds == 0:
@@ -466,7 +463,7 @@ class Connection(abc.ABC):
         elif self.options.grace is None and self.options.policy == "mute":
             _telling.abandoned.add(self, self.backend, self.token)
         for hook in self.options.hooks:
-            context = None if self.watcher is None else self.watcher.context
+            context = None if self.parts.watcher is None else self.parts.watcher.context
             _telling.call_hook(hook, record, self.backend, context)
 
     def record(self) -> Disconnect | None:
@@ -497,10 +494,10 @@ class Connection(abc.ABC):
 
     def require_waiters(self) -> DisconnectWaiters:
         """The tasks in `wait_disconnected`, made if there are none yet."""
-        if self.waiters is None:
-            self.waiters = DisconnectWaiters()
-            self._add_part(self.waiters)
-        return self.waiters
+        parts = self.own_parts()
+        if parts.waiters is None:
+            parts.waiters = DisconnectWaiters()
+        return parts.waiters
 
     def wake_readers(self) -> None:
         """Have the tasks that wait in `receive` ask again."""
@@ -518,10 +515,10 @@ class Connection(abc.ABC):
 
     def require_cancellation(self) -> Cancellation:
         """The cancellation, made if there is none yet."""
-        if self.cancellation is None:
-            self.cancellation = Cancellation(self.backend, self.backend.app_scope(self.task))
-            self._add_part(self.cancellation)
-        return self.cancellation
+        parts = self.own_parts()
+        if parts.cancellation is None:
+            parts.cancellation = Cancellation(self.backend, self.backend.app_scope(self.task))
+        return parts.cancellation
 
     def cancel_later(self, seconds: float) -> None:
         self.require_cancellation().call_later(seconds, self.cancel_app)
@@ -530,10 +527,11 @@ class Connection(abc.ABC):
         """Cancel the app, or those inner parts of it that may still answer, unless a block is shielded."""
         if self.scope is None or self.disconnected is None or not self.disconnected.unsent or self.cancels_app():
             return
-        if self.outer is not None and self.outer.cancels_app() and self.outer.task is self.task:
+        outer = self.parts.outer
+        if outer is not None and outer.cancels_app() and outer.task is self.task:
             return  # it is the clean-up of an app that has been cancelled
-        shielded = self.root.cancellation
-        if self.inner:
+        shielded = self.root.parts.cancellation
+        if self.parts.inner:
             self._for_inner(Connection.cancel_app)
         elif shielded is not None and shielded.blocks:
             shielded.is_due = True
@@ -544,20 +542,18 @@ class Connection(abc.ABC):
 
     def cancels_app(self) -> bool:
         """Whether this connection has requested the cancellation of its app."""
-        return self.cancellation is not None and self.cancellation.is_requested()
+        return self.parts.cancellation is not None and self.parts.cancellation.is_requested()
 
     async def absorb_cancellation(self, exception: BaseException | None) -> tuple[bool, BaseException | None]:
         """The app has ended with `exception`. Returns whether our cancellation ended it, and what else did (P6)."""
-        cancellation = self.cancellation
+        cancellation, outer = self.parts.cancellation, self.parts.outer
         if cancellation is None or not cancellation.is_requested():
             return False, exception
         is_ours = cancellation.absorb(exception)
         if self.root.disconnected is not None:
             self.root.disconnected.is_cancelled |= is_ours or cancellation.has_ended_app()
-        if self.outer is not None:  # which takes that for an ordinary end
-            self.outer.backend.call_in(
-                self.outer.token, functools.partial(self.outer.cancel_later, _SECONDS_TO_COMPLETE)
-            )
+        if outer is not None:  # which takes that for an ordinary end
+            outer.backend.call_in(outer.token, functools.partial(outer.cancel_later, _SECONDS_TO_COMPLETE))
         if is_ours or exception is None:
             return is_ours, None
         return False, await cancellation.others(exception)
@@ -588,8 +584,8 @@ class Connection(abc.ABC):
         would break a shielded block. It is not withheld from tasks inside of such a block, nor while the request body
         is cut, which may be what the block waits for.
         """
-        shielded = self.root.cancellation
-        if shielded is None or not self.can_be_peeked or self.body is _PARTIAL:
+        shielded = self.root.parts.cancellation
+        if shielded is None or not self.can_be_peeked or self.body is Body.PARTIAL:
             return False
         return bool(shielded.blocks) and not any(map(in_shield, shielded.blocks))
 
@@ -598,12 +594,12 @@ class Connection(abc.ABC):
     @property
     def root(self) -> Connection:
         """The connection of the outermost install, which deals with the server."""
-        return self if self.outer is None else self.outer.root
+        return self if self.parts.outer is None else self.parts.outer.root
 
     def join(self, outer: Connection) -> None:
         """Be the same exchange as that of an install further out: what that one learns, this one knows."""
-        self.outer = outer
-        outer.inner += (self,)
+        self.own_parts().outer = outer
+        outer.own_parts().inner += (self,)
         root = self.root
         root.options = options = self.options.within(root.options)
         if self.options.need_watcher:
@@ -617,19 +613,14 @@ class Connection(abc.ABC):
         self._on_disconnect(Cause.DISCONNECT_RECEIVED, root.disconnect)
         if options.seconds_to_cancel is not None and self.token is not None:
             ends = root.began + record.seconds + options.seconds_to_cancel
-            self.cancel_later(max(0, ends - time.monotonic()))
+            self.cancel_later(max(0, ends - monotonic()))
 
     def _for_inner(self, call: Callable[[Connection], None]) -> None:
         """Call `call` with each inner connection, on its own event loop: an adapter between may have a thread."""
-        for inner in self.inner:
+        for inner in self.parts.inner:
             inner.backend.call_in(inner.token, functools.partial(call, inner))
 
     # The end
-
-    def _add_part(self, part: Part) -> None:
-        """Have `part` closed at the end of the exchange, if that is not over."""
-        if self.scope is not None:
-            self.parts += (part,)
 
     async def complete_response(self, has_suppressed: bool) -> None:
         """Send what outer middleware still expects, now that the app has ended and its client has left (P11).
@@ -663,11 +654,20 @@ class Connection(abc.ABC):
     def close(self) -> None:
         """Stop all that goes on beside the app."""
         self.scope = None
-        parts, self.parts = self.parts, ()
-        for part in parts:
-            part.close()
-        if self.outer is not None:
-            self.outer.inner = tuple(one for one in self.outer.inner if one is not self)
+        parts = self.parts
+        if self.reader is not None:
+            self.reader.close()
+        if parts.watcher is not None:
+            parts.watcher.close()
+        if parts.waiters is not None:
+            parts.waiters.wake()
+        if parts.cancellation is not None:
+            parts.cancellation.close()
+        if isinstance(self._send, MutedSend):
+            self._send.close()
+        if parts.outer is not None:
+            siblings = parts.outer.parts
+            siblings.inner = tuple(one for one in siblings.inner if one is not self)
         if self.disconnect is not None and self.token is not None:
             _blocked_sends.close(self, self.backend, self.token)
             _telling.abandoned.discard(self, self.token)
@@ -675,8 +675,8 @@ class Connection(abc.ABC):
     def make_exchange(self, raised: BaseException | None) -> Exchange:
         """The record of the exchange, whose app has ended with this exception, or none."""
         assert self.disconnected is not None and self.disconnected.record is not None
-        counter = self.counter
-        seconds = time.monotonic() - self.began - self.disconnected.record.seconds
+        counter = self.parts.counter
+        seconds = monotonic() - self.began - self.disconnected.record.seconds
         sent, payload = (None, None) if counter is None else (counter.messages, counter.payload)
         return self.disconnected.make_exchange(raised, seconds, self.status(), sent, payload)
 

@@ -7,9 +7,14 @@ from typing import Any
 
 from . import _messages
 from ._connection import Connection
+from ._frames import is_running
 from ._messages import RESPONSE_REMAINING, Message, after_http, field
+from ._reader import Reader
 from ._records import Phase
-from ._state import TRANSITIONS, Body, Cause
+from ._state import Body, Cause, Receiver
+
+_APP, _READER = Receiver.APP, Receiver.READER
+_PARTIAL, _COMPLETE = Body.PARTIAL, Body.COMPLETE
 
 
 class HTTPConnection(Connection):
@@ -20,22 +25,60 @@ class HTTPConnection(Connection):
     _FIRST_REMAINING = RESPONSE_REMAINING
     _after = staticmethod(after_http)
 
+    async def receive(self) -> Message:
+        """As `Connection.receive`, which this repeats for the usual path: each chunk of an upload comes this way."""
+        if self._reading is not None:
+            return await self.require_reader().receive()
+        self._reading = _APP  # which task that is can be found; to note it would cost each chunk
+        server_receive = self.server_receive
+        try:
+            message = await server_receive()
+        except BaseException as exception:
+            if not self._read_failed(exception):
+                raise
+            return await self.require_reader().receive()
+        if self.reader is None:
+            try:
+                if message["more_body"]:
+                    self.body = _PARTIAL
+                    self._reading = None
+                    return message
+                if message["type"] == "http.request":  # as nearly all of them end
+                    self.body = _COMPLETE
+                    self._reading = _READER  # only the disconnect can still come
+                    return message
+            except (
+                AttributeError,
+                KeyError,
+                TypeError,
+            ):  # no `more_body`, or no ASGI message
+                pass
+        return await self._answer(message)
+
+    def _reading_task(self) -> Any:
+        calls = [(self, self.server_receive)]
+        code = HTTPConnection.receive.__code__
+        for tasks in (() if self.task is None else (self.task,), None):  # nearly always it is the exchange's own
+            for task, _, awaited in self.backend.suspended_in(code, calls, tasks):
+                if not is_running(Reader.receive.__code__, awaited[0]):  # else it waits for the task that is
+                    return task
+        return None
+
     def _before_send(self, message: Mapping[str, Any]) -> None:
         before = self._remaining
         if before:  # else complete, or muted
-            remaining = self._remaining = after_http(before, message)
+            self._remaining = after_http(before, message)
             if before is RESPONSE_REMAINING:
                 self._start = message
-            if not remaining:
-                self.state = TRANSITIONS[self.state, Cause.LAST_MESSAGE]
 
     def received(self, message: Message) -> Message:
         kind = field(message, "type")
         if kind == "http.request":
             self.body = Body.PARTIAL if message.get("more_body") else Body.COMPLETE
             is_complete = self.require_reader().prefers_task = self.body is Body.COMPLETE
-            if is_complete and self.watcher is not None and self.watcher.has_checked:
-                self.watcher.check()  # now, not a second later
+            watcher = self.parts.watcher
+            if is_complete and watcher is not None and watcher.has_checked:
+                watcher.check()  # now, not a second later
         elif kind == "http.disconnect":
             self._on_disconnect(Cause.DISCONNECT_RECEIVED, message)
         return message

@@ -10,12 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import _backends, _options
-from ._connection import Connection
+from ._connection import NO_PARTS, Connection
 from ._errors import remove_disconnect_errors
 from ._http import HTTPConnection
 from ._options import Hook, Options, Policy, PolicyFor
-from ._spec_version import VERSIONS_BEFORE_RAISING, set_spec_version
-from ._state import State
+from ._spec_version import set_spec_version
 from ._telling import LOGGER, log_exchange
 from ._view import KEY, ended
 from ._websocket import WebSocketConnection
@@ -24,12 +23,14 @@ from ._websocket import WebSocketConnection
 # allows.
 ASGIApp = Callable[[Any, Any, Any], Awaitable[Any]]
 
-_DISCONNECTED = State.DISCONNECTED
 _INFO = logging.INFO
 
 # The logger's own cache of its levels, which logging empties whenever a level changes. It is private to logging: where
 # it is missing, the logger is asked for every exchange.
 _LEVELS: Mapping[int, bool] = getattr(LOGGER, "_cache", {})
+
+# What uvicorn and granian state, and what is right where sends are muted (P4).
+_USUAL_VERSION = "2.3"
 
 # Where many exchanges share a connection, a server may block the sends of one for ever once it is lost: Hypercorn.
 _MULTIPLEXED = ("2", "3")
@@ -135,18 +136,20 @@ class DisconnectMiddleware:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         connection: Connection
         app, token = self._app, _backends.running_loop()
+        is_usual = False
         try:
-            is_usual = (
-                scope["type"] == "http"
-                and self._is_default
+            if (
+                self._is_default
                 and token is not None
+                and scope["type"] == "http"
                 and scope["http_version"] == "1.1"
-                and scope["asgi"]["spec_version"] in VERSIONS_BEFORE_RAISING
-                and not _LEVELS[_INFO]  # else the log line is to tell how much was sent
+                and scope["asgi"]["spec_version"] == _USUAL_VERSION
                 and KEY not in scope
-            )
+                and not _LEVELS[_INFO]  # else the log line is to tell how much was sent
+            ):
+                is_usual = True
         except (KeyError, TypeError):
-            is_usual = False
+            pass
         if is_usual:
             connection = HTTPConnection()
             connection.open(scope, receive, send, self._options, token)
@@ -161,6 +164,7 @@ class DisconnectMiddleware:
                 return await app(scope, receive, send)
             connection.open(scope, receive, send, options, token)
             if token is None:
+                connection.leave_asyncio()
                 app = connection.scoped(app)
             self._set_up(connection, scope.setdefault(KEY, connection))
         receive, send = connection.receive, connection.send
@@ -171,7 +175,7 @@ class DisconnectMiddleware:
             try:
                 result = await app(scope, receive, send)
             except BaseException as exception:
-                if connection.state is not _DISCONNECTED:
+                if connection.disconnected is None:
                     connection.close()
                     raise
                 rest, has_suppressed = await _judge(connection, exception)
@@ -179,8 +183,8 @@ class DisconnectMiddleware:
                     raise
                 result = None
             else:
-                if connection.state is not _DISCONNECTED:
-                    if connection.parts or not is_usual:
+                if connection.disconnected is None:
+                    if connection.reader is not None or connection.parts is not NO_PARTS:
                         connection.close()
                     return result
                 rest, has_suppressed = await _judge(connection, None)
@@ -191,7 +195,7 @@ class DisconnectMiddleware:
             return result
         finally:
             # The scope may outlive all this, and what the server gave us holds the scope.
-            scope[KEY] = connection.outer if connection.disconnected is None else ended(connection)
+            scope[KEY] = connection.parts.outer if connection.disconnected is None else ended(connection)
             connection.scope = connection.task = None
             rest = None  # whose traceback holds this frame
 
@@ -266,7 +270,7 @@ async def _judge(connection: Connection, exception: BaseException | None) -> tup
     has_suppressed = is_cancelled or rest is not left
     if has_suppressed and exception is not None:
         LOGGER.debug("caused by the disconnect of the client", exc_info=exception)
-    if connection.outer is None:
+    if connection.parts.outer is None:
         log_exchange(connection.make_exchange(rest))
     return rest, has_suppressed
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from ._options import Policy
 
-# The versions in use that are right where sends are muted, the most frequent first.
-VERSIONS_BEFORE_RAISING = ("2.3", "2.1", "2.0", "2.2")
 _MUTED, _RAISING = "2.3", "2.4"
 _DEFAULT = "2.0"
 
@@ -28,9 +26,7 @@ def set_spec_version(scope: Any, policy: Policy) -> None:
         if policy == "raise":
             _set(scope, _RAISING)
         return
-    if stated in VERSIONS_BEFORE_RAISING:  # as nearly all are
-        if policy == "raise":
-            _set(scope, _RAISING)
+    if stated == _MUTED and policy != "raise":  # as nearly always
         return
     version = _right_version(policy, stated)
     if version != stated:

@@ -45,8 +45,7 @@ class Body(enum.Enum):
 
 
 class Receiver(enum.Enum):
-    """Whose `receive` the server answers next."""
+    """Who reads from the server, if it is known no better."""
 
-    NOBODY = "nobody"  # the next call of the app goes straight to the server
-    APP = "app"  # a task of the app is at the server
-    READER = "reader"  # every call goes through the reader
+    APP = "app"  # one of the app's tasks
+    READER = "reader"  # the reader, for every task that calls `receive`

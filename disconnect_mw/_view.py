@@ -34,7 +34,7 @@ class EndedExchange:
 def ended(connection: Connection) -> EndedExchange | Connection | None:
     """What the scope has under `KEY` once the exchange of `connection` is over."""
     exchange = connection.exchange()
-    return connection.outer if exchange is None else EndedExchange(exchange, connection.options.policy)
+    return connection.parts.outer if exchange is None else EndedExchange(exchange, connection.options.policy)
 
 
 def connection(exchange: Any) -> ClientConnection:
@@ -100,7 +100,7 @@ class ClientConnection:
             return None
         root = found.root
         record = root.record()
-        if root.watcher is None and record is None:
+        if root.parts.watcher is None and record is None:
             _watch(root)
         return record
 
@@ -152,8 +152,8 @@ class ClientConnection:
         if root.token is not token:
             raise RuntimeError("wait_disconnected() must be awaited on the event loop of the exchange: ask `connected`")
         root.watch(contextvars.copy_context())
-        if root.watcher is not None:
-            root.watcher.check()
+        if root.parts.watcher is not None:
+            root.parts.watcher.check()
         # The root knows of the disconnect first; an inner exchange may end before the root's.
         waiters = (root.require_waiters(), found.require_waiters())
         while root.record() is None and found.scope is not None and root.state is not State.COMPLETE:

@@ -30,10 +30,14 @@ class Watcher:
 
     __slots__ = ("_check", "context", "has_checked")
 
-    def __init__(self, check: Check, context: contextvars.Context, backend: Backend, token: Any) -> None:
-        self._check: Check | None = check
-        # The exchange's own, for what other middleware does in the server's receive.
-        self.context: contextvars.Context | None = context
+    _check: Check | None
+    context: contextvars.Context | None  # the exchange's own, for what other middleware does in the server's receive
+    has_checked: bool
+
+    def start(self, check: Check, context: contextvars.Context, backend: Backend, token: Any) -> None:
+        """Check from now on. A plain method, because a constructor costs as much as all of this."""
+        self._check = check
+        self.context = context
         self.has_checked = False
         _first_checks.add(self, backend, token)
 
@@ -82,5 +86,3 @@ class DisconnectWaiters:
     def wake(self) -> None:
         for waiter in self._waiters:
             waiter.set()
-
-    close = wake  # at the end of the exchange they wake as well

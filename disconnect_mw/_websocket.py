@@ -10,7 +10,7 @@ from ._connection import Connection
 from ._errors import is_lost_websocket_error
 from ._messages import CLOSE_REMAINING, HANDSHAKE_REMAINING, Message, after_websocket, field
 from ._records import Phase
-from ._state import TRANSITIONS, Body, Cause
+from ._state import Body, Cause
 
 
 class WebSocketConnection(Connection):
@@ -24,10 +24,8 @@ class WebSocketConnection(Connection):
     def _before_send(self, message: Mapping[str, Any]) -> None:
         if self._remaining:  # else complete, or muted
             self._remaining = after_websocket(self._remaining, message)
-            if not self._remaining:
-                self.state = TRANSITIONS[self.state, Cause.LAST_MESSAGE]
-                if self.reader is not None:
-                    self.reader.stop_reading()  # granian's send waits as long as any task is in its receive
+            if not self._remaining and self.reader is not None:
+                self.reader.stop_reading()  # granian's send waits as long as any task is in its receive
 
     def received(self, message: Message) -> Message:
         kind = field(message, "type")

@@ -8,15 +8,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ._base import AppScope, Backend, Call, Handle, Sender, SendTimedOut, Waiter, Woken, is_cancelled_error
+from ._base import AppScope, Backend, Call, Handle, SendTimedOut, Waiter, Woken, is_cancelled_error
 from ._by_hand import BY_HAND
 
 if TYPE_CHECKING:
     import asyncio
 
-    from ._asyncio import AsyncioBackend
-
-__all__ = ["AppScope", "Backend", "Call", "Handle", "SendTimedOut", "Sender", "Waiter", "Woken", "is_cancelled_error"]
+__all__ = ["AppScope", "Backend", "Call", "Handle", "SendTimedOut", "Waiter", "Woken", "is_cancelled_error"]
 
 
 def _find_running_loop() -> asyncio.AbstractEventLoop | None:
@@ -35,8 +33,8 @@ def _find_running_loop() -> asyncio.AbstractEventLoop | None:
 running_loop = _find_running_loop
 """As `asyncio.get_running_loop`, but None where no loop runs."""
 
-asyncio_backend: AsyncioBackend
-"""There once `running_loop` has found a loop."""
+asyncio_backend: Backend = BY_HAND
+"""asyncio's own once `running_loop` has found a loop."""
 
 
 def current() -> tuple[Backend, Any]:

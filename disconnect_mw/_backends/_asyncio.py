@@ -243,12 +243,11 @@ class AsyncioBackend:
         if task.cancelling():
             task.uncancel()
 
-    def suspended_sends(self, senders: Iterable[Any]) -> Iterator[tuple[Any, Any, list[Any]]]:
-        by_id = {id(sender): sender for sender in senders}
-        if not by_id:
-            return
-        code = next(iter(by_id.values())).sends_by
-        for task in asyncio.all_tasks():
+    def suspended_in(
+        self, code: types.CodeType, calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
+    ) -> Iterator[tuple[Any, Any, list[Any]]]:
+        by_id = {id(owner): owner for owner, _ in calls}
+        for task in () if not by_id else asyncio.all_tasks() if tasks is None else tasks:
             awaited = list(chain(task.get_coro()))
             for index, awaitable in enumerate(awaited):
                 if is_running(code, awaitable):

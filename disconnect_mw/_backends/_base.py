@@ -65,13 +65,6 @@ class AppScope(Protocol):
         """Whether `cancel` ended the app, although an exception came out of it besides (trio)."""
 
 
-class Sender(Protocol):
-    """What of a connection is needed to wake its sends."""
-
-    sends_by: ClassVar[types.CodeType]  # of its method `send`
-    server_send: Call
-
-
 class Backend(Protocol):
     """One kind of event loop. An implementation keeps no state: a connection holds it beside the loop's token."""
 
@@ -136,8 +129,13 @@ class Backend(Protocol):
     def uncancel(self, task: Any) -> None:
         """Take back what `wake` did to `task`, where other code swallowed the exception on its way."""
 
-    def suspended_sends(self, senders: Iterable[Sender]) -> Iterator[tuple[Any, Any, list[Any]]]:
-        """Each task that is suspended in the `send` of one of these connections, with that, and what it awaits."""
+    def suspended_in(
+        self, code: types.CodeType, calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
+    ) -> Iterator[tuple[Any, Any, list[Any]]]:
+        """Each task that is suspended in a method with this `code`, with the object that has it, and what it awaits.
+
+        `calls` are these objects, and the call to the server that each makes there. Of `tasks`, or of all tasks.
+        """
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
         """What must end a task of ours, and the rest of `exception`: of a group, both."""

@@ -83,7 +83,9 @@ class ByHandBackend:
 
     def uncancel(self, task: Any) -> None: ...
 
-    def suspended_sends(self, senders: Iterable[Any]) -> Iterator[tuple[Any, Any, list[Any]]]:
+    def suspended_in(
+        self, code: types.CodeType, calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
+    ) -> Iterator[tuple[Any, Any, list[Any]]]:
         return iter(())
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
+import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -174,10 +175,12 @@ class TrioBackend:
 
     def uncancel(self, task: Any) -> None: ...
 
-    def suspended_sends(self, senders: Iterable[Any]) -> Iterator[tuple[Any, Any, list[Any]]]:
-        for sender in senders:
-            for task in [*sender.server_send.scopes]:
-                yield task, sender, list(chain(task.coro))
+    def suspended_in(
+        self, code: types.CodeType, calls: Iterable[tuple[Any, Any]], tasks: Iterable[Any] | None = None
+    ) -> Iterator[tuple[Any, Any, list[Any]]]:
+        for owner, call in calls:
+            for task in [*call.scopes]:
+                yield task, owner, list(chain(task.coro))
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
         kinds = (KeyboardInterrupt, trio.Cancelled)
