@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import unquote_to_bytes
 
-from . import _checks
+from ._checks import check_choice, check_close_code, check_count, check_flag, check_seconds, check_sequence, check_text
 
 Leave: TypeAlias = Literal["fin", "rst", "half", "close"]
 """How a client leaves: it ends the connection in order, resets it, shuts its sending side only, sends a close frame."""
@@ -33,16 +33,16 @@ class _Client:
     stalls_after_messages: int | None = None
 
     def _check(self, ways: tuple[str, ...], times: tuple[str, ...]) -> None:
-        _checks.text("path", self.path)
+        check_text("path", self.path)
         if not self.path.startswith("/"):
             raise ValueError(f"path must begin with '/', not {self.path!r}")
         object.__setattr__(self, "headers", _pairs(self.headers))
-        _checks.a_choice("leaves_by", self.leaves_by, ways)
+        check_choice("leaves_by", self.leaves_by, ways)
         for name in ("leaves_after_messages", "stalls_after_messages"):
             if getattr(self, name) is not None:
-                _checks.a_count(name, getattr(self, name))
+                check_count(name, getattr(self, name))
         if self.leaves_after_seconds is not None:
-            _checks.seconds("leaves_after_seconds", self.leaves_after_seconds)
+            check_seconds("leaves_after_seconds", self.leaves_after_seconds)
         values = {name: getattr(self, name) for name in times}
         given = [name for name, value in values.items() if value is not None and value is not False]
         if len(given) > 1:
@@ -107,13 +107,13 @@ class HTTPClient(_Client):
 
     def __post_init__(self) -> None:
         if not isinstance(self.body, bytes):
-            object.__setattr__(self, "body", _checks.a_sequence("body", self.body, (bytes,)))
+            object.__setattr__(self, "body", check_sequence("body", self.body, (bytes,)))
         chunks = self._chunks()
         if self.method is None:
             object.__setattr__(self, "method", "POST" if chunks else "GET")
-        _checks.text("method", self.method)
+        check_text("method", self.method)
         if self.leaves_after_chunks is not None:
-            _checks.a_count("leaves_after_chunks", self.leaves_after_chunks)
+            check_count("leaves_after_chunks", self.leaves_after_chunks)
             if self.leaves_after_chunks >= len(chunks):
                 raise ValueError(
                     f"leaves_after_chunks {self.leaves_after_chunks} contradicts body, which has {len(chunks)} "
@@ -176,16 +176,16 @@ class WebSocketClient(_Client):
     close_reason: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "subprotocols", _checks.a_sequence("subprotocols", self.subprotocols, (str,)))
-        object.__setattr__(self, "messages", _checks.a_sequence("messages", self.messages, (str, bytes)))
-        _checks.a_flag("leaves_before_accept", self.leaves_before_accept)
+        object.__setattr__(self, "subprotocols", check_sequence("subprotocols", self.subprotocols, (str,)))
+        object.__setattr__(self, "messages", check_sequence("messages", self.messages, (str, bytes)))
+        check_flag("leaves_before_accept", self.leaves_before_accept)
         self._check(get_args(Leave), ("leaves_before_accept", "leaves_after_messages", "leaves_after_seconds"))
-        _checks.text("close_reason", self.close_reason)
+        check_text("close_reason", self.close_reason)
         if self.leaves_by == "close":
             if self.leaves_at_once:
                 raise ValueError("leaves_by 'close' contradicts leaving before the accept: there is no frame before it")
             if self.close_code is not None:
-                _checks.a_close_code("close_code", self.close_code)
+                check_close_code("close_code", self.close_code)
         elif self.close_code is not None or self.close_reason:
             name = "close_reason" if self.close_code is None else "close_code"
             raise ValueError(f"{name} contradicts leaves_by {self.leaves_by!r}: only a 'close' has one")
@@ -215,7 +215,7 @@ Client: TypeAlias = "HTTPClient | WebSocketClient"
 def _pairs(headers: Any) -> tuple[tuple[bytes, bytes], ...]:
     given = tuple(headers.items()) if isinstance(headers, Mapping) else headers
     pairs = []
-    for pair in _checks.a_sequence("headers", given, (tuple, list)):
+    for pair in check_sequence("headers", given, (tuple, list)):
         if len(pair) != 2 or not all(isinstance(item, (str, bytes)) for item in pair):
             raise TypeError(_HEADERS.format(pair))
         name, value = (item.encode("latin-1") if isinstance(item, str) else item for item in pair)

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from .. import _runtime
 from .._messages import HTTP_OWES_ALL, after_http
 from ._behaviour import (
+    CLIENTS_CODE,
     NOTHING_MORE,
-    THE_CLIENTS,
     Answers,
     Code,
     HTTPServerBehaviour,
@@ -304,9 +304,9 @@ class HTTPSimulatedServer(SimulatedServer):
         if self._is_false:
             return {"type": "http.disconnect"}
         if self._is_told() or (self.has_ended and self.behaviour.disconnect_after_end):
-            times = self.behaviour.times_told
-            if self._upload_is_cut and self.behaviour.times_told_of_cut_upload is not None:
-                times = self.behaviour.times_told_of_cut_upload
+            times = self.behaviour.disconnects
+            if self._upload_is_cut and self.behaviour.disconnects_of_cut_upload is not None:
+                times = self.behaviour.disconnects_of_cut_upload
             if times is None or self._times_told < times:
                 self._times_told += 1
                 return {"type": "http.disconnect"}
@@ -325,7 +325,7 @@ class HTTPSimulatedServer(SimulatedServer):
         return sum(len(message.get("body", b"")) for message in self._incoming) > limit
 
     def _is_told(self) -> bool:
-        at_once = self.behaviour.tells == "at once" or self._upload_is_cut
+        at_once = self.behaviour.disconnect_comes == "at once" or self._upload_is_cut
         return self.has_left and (at_once or self._late_sends > 0)
 
     def _was_left(self) -> None:
@@ -352,7 +352,7 @@ class HTTPSimulatedServer(SimulatedServer):
 
     def _send_failed(self) -> None:
         self._late_sends += 1
-        if self.behaviour.tells == "after a send":
+        if self.behaviour.disconnect_comes == "after a send":
             self._times_told = 0
             self._ring_departure()
 
@@ -374,7 +374,7 @@ class HTTPSimulatedServer(SimulatedServer):
         if not is_reset:
             self._buffered += len(message.get("body", b""))
         is_last = bool(self._owed) and not after_http(self._owed, message)
-        if self._buffered and (is_last or (self._buffered >= self.behaviour.buffers and not is_reset)):
+        if self._buffered and (is_last or (self._buffered >= self.behaviour.buffer_size and not is_reset)):
             return "blocks"
         return "silent"
 
@@ -444,12 +444,12 @@ class WebSocketSimulatedServer(SimulatedServer):
             del self._codes[0]
         self._is_told = True
         message: dict[str, Any] = {"type": "websocket.disconnect"}
-        if code == THE_CLIENTS:
+        if code == CLIENTS_CODE:
             message["code"] = 1000 if self.client.close_code is None else self.client.close_code
         elif code is not None:
             message["code"] = code
-        if self.behaviour.tells_reason:
-            message["reason"] = self.client.close_reason if code == THE_CLIENTS else ""
+        if self.behaviour.gives_reason:
+            message["reason"] = self.client.close_reason if code == CLIENTS_CODE else ""
         return message
 
     def _was_left(self) -> None:
@@ -510,10 +510,12 @@ class WebSocketSimulatedServer(SimulatedServer):
         behaviour = self.behaviour
         if self._left_before_accept:
             return behaviour.before_accept
-        if behaviour.unread_hides and any(message["type"] == "websocket.receive" for message in self._incoming):
+        if behaviour.unread_hides_disconnect and any(
+            message["type"] == "websocket.receive" for message in self._incoming
+        ):
             return Answers()
-        if self._is_told and behaviour.told is not None:
-            return behaviour.told
+        if self._is_told and behaviour.received is not None:
+            return behaviour.received
         return behaviour.closed if self.left_by == "close" and behaviour.closed is not None else behaviour.lost
 
     def _closes_late(self) -> None:
@@ -560,9 +562,9 @@ def _answer(answers: Answers, kind: str, is_accepted: bool) -> Outcome:
     if kind == "websocket.send":
         return answers.send
     if kind == "websocket.http.response.start":
-        return answers.deny
+        return answers.denial_start
     if kind == "websocket.http.response.body":
-        return answers.denied
+        return answers.denial_body
     return answers.close if is_accepted else answers.refuse
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from .. import _middleware
-from ._behaviour import Server, name_of
+from ._behaviour import Server, qualified_name
 from ._clients import Client
 from ._simulated_server import Message, SimulatedServer, never_back
 
@@ -216,4 +216,4 @@ def _described(message: Message) -> str:
 
 
 def _outcome(exception: BaseException) -> str:
-    return f"raises {name_of(type(exception))}" if isinstance(exception, Exception) else "cancelled"
+    return f"raises {qualified_name(type(exception))}" if isinstance(exception, Exception) else "cancelled"

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from .._middleware import ASGIApp, single_callable
-from . import _checks, _tasks
+from . import _tasks
 from ._behaviour import Server
+from ._checks import check_choice, check_seconds
 from ._clients import Client, HTTPClient, WebSocketClient
 from ._hang import Hang, describe
 from ._simulated_server import between
@@ -61,7 +62,7 @@ def visit_now(
 
     Raises `RuntimeError` where an event loop runs already: there, `await visit(...)`.
     """
-    _checks.a_choice("backend", backend, ("asyncio", "trio"))
+    check_choice("backend", backend, ("asyncio", "trio"))
 
     async def play() -> Transcript:
         return await visit(app, client, server, patience=patience, raise_app_exceptions=raise_app_exceptions)
@@ -105,7 +106,7 @@ class _Exchange:
             raise TypeError(f"client must be an HTTPClient or a WebSocketClient, not {client!r}")
         if not isinstance(server, Server):
             raise TypeError(f"server must be a Server, one of disconnect_mw.testing.servers, not {server!r}")
-        _checks.seconds("patience", patience)
+        check_seconds("patience", patience)
         if patience == 0:
             raise ValueError("patience must be more than 0 seconds: the app would be given up before its first turn")
         self._app: ASGIApp = single_callable(app)

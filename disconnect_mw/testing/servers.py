@@ -9,8 +9,8 @@ import dataclasses
 from typing import Any
 
 from ._behaviour import (
+    CLIENTS_CODE,
     NOTHING_MORE,
-    THE_CLIENTS,
     Answers,
     HTTPServerBehaviour,
     Raises,
@@ -91,7 +91,7 @@ UVICORN_0_13_4 = Server(
         codes_after_refusal=(1006,),
         second_reader=_TWO_READERS,
         blocked_send=_WEBSOCKETS_ERROR,
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
 UVICORN_0_20_0 = _differing(
@@ -101,9 +101,9 @@ UVICORN_0_20_0 = _differing(
     websocket={
         "spec_version": "2.3",
         "drops_unread": False,
-        "told": Answers(send=_AFTER_CLOSE_OR_RESPONSE, close=_AFTER_CLOSE_OR_RESPONSE),
+        "received": Answers(send=_AFTER_CLOSE_OR_RESPONSE, close=_AFTER_CLOSE_OR_RESPONSE),
         "codes_of_loss": (1006, 1005),
-        "codes_of_close": (THE_CLIENTS, 1005),
+        "codes_of_close": (CLIENTS_CODE, 1005),
         "codes_before_accept": (1006,),
         "codes_after_end": (1005,),
         "late_close_code": 1005,
@@ -130,7 +130,7 @@ UVICORN_0_28_0 = _differing(
 UVICORN_0_28_1 = _differing(UVICORN_0_27_0, "uvicorn-0.28.1", http={"spec_version": "2.4"})
 """It claims 2.4, as all versions to 0.32.0 do, and stays silent."""
 
-UVICORN_0_30_6 = _differing(UVICORN_0_28_1, "uvicorn-0.30.6", websocket={"tells_reason": True})
+UVICORN_0_30_6 = _differing(UVICORN_0_28_1, "uvicorn-0.30.6", websocket={"gives_reason": True})
 UVICORN_0_34_3 = _differing(UVICORN_0_30_6, "uvicorn-0.34.3", http={"spec_version": "2.3"})
 UVICORN_0_54_0 = _differing(UVICORN_0_34_3, "uvicorn-0.54.0")
 
@@ -159,7 +159,7 @@ UVICORN_0_13_4_WSPROTO = Server(
         then="waits",
         blocked_send="blocks",
         stays_blocked=True,
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
 """A lost connection is told only by RST, without a code."""
@@ -173,7 +173,7 @@ UVICORN_0_20_0_WSPROTO = Server(
         before_accept=Answers(send=_WSPROTO_ERROR, close=_WSPROTO_ERROR, accept=_NO_ACCEPT, refuse=_WSPROTO_ERROR),
         codes_of_loss=(1005,),
         codes_of_reset=None,
-        codes_of_close=(THE_CLIENTS, 1005),
+        codes_of_close=(CLIENTS_CODE, 1005),
         codes_before_accept=(1006,),
         codes_after_end=(1000, 1005),
         codes_after_refusal=(1006, 1005),
@@ -189,9 +189,9 @@ UVICORN_0_27_0_WSPROTO = Server(
         extensions=(_DENIAL,),
         closed=Answers(send=_GONE, close=_GONE),
         before_accept=Answers(
-            send=_GONE, close=_GONE, accept=_NO_ACCEPT, refuse=_GONE, deny=_NO_ACCEPT, denied=_NO_ACCEPT
+            send=_GONE, close=_GONE, accept=_NO_ACCEPT, refuse=_GONE, denial_start=_NO_ACCEPT, denial_body=_NO_ACCEPT
         ),
-        after_refusal=Answers(send=_AFTER_CLOSE, refuse=_AFTER_CLOSE, denied=_WSPROTO_ERROR),
+        after_refusal=Answers(send=_AFTER_CLOSE, refuse=_AFTER_CLOSE, denial_body=_WSPROTO_ERROR),
     ),
 )
 UVICORN_0_28_0_WSPROTO = Server("uvicorn-0.28.0-wsproto", UVICORN_0_28_0.http, UVICORN_0_27_0_WSPROTO.websocket)
@@ -199,11 +199,11 @@ UVICORN_0_28_1_WSPROTO = Server("uvicorn-0.28.1-wsproto", UVICORN_0_28_1.http, U
 UVICORN_0_30_6_WSPROTO = Server(
     "uvicorn-0.30.6-wsproto",
     UVICORN_0_30_6.http,
-    dataclasses.replace(UVICORN_0_27_0_WSPROTO.websocket, tells_reason=True),
+    dataclasses.replace(UVICORN_0_27_0_WSPROTO.websocket, gives_reason=True),
 )
 UVICORN_0_34_3_WSPROTO = Server("uvicorn-0.34.3-wsproto", UVICORN_0_34_3.http, UVICORN_0_30_6_WSPROTO.websocket)
 
-_ALWAYS_GONE = Answers(send=_GONE, close=_GONE, accept=_GONE, refuse=_GONE, deny=_GONE, denied=_GONE)
+_ALWAYS_GONE = Answers(send=_GONE, close=_GONE, accept=_GONE, refuse=_GONE, denial_start=_GONE, denial_body=_GONE)
 
 UVICORN_0_54_0_WSPROTO = Server(
     "uvicorn-0.54.0-wsproto",
@@ -216,7 +216,7 @@ UVICORN_0_54_0_WSPROTO = Server(
         after_end=_ALWAYS_GONE,
         after_refusal=None,
         late_close_code=None,
-        unread_hides=True,
+        unread_hides_disconnect=True,
         blocked_send=_GONE,
         stays_blocked=False,
     ),
@@ -240,15 +240,15 @@ _NO_TIMING = Raises(AttributeError, "'WSStream' object has no attribute 'start_t
 
 HYPERCORN_0_14_4 = Server(
     "hypercorn-0.14.4",
-    HTTPServerBehaviour(spec_version="2.1", times_told=1, send_after_end=_UNEXPECTED, half_close="delivers"),
+    HTTPServerBehaviour(spec_version="2.1", disconnects=1, send_after_end=_UNEXPECTED, half_close="delivers"),
     WebSocketServerBehaviour(
         spec_version="2.3",
         extensions=(_DENIAL,),
-        after_refusal=Answers(send=_UNEXPECTED_WEBSOCKET, refuse=_NO_TIMING, denied=_UNEXPECTED_WEBSOCKET),
+        after_refusal=Answers(send=_UNEXPECTED_WEBSOCKET, refuse=_NO_TIMING, denial_body=_UNEXPECTED_WEBSOCKET),
         codes_of_close=(1006,),
         codes_after_refusal=(),
         then="waits",
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
 HYPERCORN_0_16_0 = _differing(HYPERCORN_0_14_4, "hypercorn-0.16.0")
@@ -261,10 +261,10 @@ HYPERCORN_0_14_4_HTTP2 = _differing(
         "http_version": "2",
         "extensions": ("http.response.early_hint", "http.response.push"),
         "send": "blocks",
-        "buffers": 32768,
+        "buffer_size": 32768,
         "send_after_reset": "silent",
         "blocked_send": "never blocks",
-        "half_close": "departure",
+        "half_close": "disconnect",
     },
 )
 """When the connection is lost ("fin") it blocks for ever; a reset of the stream ("rst") leaves it silent."""
@@ -281,7 +281,7 @@ HYPERCORN_0_18_0_HTTP2 = _differing(
 DAPHNE_3_0_2 = Server(
     "daphne-3.0.2",
     HTTPServerBehaviour(
-        spec_version=None, times_told=1, buffers_upload=True, blocked_send="never blocks", cancels_after=10
+        spec_version=None, disconnects=1, buffers_upload=True, blocked_send="never blocks", cancels_after=10
     ),
     WebSocketServerBehaviour(
         spec_version=None,
@@ -289,7 +289,7 @@ DAPHNE_3_0_2 = Server(
         then="waits",
         blocked_send="never blocks",
         cancels_after=10,
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
 DAPHNE_4_2_3 = _differing(DAPHNE_3_0_2, "daphne-4.2.3")
@@ -304,9 +304,9 @@ GRANIAN_1_7_6 = Server(
     HTTPServerBehaviour(
         spec_version="2.3",
         extensions=(_PATHSEND,),
-        tells="after a send",
-        times_told=1,
-        times_told_of_cut_upload=2,
+        disconnect_comes="after a send",
+        disconnects=1,
+        disconnects_of_cut_upload=2,
         send_after_end=_FLOW_ERROR,
     ),
     WebSocketServerBehaviour(
@@ -314,7 +314,7 @@ GRANIAN_1_7_6 = Server(
         extensions=(_PATHSEND,),
         sends_until_noticed=1,
         lost=Answers(send=_FLOW_ERROR),
-        told=Answers(),
+        received=Answers(),
         before_accept=Answers(send=_FLOW_ERROR, accept=_FLOW_ERROR),
         after_end=Answers(send=_FLOW_ERROR),
         codes_of_loss=(),
@@ -323,7 +323,7 @@ GRANIAN_1_7_6 = Server(
         receive_before_accept="connect",
         half_close="delivers",
         blocked_send=_FLOW_ERROR,
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
 """It does not notice that an HTTP client has left, until a `send` fails; and a WebSocket's `receive` raises."""
@@ -341,17 +341,17 @@ GRANIAN_2_8_7 = Server(
         spec_version="2.3",
         extensions=(_PATHSEND, _DENIAL),
         codes_of_loss=(1005,),
-        codes_of_close=(THE_CLIENTS, 1005),
+        codes_of_close=(CLIENTS_CODE, 1005),
         codes_after_end=(1005,),
         codes_after_refusal=(1005, NOTHING_MORE),
         late_refusal_codes=(1005, NOTHING_MORE),
         half_close="delivers",
         codes_after_denial=(NOTHING_MORE,),
-        before_accept=Answers(denied=_NOT_INITIALIZED),
-        after_refusal=Answers(denied=_NOT_INITIALIZED),
+        before_accept=Answers(denial_body=_NOT_INITIALIZED),
+        after_refusal=Answers(denial_body=_NOT_INITIALIZED),
         late_close_code=1005,
         receive_before_accept="waits",
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
 
@@ -390,7 +390,7 @@ GUNICORN_27_0_1 = Server(
         then="waits",
         blocked_send="blocks",
         cancels_after=3,
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
 """With its worker class `asgi`. With uvicorn's it behaves as uvicorn does."""

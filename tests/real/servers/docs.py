@@ -46,24 +46,24 @@ def times(count: int | None) -> str:
 
 def _late(behaviour: HTTPServerBehaviour) -> str:
     if behaviour.send == "blocks":
-        lost = f"connection lost: silent for {behaviour.buffers // 1024} KiB, then blocks"
+        lost = f"connection lost: silent for {behaviour.buffer_size // 1024} KiB, then blocks"
         return lost if behaviour.send_after_reset is None else f"{lost}; reset: {outcome(behaviour.send_after_reset)}"
     return outcome(behaviour.send)
 
 
 def _told(behaviour: HTTPServerBehaviour) -> str:
-    told = times(behaviour.times_told)
-    if behaviour.tells == "after a send":
+    told = times(behaviour.disconnects)
+    if behaviour.disconnect_comes == "after a send":
         told += ", when a ``send`` has failed"
-    if behaviour.times_told_of_cut_upload is not None:
-        told += f" (cut upload: at once, {times(behaviour.times_told_of_cut_upload)})"
+    if behaviour.disconnects_of_cut_upload is not None:
+        told += f" (cut upload: at once, {times(behaviour.disconnects_of_cut_upload)})"
     return told
 
 
 def _two(behaviour: HTTPServerBehaviour) -> str:
-    if behaviour.tells == "after a send":
+    if behaviour.disconnect_comes == "after a send":
         return "neither"
-    return "both" if behaviour.times_told is None and behaviour.wakes_all else "one"
+    return "both" if behaviour.disconnects is None and behaviour.wakes_all else "one"
 
 
 def _unread(behaviour: HTTPServerBehaviour) -> str:
@@ -115,7 +115,7 @@ def _closed(behaviour: WebSocketServerBehaviour) -> str:
 
 
 def _heard(behaviour: WebSocketServerBehaviour) -> str:
-    return "the same" if behaviour.told is None else _answers(behaviour.told)
+    return "the same" if behaviour.received is None else _answers(behaviour.received)
 
 
 def _before_accept(behaviour: WebSocketServerBehaviour) -> str:
@@ -162,7 +162,7 @@ def _codes_before_accept(behaviour: WebSocketServerBehaviour) -> str:
 
 
 def _reason(behaviour: WebSocketServerBehaviour) -> str:
-    return "yes" if behaviour.tells_reason else "no"
+    return "yes" if behaviour.gives_reason else "no"
 
 
 WEBSOCKET_SENDS: Columns = {
