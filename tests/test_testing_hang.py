@@ -232,16 +232,16 @@ def test_a_script_that_never_gets_to_its_departure_says_what_it_waits_for(backen
             pass
 
     text = str(hang(app, HTTPClient(leaves_after_messages=3), backend=backend))
-    assert "The client waits for 3 messages before it leaves and has got 1; for 0.05 s" in text
+    assert "The client leaves after 3 messages and has got 1; for 0.05 s" in text
     text = str(hang(waits, HTTPClient(body=[b"a", b"b"], leaves_after_chunks=1), backend=backend))
-    assert "The client waits until 1 chunks of its body have been read before it leaves; for 0.05 s" in text
+    assert "The client leaves when the app has read 1 chunk of its body; for 0.05 s" in text
 
 
 def test_a_client_that_stays_says_so() -> None:
     assert "The app had not ended after 0.05 s, and its client stays." in str(hang(waits, HTTPClient()))
     assert "and its client stays." in str(hang(waits, WebSocketClient()))
     text = str(hang(streams, HTTPClient(stalls_after_messages=1)))
-    assert "and its client stays (it has stalled, and reads no more)." in text
+    assert "and its client stays (it has stalled: it reads no more)." in text
 
 
 @on_each_backend

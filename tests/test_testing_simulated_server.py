@@ -625,7 +625,7 @@ def test_only_hypercorn_delivers_to_a_client_that_is_half_closed() -> None:
 def test_a_client_leaves_once_and_only_in_a_way_there_is() -> None:
     server_side = HTTPSimulatedServer()
     departures: list[str] = []
-    server_side.on_departure = lambda: departures.append(server_side.left_by)
+    server_side.on_leave = lambda: departures.append(server_side.left_by)
     with pytest.raises(ValueError, match="'fin' or 'rst' or 'half', not 'close'"):
         server_side.leave("close")
     server_side.leave("rst")
