@@ -38,7 +38,7 @@ def _is_silence(outcome: Outcome, expected: Outcome) -> bool:
     if outcome.seen == expected.seen[1:]:
         return replace(outcome, seen=expected.seen) == expected
     seen = (*expected.seen, "SILENCE") if expected.seen == GREETED.seen else ("SILENCE",)
-    return outcome == Outcome(seen, told=0)
+    return outcome == Outcome(seen, info_lines=0)
 
 
 def _is_raised_outside(outcome: Outcome, expected: Outcome) -> bool:
@@ -47,7 +47,7 @@ def _is_raised_outside(outcome: Outcome, expected: Outcome) -> bool:
         outcome.seen == expected.seen[: len(outcome.seen)]
         and outcome.ends == ("raised uvicorn.ClientDisconnected",)
         and not outcome.errors
-        and outcome.told <= 1
+        and outcome.info_lines <= 1
     )
 
 
@@ -85,12 +85,12 @@ def _is_no_complaint(outcome: Outcome, expected: Outcome) -> bool:
     """No exception tells the app of its mistake."""
     if expected.seen[-1] == "too late: the server complains":
         return outcome == replace(expected, seen=(*expected.seen[:-1], "too late: NO COMPLAINT"))
-    return outcome == Outcome((), told=0)
+    return outcome == Outcome((), info_lines=0)
 
 
 def _is_complaint_in_log(outcome: Outcome, expected: Outcome) -> bool:
     """No exception tells the app of its mistake; the server's log does."""
-    return outcome == Outcome((), told=0, errors=("builtins.RuntimeError",))
+    return outcome == Outcome((), info_lines=0, errors=("builtins.RuntimeError",))
 
 
 def _is_nothing_after_its_end(outcome: Outcome, expected: Outcome) -> bool:
@@ -99,7 +99,7 @@ def _is_nothing_after_its_end(outcome: Outcome, expected: Outcome) -> bool:
 
 
 def _is_complete(outcome: Outcome, expected: Outcome) -> bool:
-    return outcome == replace(expected, told=0)
+    return outcome == replace(expected, info_lines=0)
 
 
 def _is_logged_each_time(outcome: Outcome, expected: Outcome) -> bool:
@@ -130,7 +130,7 @@ _BEFORE_ACCEPT = ("ws_before_accept", "ws_returns_before_accept", "ws_closes_bef
 
 def _is_starlettes_complaint(outcome: Outcome, expected: Outcome) -> bool:
     raised = "builtins.RuntimeError"
-    return outcome == Outcome((), (f"raised {raised}",), told=0, errors=(raised,))
+    return outcome == Outcome((), (f"raised {raised}",), info_lines=0, errors=(raised,))
 
 
 def _of_daphne(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Limit | None:

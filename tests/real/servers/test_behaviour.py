@@ -18,7 +18,7 @@ from .behaviour import (
     as_on,
     difference,
     impatient,
-    in_memory,
+    play_in_memory,
     prove,
     records_of,
     scripts_for,
@@ -159,14 +159,14 @@ def test_a_record_that_drifts_in_one_field_fails(protocol: str, name: str) -> No
         for script in scripts_for(drifted)
         if script.protocol == protocol and ("linger" in script.words) == lingers
     ]
-    assert in_memory(drifted, scripts, 0.2) != in_memory(record, scripts, 0.2)
+    assert play_in_memory(drifted, scripts, 0.2) != play_in_memory(record, scripts, 0.2)
 
 
 def test_the_servers_own_cancellation_is_looked_for_when_it_is_told_to_come_soon() -> None:
     record = servers.GUNICORN_27_0_1
     scripts = scripts_for(record, is_impatient=True)
     assert [script.protocol for script in scripts] == ["http", "websocket"]
-    assert [lines[-1] for lines in in_memory(impatient(record), scripts)] == ["linger: cancelled"] * 2
+    assert [lines[-1] for lines in play_in_memory(impatient(record), scripts)] == ["linger: cancelled"] * 2
 
 
 def test_a_python_that_does_not_pause_leaves_gunicorn_unblocked() -> None:
@@ -180,7 +180,7 @@ def test_a_python_that_does_not_pause_leaves_gunicorn_unblocked() -> None:
 
 def test_daphne_does_not_call_an_app_for_a_cut_upload() -> None:
     script = next(script for script in SCRIPTS if script.client == UPLOAD_CUT)
-    assert in_memory(servers.DAPHNE_4_2_3, [script]) == [NOT_CALLED]
+    assert play_in_memory(servers.DAPHNE_4_2_3, [script]) == [NOT_CALLED]
 
 
 def test_every_word_of_a_script_means_something() -> None:
