@@ -320,7 +320,7 @@ def test_each_message_of_a_websocket_client_gives_the_app_new_patience(backend: 
 
 @on_each_backend
 def test_a_loop_over_receives_that_a_middleware_answers_by_itself_is_a_hang(backend: Any) -> None:
-    """Once the disconnect is known none of them reaches the far side, and none gives anybody a turn."""
+    """Once the disconnect is known no call reaches the server, and none gives another task a turn."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while True:

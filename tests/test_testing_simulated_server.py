@@ -731,7 +731,7 @@ def test_the_scope_claims_what_the_server_claims(server: Server) -> None:
     assert set(scope.get("extensions", ())) == set(server.websocket.extensions)
 
 
-def test_a_far_side_whose_time_is_over_lets_nobody_back() -> None:
+def test_a_server_that_is_out_of_time_blocks_every_call() -> None:
     server_side = HTTPSimulatedServer(HTTPServerBehaviour())
     server_side.is_out_of_time = lambda: True
     assert play(server_side, "R start") == "R:HANG start:HANG"

@@ -55,7 +55,7 @@ class Scenario:
         return outcome, visit.story()
 
 
-GONE = "receive: http.disconnect"
+DISCONNECT = "receive: http.disconnect"
 NO_PEEK = "peek: nothing"
 
 
@@ -74,10 +74,10 @@ SENDS = {"mute": muted, "raise": raising}
 def http_end(policy: str, *before: str) -> Outcome:
     """Return the outcome of every HTTP probe that goes on: four disconnects, three sends, one more disconnect."""
     sends = SENDS[policy]
-    return Outcome((*before, *[GONE] * 4, *sends(BODY, BODY, BODY), GONE))
+    return Outcome((*before, *[DISCONNECT] * 4, *sends(BODY, BODY, BODY), DISCONNECT))
 
 
-WS_GONE = "receive: websocket.disconnect"
+WS_DISCONNECT = "receive: websocket.disconnect"
 WS_SENDS = {"mute": muted, "raise": raising}
 
 
@@ -86,10 +86,10 @@ def ws_end(policy: str, *before: str) -> Outcome:
     return Outcome(
         (
             *before,
-            *[WS_GONE] * 4,
+            *[WS_DISCONNECT] * 4,
             *sends("websocket.send", "websocket.send"),
             *muted("websocket.close", "websocket.close"),
-            WS_GONE,
+            WS_DISCONNECT,
         )
     )
 
@@ -322,12 +322,12 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
         return post(how, until, protocol=protocol, **more)
 
     for policy in ("mute", "raise"):
-        end = http_end(policy, GONE)
-        started = http_end(policy, GONE, *SENDS[policy](START))
+        end = http_end(policy, DISCONNECT)
+        started = http_end(policy, DISCONNECT, *SENDS[policy](START))
         version = f"spec_version at least 2.4: {policy == 'raise'}"
-        before = http_end(policy, GONE, version, *SENDS[policy](START))
+        before = http_end(policy, DISCONNECT, version, *SENDS[policy](START))
         twice = Outcome(end.seen, ("returned",) * 2)
-        lets_out = Outcome((GONE, *SENDS[policy](BODY)))
+        lets_out = Outcome((DISCONNECT, *SENDS[policy](BODY)))
         for how in all_ways:
             yield scenario("listener mid-stream", how, policy, "listen", leaves(how), end)
             yield scenario(
@@ -337,7 +337,9 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
             late = leaves(how, "waiting", b"", cue=True)
             yield scenario("reads nothing until then", how, policy, "reads_late", late, started)
             yield scenario("cut upload", how, policy, "upload", cuts(how, "uploading"), started)
-            yield scenario("two readers", how, policy, "two_readers", leaves(how), http_end(policy, GONE, GONE))
+            yield scenario(
+                "two readers", how, policy, "two_readers", leaves(how), http_end(policy, DISCONNECT, DISCONNECT)
+            )
             yield scenario("peeks", how, policy, "peeks", leaves(how, cue=True), end)
         for how in main_ways:
             yield scenario("a reader cancelled", how, policy, "cancelled_reader", leaves(how), end)
@@ -348,7 +350,7 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
             second = second_of_two(how, protocol)
             yield scenario("second request", how, policy, "listen", second, twice, ends=2)
             early = leaves(how, "reading", b"")
-            yield scenario("returns early", how, policy, "returns_early", early, Outcome((GONE,)))
+            yield scenario("returns early", how, policy, "returns_early", early, Outcome((DISCONNECT,)))
             yield scenario("lets it out", how, policy, "lets_out", leaves(how), lets_out)
             yield scenario("lets a group out", how, policy, "lets_a_group_out", leaves(how), lets_out)
             if protocol == HTTP1:
@@ -359,7 +361,7 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
         for how in main_ways:
             if how == "fin":  # a client that closes with unread bytes leaves by RST anyway
                 continue
-            blocked = http_end(policy, GONE, BACK)
+            blocked = http_end(policy, DISCONNECT, BACK)
             for text, app in (
                 ("send blocked, then heard", "blocked_send"),
                 ("send blocked, and heard", "blocked_send_heard"),
@@ -367,7 +369,7 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
             ):
                 yield scenario(text, how, policy, app, does_not_read(how, protocol), blocked)
         for bug, raised in BUGS:
-            own = Outcome((GONE,), (f"raised {raised}",), errors=(raised,))
+            own = Outcome((DISCONNECT,), (f"raised {raised}",), errors=(raised,))
             yield scenario(f"{bug} of the app's own", "fin", policy, bug, leaves("fin"), own)
         if protocol == HTTP2:
             yield scenario("another stream lives on", "reset", policy, "listen", one_of_two_streams, twice, ends=2)
@@ -397,7 +399,7 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
     for how in main_ways:
         drive = leaves(how, cue=True)
         yield scenario("sends and never reads", how, "mute", "never_receives", drive, NEVER, compares_info_lines=False)
-        beats = Outcome((GONE, "the heart beats"))
+        beats = Outcome((DISCONNECT, "the heart beats"))
         yield scenario("tight loop", how, "mute", "tight_loop", leaves(how), beats)
         if protocol == HTTP1:
             drive = leaves(how)
@@ -409,8 +411,8 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
 BACK = "the blocked send came back"
 AFTER_THE_END = ("after the end: http.disconnect",) * 2
 COMPLAINT = Outcome(("the server complains",), ("raised",), info_lines=0, errors=("a complaint",))
-KILLED_HTTP = Outcome((GONE, "cancelled"), ("raised asyncio.CancelledError",))
-KILLED_WEBSOCKET = replace(KILLED_HTTP, seen=(WS_GONE, "cancelled"))
+KILLED_HTTP = Outcome((DISCONNECT, "cancelled"), ("raised asyncio.CancelledError",))
+KILLED_WEBSOCKET = replace(KILLED_HTTP, seen=(WS_DISCONNECT, "cancelled"))
 THERE = Outcome(
     (
         "receive: http.request",
@@ -440,34 +442,44 @@ def _websocket() -> Iterator[Scenario]:
 
     for policy in ("raise", "mute"):
         sends = WS_SENDS[policy]
-        known = ws_end(policy, WS_GONE)
+        known = ws_end(policy, WS_DISCONNECT)
         for how in ("fin", "rst", "half", "clean"):
             yield scenario("ws listener", how, policy, "ws_listen", opened(how), known)
             yield scenario(
-                "ws two readers", how, policy, "ws_two_readers", opened(how), ws_end(policy, WS_GONE, WS_GONE)
+                "ws two readers",
+                how,
+                policy,
+                "ws_two_readers",
+                opened(how),
+                ws_end(policy, WS_DISCONNECT, WS_DISCONNECT),
             )
             yield scenario("ws queued messages", how, policy, "ws_queued", opened(how, queued=3, cue=True), known)
-            yield scenario("ws returns", how, policy, "ws_returns", opened(how), Outcome((WS_GONE,)))
-            lets_out = Outcome((WS_GONE, *sends("websocket.send")))
+            yield scenario("ws returns", how, policy, "ws_returns", opened(how), Outcome((WS_DISCONNECT,)))
+            lets_out = Outcome((WS_DISCONNECT, *sends("websocket.send")))
             yield scenario("ws lets it out", how, policy, "ws_lets_out", opened(how), lets_out)
             if policy == "raise":
-                sent = ws_end(policy, *sends("websocket.send"), WS_GONE)
+                sent = ws_end(policy, *sends("websocket.send"), WS_DISCONNECT)
                 yield scenario("ws sends, then reads", how, policy, "ws_send_only", opened(how, cue=True), sent)
                 yield scenario("ws only ever sends", how, policy, "ws_only_ever_sends", opened(how), GREETED)
                 yield scenario("ws sends while it reads", how, policy, "ws_sends_while_reading", opened(how), known)
         for how in ("fin", "rst", "half"):
-            before = ws_end(policy, WS_GONE, *sends("websocket.accept"))
+            before = ws_end(policy, WS_DISCONNECT, *sends("websocket.accept"))
             yield scenario("ws before accept", how, policy, "ws_before_accept", asked(how), before)
             yield scenario(
-                "ws returns before accept", how, policy, "ws_returns_before_accept", asked(how), Outcome((WS_GONE,))
+                "ws returns before accept",
+                how,
+                policy,
+                "ws_returns_before_accept",
+                asked(how),
+                Outcome((WS_DISCONNECT,)),
             )
-            closes = Outcome((WS_GONE, *muted("websocket.close")))
+            closes = Outcome((WS_DISCONNECT, *muted("websocket.close")))
             yield scenario("ws closes before accept", how, policy, "ws_closes_before_accept", asked(how), closes)
             if policy == "raise":
-                late = ws_end(policy, *sends("websocket.send"), WS_GONE)
+                late = ws_end(policy, *sends("websocket.send"), WS_DISCONNECT)
                 yield scenario("ws accepts too late", how, policy, "ws_accepts_late", asked(how, cue=True), late)
         for bug, raised in BUGS:
-            own = Outcome((WS_GONE,), (f"raised {raised}",), errors=(raised,))
+            own = Outcome((WS_DISCONNECT,), (f"raised {raised}",), errors=(raised,))
             yield scenario(f"ws {bug} of the app's own", "rst", policy, f"ws_{bug}", opened("rst"), own)
         seen = ("receive: websocket.connect", *muted("websocket.accept"), "receive: websocket.receive")
         stayed = Outcome(
@@ -478,7 +490,7 @@ def _websocket() -> Iterator[Scenario]:
         in_vain += ("receive: websocket.receive", *muted("websocket.send", "websocket.close"))
         drive, outcome = ws_waits_in_vain, Outcome(in_vain, info_lines=0)
         yield scenario("ws client asked after in vain", "stays", policy, "ws_is_not_gone", drive, outcome)
-        blocked = ws_end(policy, WS_GONE, BACK)
+        blocked = ws_end(policy, WS_DISCONNECT, BACK)
         for text, app in (("then", "ws_blocked_send"), ("and", "ws_blocked_send_heard")):
             yield scenario(f"ws send blocked, {text} heard", "rst", policy, app, ws_does_not_read("rst"), blocked)
     for how in ("fin", "rst"):
@@ -553,11 +565,11 @@ def cleaned_up(*messages: str) -> Outcome:
 SENT = muted(START, BODY)
 CLEANED_UP = cleaned_up(START, BODY)
 STOPPED = cleaned_up(BODY)
-LEARNED = replace(CLEANED_UP, seen=(GONE, *CLEANED_UP.seen))
+LEARNED = replace(CLEANED_UP, seen=(DISCONNECT, *CLEANED_UP.seen))
 COMMITTED = Outcome(("committed, connected: False", CANCELLED, CLEAN))
 IN_TIME = Outcome((*muted(BODY), CANCELLED, "in time", *muted(BODY), CLEAN))
-FINISHED = Outcome((GONE, *muted(BODY, BODY), "the work is done"))
-RAISED = Outcome((*raising(BODY, BODY), GONE))
+FINISHED = Outcome((DISCONNECT, *muted(BODY, BODY), "the work is done"))
+RAISED = Outcome((*raising(BODY, BODY), DISCONNECT))
 DONE = Outcome((*SENT, "the work is done"), info_lines=0)
 CONNECTED = "connected: True, None"
 ANSWERED_TWICE = Outcome(
@@ -621,7 +633,7 @@ def _cancelling(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[st
         yield make("commits", how, "cancel", "commits", waiting, COMMITTED)
         yield make("sets its policy", how, "mute", "sets_its_policy", waiting, CLEANED_UP)
         yield make("waits", how, "policy-for", "waits", waiting, CLEANED_UP)
-        yield make("listener mid-stream", how, "policy-for", "listen", streaming, http_end("mute", GONE))
+        yield make("listener mid-stream", how, "policy-for", "listen", streaming, http_end("mute", DISCONNECT))
         yield make("sends until told", how, "raise", "sends_until_told", streaming, RAISED)
         if protocol == HTTP1:
             yield make("sends until it ends", how, "raise", "sends_until_it_ends", streaming, Outcome(SENT))
@@ -644,7 +656,7 @@ def _telling(protocol: str, *, ways: tuple[str, ...]) -> Iterator[Scenario]:
             hook = (f"hook: {record}",) if "hook" in variant else ()
             ending = ("the hook has ended",) if "async" in variant else ()
             errors = ("builtins.ValueError",) if "raising" in variant else ()
-            return Outcome((*hook, *ending, f"connected: False, gone: {record}", GONE, *after), errors=errors)
+            return Outcome((*hook, *ending, f"connected: False, gone: {record}", DISCONNECT, *after), errors=errors)
 
         for how in ways if variant == "mute" else (ways[index % len(ways)],):
             waiting, streaming = get(how, "waiting", b"", protocol=protocol), get(how, protocol=protocol)
@@ -674,15 +686,15 @@ def _acting_websocket() -> Iterator[Scenario]:
         yield make("ws waits", how, "cancel", "ws_waits", drive, waited)
         yield make("ws ticks", how, "cancel", "ws_ticks", drive, waited)
         record = "websocket None /ws_waits_for_it/hook from 127.0.0.1, while open, a code, after some time"
-        seen = f"hook: {record}", f"connected: False, gone: {record}", WS_GONE, *raising("websocket.send")
+        seen = f"hook: {record}", f"connected: False, gone: {record}", WS_DISCONNECT, *raising("websocket.send")
         yield make("ws waits for it", how, "hook", "ws_waits_for_it", drive, Outcome(seen))
     for how in ("fin", "rst"):
         drive = opened(how)
-        learned = replace(waited, seen=(WS_GONE, *waited.seen))
+        learned = replace(waited, seen=(WS_DISCONNECT, *waited.seen))
         yield make("ws reads and waits", how, "cancel", "ws_reads_and_waits", drive, learned)
         yield make("ws commits", how, "cancel", "ws_commits", drive, COMMITTED)
         record = "websocket None /ws_before_accept/hook from 127.0.0.1, before the handshake, a code, after some time"
-        before = ws_end("raise", f"hook: {record}", WS_GONE, *raising("websocket.accept"))
+        before = ws_end("raise", f"hook: {record}", WS_DISCONNECT, *raising("websocket.accept"))
         yield make("ws before accept", how, "hook", "ws_before_accept", asked(how), before)
     for how, variant in (("fin", "grace"), ("rst", "cancel-grace")):
         in_time = Outcome((CANCELLED, "in time", *muted("websocket.send"), CLEAN))

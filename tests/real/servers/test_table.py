@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from .conformance import LIMIT, SAME, Column
-from .scenarios import BODY, GONE, muted
+from .scenarios import BODY, DISCONNECT, muted
 from .server import Outcome
 from .setups import NEWEST, VERSIONS, Setup
 from .table import BEGIN, END, KEPT, NOT_SPOKEN, SCENARIO_OF_COLUMN, WASTED, block, table_scenarios, word, write
 
 README = Path(__file__).parents[3] / "README.rst"
 
-EXPECTED = Outcome((GONE, GONE, *muted(BODY)))
+EXPECTED = Outcome((DISCONNECT, DISCONNECT, *muted(BODY)))
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,15 @@ EXPECTED = Outcome((GONE, GONE, *muted(BODY)))
     [
         (EXPECTED, KEPT),
         (Outcome(EXPECTED.seen, errors=("builtins.ValueError",)), "ERROR"),
-        (Outcome((GONE, "SILENCE")), "never stops"),
+        (Outcome((DISCONNECT, "SILENCE")), "never stops"),
         (Outcome(EXPECTED.seen, repeats=("socket.send() raised exception.",)), "fills the log"),
         (Outcome(EXPECTED.seen, ends=("raised uvicorn.ClientDisconnected",)), "raises"),
-        (Outcome((GONE, f"send {BODY}: raises uvicorn.protocols.utils.ClientDisconnected")), "ClientDisconnected"),
-        (Outcome((GONE,)), "differs"),
-        (Outcome((GONE, GONE, WASTED, *muted(BODY))), "keeps sending"),
+        (
+            Outcome((DISCONNECT, f"send {BODY}: raises uvicorn.protocols.utils.ClientDisconnected")),
+            "ClientDisconnected",
+        ),
+        (Outcome((DISCONNECT,)), "differs"),
+        (Outcome((DISCONNECT, DISCONNECT, WASTED, *muted(BODY))), "keeps sending"),
     ],
 )
 def test_what_happens_without_the_middleware_has_a_word(outcome: Outcome, said: str) -> None:
@@ -36,10 +39,10 @@ def test_what_happens_without_the_middleware_has_a_word(outcome: Outcome, said: 
 
 
 def test_what_a_server_says_of_a_message_after_the_end_is_no_matter() -> None:
-    expected = Outcome((GONE, *muted(BODY, BODY, BODY), GONE))
+    expected = Outcome((DISCONNECT, *muted(BODY, BODY, BODY), DISCONNECT))
     complaint = f"send {BODY}: raises builtins.RuntimeError"
-    assert word(Outcome((GONE, *muted(BODY, BODY), complaint, GONE)), expected) == KEPT
-    assert word(Outcome((GONE, *muted(BODY), complaint, complaint, GONE)), expected) == "RuntimeError"
+    assert word(Outcome((DISCONNECT, *muted(BODY, BODY), complaint, DISCONNECT)), expected) == KEPT
+    assert word(Outcome((DISCONNECT, *muted(BODY), complaint, complaint, DISCONNECT)), expected) == "RuntimeError"
 
 
 def test_servers_that_are_alike_share_a_row() -> None:
