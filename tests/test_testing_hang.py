@@ -1,4 +1,4 @@
-"""`disconnect_mw.testing.Hang`: an application that does not end is a failure that names the await it hangs in."""
+"""`disconnect_mw.testing.Hang`: an app that does not end is a failure that names the await in which it hangs."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ async def reads_for_ever(scope: Any, receive: Any, send: Any) -> None:
 
 @on_each_backend
 @pytest.mark.parametrize("app", [streams, reads_for_ever])
-def test_a_loop_that_gives_nobody_a_turn_is_a_hang_too(app: Any, backend: Any) -> None:
+def test_a_loop_that_gives_no_other_task_a_turn_is_a_hang_too(app: Any, backend: Any) -> None:
     client = HTTPClient() if app is streams else LEFT
     error = hang(app, client, servers.UVICORN_0_54_0, backend=backend)
     assert place(app, "await send(CHUNK)" if app is streams else "await receive()") in str(error)
@@ -225,7 +225,7 @@ def visit_now_ends(app: Any, backend: Any) -> bool:
 
 
 @on_each_backend
-def test_a_script_that_never_gets_to_its_departure_says_what_it_waits_for(backend: Any) -> None:
+def test_a_client_that_waits_for_the_app_in_vain_says_what_for(backend: Any) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
         while await receive() != DISCONNECT:
@@ -260,7 +260,7 @@ def test_patience_counts_from_the_last_message_that_got_the_exchange_any_further
 
 
 @on_each_backend
-def test_patience_counts_from_the_departure(backend: Any) -> None:
+def test_patience_counts_from_the_disconnect(backend: Any) -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await anyio.sleep(0.3)
 

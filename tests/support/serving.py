@@ -77,7 +77,7 @@ async def left(far: Any) -> None:
 
 
 GRACE = 0.03
-"""One that is soon over."""
+"""Seconds of a grace that is soon over."""
 
 GRACE_AT_HAND = 77.0
 """Seconds of a grace that ends when the test says so."""

@@ -55,8 +55,8 @@ async def run(server: SimulatedServer, app: App, **options: Any) -> Any:
         return await DisconnectMiddleware(app, **options)(http_scope(), server.receive, server.send)
 
 
-def after_departure(server: SimulatedServer, then: App) -> App:
-    """An application that first sees its client leave."""
+def after_disconnect(server: SimulatedServer, then: App) -> App:
+    """Return an app that receives the disconnect, and then goes on as `then`."""
 
     async def app(scope: Any, receive: Any, send: Any) -> Any:
         server.leave()
