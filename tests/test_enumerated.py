@@ -102,7 +102,7 @@ def check(run: Run) -> None:
             is_told = has_left and tells
             # Once its buffer is full; before that, the last message, to see it empty.
             if run.behaviour.send == "blocks":
-                is_told = late_bytes > 0 and (late_bytes >= run.behaviour.buffers or step == "final")
+                is_told = late_bytes > 0 and (late_bytes >= run.behaviour.buffer_size or step == "final")
             if not known and not is_told:
                 assert outcome is None
                 accepted.append(message)

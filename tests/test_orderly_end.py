@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from disconnect_mw import DisconnectMiddleware
 
 from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, START, START_499, http_scope
-from .support.simulated_server import UVICORN_0_28_0, SimulatedServer, after_departure, run
+from .support.simulated_server import UVICORN_0_28_0, SimulatedServer, after_disconnect, run
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +28,7 @@ async def test_a_start_that_comes_too_late_goes_out_without_the_length_of_a_body
         await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"7"), (b"a", b"b")]})
         await send({"type": "http.response.body", "body": b"payload"})
 
-    await DisconnectMiddleware(after_departure(server, app))(http_scope(), server.receive, server.send)
+    await DisconnectMiddleware(after_disconnect(server, app))(http_scope(), server.receive, server.send)
     assert server.sent == [{"type": "http.response.start", "status": 201, "headers": [(b"a", b"b")]}, EMPTY_FINAL]
 
 
@@ -96,7 +96,7 @@ async def test_the_orderly_end_swallows_what_it_causes() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         return None
 
-    await run(server, after_departure(server, app))
+    await run(server, after_disconnect(server, app))
     assert server.sent == [START_499]
 
 
@@ -113,7 +113,7 @@ async def test_a_queue_gets_nothing_of_an_app_that_fell_silent_by_itself(ending:
         elif ending == "swallowed":
             raise ClientDisconnect
 
-    wrapped = after_departure(server, app)
+    wrapped = after_disconnect(server, app)
     for _ in range(installs):
         wrapped = DisconnectMiddleware(wrapped)
     await wrapped(http_scope(), server.receive, queue.put)

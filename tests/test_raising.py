@@ -16,7 +16,7 @@ import pytest
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware
 
 from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499, http_scope
-from .support.simulated_server import SimulatedServer, after_departure, run
+from .support.simulated_server import SimulatedServer, after_disconnect, run
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +27,7 @@ async def test_what_the_disconnect_caused_ends_at_the_edge() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
 
-    await run(server, after_departure(server, app), policy="raise")
+    await run(server, after_disconnect(server, app), policy="raise")
     assert server.sent == [START_499, EMPTY_FINAL]
 
 
@@ -43,7 +43,7 @@ async def test_the_apps_own_exceptions_always_pass(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error)) as left:
-        await run(server, after_departure(server, app))
+        await run(server, after_disconnect(server, app))
     assert left.value is error
 
 
@@ -54,7 +54,7 @@ async def test_another_connections_exception_is_the_apps_own() -> None:
         raise ClientDisconnected(dict(DISCONNECT))
 
     with pytest.raises(ClientDisconnected):
-        await run(server, after_departure(server, app))
+        await run(server, after_disconnect(server, app))
 
 
 async def test_of_a_group_the_rest_is_raised() -> None:
@@ -73,7 +73,7 @@ async def test_of_a_group_the_rest_is_raised() -> None:
             tasks.start_soon(broken)
 
     with pytest.raises(BaseException) as left:
-        await run(server, after_departure(server, app), policy="raise")
+        await run(server, after_disconnect(server, app), policy="raise")
     assert left.value.exceptions == (bug,)  # type: ignore[attr-defined]  # the group of anyio's task group
     assert left.value.__context__ is None or isinstance(left.value.__context__, Exception)
 
@@ -88,7 +88,7 @@ async def test_a_cancellation_from_outside_passes() -> None:
             await anyio.sleep_forever()
 
         with anyio.move_on_after(0.01) as scope:
-            await run(server, after_departure(server, app))
+            await run(server, after_disconnect(server, app))
         assert scope.cancelled_caught
 
 
@@ -153,7 +153,7 @@ async def test_nothing_is_left_to_the_garbage_collector(ending: str) -> None:
     gc.disable()
     try:
         with contextlib.suppress(ValueError):
-            await run(server, after_departure(server, app))
+            await run(server, after_disconnect(server, app))
         await anyio.lowlevel.checkpoint()
         assert [reference() for reference in alive] == [None] * 3
     finally:

@@ -26,7 +26,7 @@ from .support.simulated_server import (
     ServerBehaviour,
     ServersWord,
     SimulatedServer,
-    after_departure,
+    after_disconnect,
     run,
 )
 
@@ -58,7 +58,7 @@ async def test_after_the_departure_a_send_of_any_message_is_a_checkpoint_and_not
             assert scope.cancelled_caught
         assert server.sent == []
 
-    await run(server, after_departure(server, app))
+    await run(server, after_disconnect(server, app))
 
 
 async def test_an_endless_generator_into_the_void_does_not_starve_the_loop() -> None:
@@ -78,7 +78,7 @@ async def test_an_endless_generator_into_the_void_does_not_starve_the_loop() -> 
                 await send(CHUNK)
             tasks.cancel_scope.cancel()
 
-    await run(server, after_departure(server, app))
+    await run(server, after_disconnect(server, app))
     assert ticks > 900
 
 
@@ -179,7 +179,7 @@ async def test_the_raise_policy_raises_the_same_exception_whatever_the_server_do
                 assert raised.value.message == DISCONNECT
                 assert raised.value.errno == errno.EPIPE
 
-        await run(server, after_departure(server, app), policy=policy)
+        await run(server, after_disconnect(server, app), policy=policy)
 
 
 async def test_the_servers_own_exception_is_the_cause_of_ours() -> None:

@@ -370,7 +370,7 @@ async def test_an_app_that_asks_for_ever_does_not_starve_the_loop() -> None:
 
 
 async def departed() -> weakref.ref[Any]:
-    """A far side whose exchange is over."""
+    """A simulated server whose exchange is over."""
     far = http()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -1,4 +1,4 @@
-"""An app whose client leaves, and middleware for others to stand behind."""
+"""An app whose client leaves, and apps behind several layers of middleware."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .messages import DISCONNECT
 from .serving import App, turns
 
 leaves_generators = pytest.mark.filterwarnings("ignore:Async generator 'starlette:ResourceWarning")
-"""Starlette leaves its own to the garbage collector, of which trio complains."""
+"""For a test in which Starlette leaves a generator to the garbage collector, of which trio warns."""
 
 
 async def leaving(scope: Any, receive: Any, send: Any) -> str:
-    """An app whose client leaves, and which goes on for a while."""
+    """An app whose client leaves, and which goes on for some turns of the event loop."""
     await receive()
     send.__self__.server_receive.__self__.leave()
     assert await receive() == DISCONNECT

@@ -1,4 +1,4 @@
-"""The messages and the scope that most tests send and are given."""
+"""The messages and the scope of most tests."""
 
 from __future__ import annotations
 

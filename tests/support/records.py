@@ -1,4 +1,4 @@
-"""What a scope tells of its client that left."""
+"""The records of a disconnect and of an exchange, from a client's view or a scope."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from disconnect_mw import ClientConnection, Disconnect, Exchange, connection
 
 
 async def gone(client: ClientConnection) -> Disconnect:
-    """The record, once it is there."""
+    """Wait for the disconnect and return its record."""
     disconnect = await client.wait_disconnected()
     assert disconnect is not None
     return disconnect
 
 
 async def known(scope: Any) -> None:
-    """Wait until the departure is known."""
+    """Wait until the disconnect is known."""
     assert await connection(scope).wait_disconnected() is not None
 
 

@@ -1,4 +1,4 @@
-"""The server's side of one call of the middleware: it goes on after the exchange, and nothing of that may meet it."""
+"""The server's side of one call of the middleware, and helpers that tests of the core share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ON_ASYNCIO = [("asyncio", {}), ("asyncio", {"use_uvloop": True})]
 on_asyncio = pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
 
 SECONDS = 5
-"""More than anything here takes that does not hang."""
+"""More seconds than any exchange here takes that does not hang."""
 
 
 def is_trio() -> bool:
@@ -29,20 +29,24 @@ def is_trio() -> bool:
 
 
 def look_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The looks come fast, so that the tests do."""
-    for batch, seconds in ((_watcher._first_checks, 0.002), (_watcher._checks, 0.01), (_blocked_sends.blocked, 0.005)):
-        monkeypatch.setattr(batch, "seconds", seconds)
+    """Have the middleware check after milliseconds, so that the tests are fast."""
+    for timer, seconds in (
+        (_watcher._first_checks, 0.002),
+        (_watcher._checks, 0.01),
+        (_blocked_sends.blocked, 0.005),
+    ):
+        monkeypatch.setattr(timer, "seconds", seconds)
     monkeypatch.setattr(_asyncio, "_UNTIL_TRIED_AGAIN", 0.002)
 
 
 async def turns(count: int = 5) -> None:
-    """So many turns of the loop, in which a cancellation would come in."""
+    """Wait for so many turns of the event loop, in which a late cancellation would arrive."""
     for _ in range(count):
         await anyio.lowlevel.checkpoint()
 
 
 def cancellations() -> int:
-    """How many cancellations of this task are not taken back, where that is counted."""
+    """Return how many cancellations of this task are pending; trio does not count them."""
     if is_trio():
         return 0
     task = asyncio.current_task()
@@ -51,7 +55,7 @@ def cancellations() -> int:
 
 
 async def serve(app: App, far: Any, scope: Any = None, **options: Any) -> Any:
-    """What the middleware around `app` returns to a server, which goes on without being cancelled."""
+    """Return what the middleware around `app` returns to a server, whose task must not be cancelled then or later."""
     return await call(DisconnectMiddleware(app, **options), far, scope)
 
 
@@ -72,20 +76,20 @@ async def assert_nothing_comes() -> None:
 
 
 async def left(far: Any) -> None:
-    """The client leaves, and the app has nothing else to wait for."""
+    """Have the client leave, and wait for ever."""
     far.leave()
     await anyio.sleep_forever()
 
 
 GRACE = 0.03
-"""One that is soon over."""
+"""Seconds of a grace that is soon over."""
 
 GRACE_AT_HAND = 77.0
-"""A grace that ends when its end is awaited."""
+"""Seconds of a grace that ends when the test says so."""
 
 
 def grace_at_hand(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
-    """What is awaited for `GRACE_AT_HAND` to be over."""
+    """Return a function that ends the grace of `GRACE_AT_HAND` seconds."""
     backend, _ = _backends.current()
     call_later = backend.call_later
     callbacks: list[Callable[[], None]] = []
@@ -105,7 +109,7 @@ def grace_at_hand(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[Non
 
 
 class Until:
-    """What happens, one thing after another, for others to wait for."""
+    """Records what happens, in order; `await until(thing)` waits for one of it."""
 
     def __init__(self) -> None:
         self.happened: list[Any] = []
@@ -126,7 +130,7 @@ class Until:
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """On trio, where everything that waits in a cancelled scope is cancelled, as a clean-up has it."""
+    """Shield a clean-up on trio, which cancels every await in a cancelled scope."""
     if is_trio():
         with anyio.CancelScope(shield=True):
             yield

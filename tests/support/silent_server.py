@@ -1,4 +1,4 @@
-"""Servers whose `send` never tells that the client has gone."""
+"""Simulated servers whose `send` never reports the disconnect."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ from disconnect_mw.testing import (
 
 from .serving import App
 
-SILENT = servers.HYPERCORN_0_18_0  # its `send` never tells
+SILENT = servers.HYPERCORN_0_18_0  # its `send` never fails
 
 
 def look_soon_at_silent_servers(monkeypatch: pytest.MonkeyPatch, blocking: str) -> None:
-    """The looks come fast, so that the tests do; a `send` of the module `blocking` is one that may never come back."""
+    """Have the middleware check after milliseconds, and take a `send` of module `blocking` for one that may block."""
     monkeypatch.setattr(_blocked_sends, "BLOCKING", (*_blocked_sends.BLOCKING, blocking))
-    for batch, seconds in ((_watcher._first_checks, 0.01), (_watcher._checks, 0.02), (_blocked_sends.blocked, 0.01)):
+    for batch, seconds in (
+        (_watcher._first_checks, 0.01),
+        (_watcher._checks, 0.02),
+        (_blocked_sends.blocked, 0.01),
+    ):
         monkeypatch.setattr(batch, "seconds", seconds)
 
 

@@ -1,4 +1,4 @@
-"""The simulated servers of `disconnect_mw.testing`, with what most tests want of them."""
+"""The simulated servers of `disconnect_mw.testing`, with the defaults of most tests."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ DAPHNE = servers.DAPHNE_4_2_3.http
 GUNICORN = servers.GUNICORN_27_0_1.http
 
 ALL_BEHAVIOURS = list(dict.fromkeys(dataclasses.replace(server.http, extensions=()) for server in servers.ALL))
-"""Those that differ, of all that were measured."""
+"""The behaviours of all servers, each once."""
 
 ServersWord = UVICORN_0_28_0.send.kind  # type: ignore[union-attr]  # it is the one that raises
-"""How uvicorn 0.28.0 says that the client has gone."""
+"""The exception of uvicorn 0.28.0's `send` after the client has left."""
 
 
 class SimulatedServer(HTTPSimulatedServer):
-    """uvicorn's unless another is named."""
+    """With uvicorn's behaviour unless another is given."""
 
     def __init__(self, behaviour: HTTPServerBehaviour = UVICORN, incoming: list[Message] | None = None) -> None:
         super().__init__(behaviour, incoming)
 
 
 def http(**client: Any) -> HTTPSimulatedServer:
-    """A server that stays silent, as nearly all servers do."""
+    """Return a server whose `send` is silent, as that of nearly all servers."""
     return HTTPSimulatedServer(servers.UVICORN_0_54_0.http, client=HTTPClient(**client))
 
 
@@ -55,8 +55,8 @@ async def run(server: SimulatedServer, app: App, **options: Any) -> Any:
         return await DisconnectMiddleware(app, **options)(http_scope(), server.receive, server.send)
 
 
-def after_departure(server: SimulatedServer, then: App) -> App:
-    """An application that first sees its client leave."""
+def after_disconnect(server: SimulatedServer, then: App) -> App:
+    """Return an app that receives the disconnect, and then goes on as `then`."""
 
     async def app(scope: Any, receive: Any, send: Any) -> Any:
         server.leave()

@@ -1,4 +1,4 @@
-"""Where an app can wait when it is cancelled."""
+"""The places in which an app can wait when it is cancelled."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_a_browser_that_drops_the_connection_ends_the_handler(
 
 def test_without_the_middleware_the_handler_goes_on_for_nobody(browser: BrowserContext, server: Server) -> None:
     outcome = play(browser, server, "fetch()", "bare", WAYS["closing the tab"], goes_on=True)
-    assert outcome == Outcome((TO_THE_END,), told=0)
+    assert outcome == Outcome((TO_THE_END,), info_lines=0)
 
 
 @pytest.mark.parametrize("opened", OPENED)
@@ -150,7 +150,7 @@ def test_a_page_in_the_back_forward_cache_keeps_its_connections(
 ) -> None:
     """For up to a minute (Chromium 156; a WebSocket for longer): nobody behind the browser can tell."""
     outcome = play(caching_browser, server, opened, "cancel", WAYS["navigating away"], goes_on=True)
-    assert outcome == Outcome((TO_THE_END,), told=0)
+    assert outcome == Outcome((TO_THE_END,), info_lines=0)
 
 
 @pytest.mark.parametrize("opened", OPENED)

@@ -54,7 +54,7 @@ GONE = {
     "stream": Outcome((PHASES["http"], "was cancelled")),
     "websocket": Outcome((PHASES["websocket"], "was cancelled")),
 }
-STILL_THERE = Outcome((TO_THE_END,), told=0)
+STILL_THERE = Outcome((TO_THE_END,), info_lines=0)
 
 
 def free_ports(number: int) -> list[int]:

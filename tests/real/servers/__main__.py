@@ -1,8 +1,8 @@
-"""The scenarios against many versions of every server: `python -m tests.real.servers`.
+"""Plays the scenarios on many versions of every server: `python -m tests.real.servers`.
 
-From the moment an app knows that its client has gone it must see the same on all of them. And each record of
-`disconnect_mw.testing.servers` must give what its server gives. Each version has a virtual environment of its own, made
-when it is not there yet.
+Once an app knows of the disconnect it must see the same on all of them. And each record of
+`disconnect_mw.testing.servers` must give the same lines as its server. Each version has a virtual environment of its
+own, created when it does not exist yet.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOT_FOR_IT = " "
 
 
 class Meter:
-    """How far it is: a bar on a terminal, a line now and then elsewhere."""
+    """Shows the progress: a bar on a terminal, a line every 15 seconds elsewhere."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -61,7 +61,7 @@ class Meter:
             self._bar.update(self._task, total=self._total)
 
     def tell(self, line: str) -> None:
-        """Something that is worth reading before the end."""
+        """Print a line above the bar."""
         with self._lock:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -76,7 +76,7 @@ class Meter:
 
 
 def print_table(columns: Sequence[Column], scenarios: Sequence[Scenario]) -> None:
-    """One row per scenario, one column per server."""
+    """Print one row for each scenario, with one column for each server."""
     for index, column in enumerate(columns):
         print(f"{' |' * index} {column.title}")
     for scenario in scenarios:
@@ -99,7 +99,7 @@ def print_summary(columns: Sequence[Column]) -> None:
 
 
 def wanted_setups(names: Sequence[str]) -> Iterator[Setup]:
-    """Of servers named as `hypercorn` or `hypercorn==0.16.0`, all versions or that one."""
+    """Return the set-ups of servers named as `hypercorn` (all versions) or `hypercorn==0.16.0`. Raises `ValueError`."""
     for name in names:
         server, _, version = name.partition("==")
         if server not in VERSIONS:
@@ -110,18 +110,16 @@ def wanted_setups(names: Sequence[str]) -> Iterator[Setup]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.real.servers", description=__doc__)
-    parser.add_argument("--cache", type=Path, help="where the environments are kept (default: a temporary directory)")
+    parser.add_argument("--cache", type=Path, help="the directory of the environments (default: a temporary one)")
     parser.add_argument("--python", default="3.11", help="version or path of the interpreter (default 3.11)")
-    parser.add_argument("--allow-missing", action="store_true", help="a version that does not install is no failure")
-    parser.add_argument(
-        "--workers", type=int, default=6, help="servers at once, which wait for the most part (default 6)"
-    )
+    parser.add_argument("--allow-missing", action="store_true", help="do not fail if a version cannot be installed")
+    parser.add_argument("--workers", type=int, default=6, help="servers that run at the same time (default 6)")
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     parser.add_argument(
-        "--bare", action="store_true", help="play the apps without the middleware, to see the difference"
+        "--bare", action="store_true", help="play the apps without the middleware, to see the differences"
     )
-    parser.add_argument("--records", action="store_true", help="prove the records, and play nothing else")
-    parser.add_argument("--write", type=Path, help="the file whose table is to be replaced (README.rst)")
+    parser.add_argument("--records", action="store_true", help="prove the records, and play no scenarios")
+    parser.add_argument("--write", type=Path, help="the file in which to replace the table (README.rst)")
     parser.add_argument(
         "servers", nargs="*", default=VERSIONS, help=f"NAME or NAME==VERSION (default: {' '.join(VERSIONS)})"
     )
@@ -148,7 +146,7 @@ def main() -> int:
                 python = environments.interpreter(setup)
                 version = environments.installed_version(setup)
             except OSError as failure:
-                missing[name] = f"it did not install: {failure}"
+                missing[name] = f"it could not be installed: {failure}"
                 return None
             if setup.version == NEWEST and any(
                 (one.server, one.version, one.kind) == (setup.server, version, setup.kind) for one in setups

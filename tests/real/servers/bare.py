@@ -1,4 +1,4 @@
-"""Run in the server's process: the bare app that plays the scripts, beside what `serve` has."""
+"""Runs in the server's process: the bare app that plays the scripts, beside the apps of `serve`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .scripts import SCRIPTS, Performance
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """`/script/NUMBER,PATIENCE,LINGERS/RUN` plays a script; all else is for `serve`."""
+    """Play a script for `/script/NUMBER,PATIENCE,LINGERS/RUN`; pass other paths to `serve`."""
     if scope["type"] == "lifespan" or not scope["path"].startswith("/script/"):
         await serve.app(scope, receive, send)
         return

@@ -1,8 +1,8 @@
-"""The records of `disconnect_mw.testing.servers`, proven: each script on the real server and in memory, the same lines.
+"""Proves the records of `disconnect_mw.testing.servers`: a script gives the same lines on the server and in memory.
 
     print(prove(sys.executable, setup))
 
-A record that has drifted is said with the server, the script and the line that differs.
+A difference is reported with the server, the script and the line.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ PATIENCE, LINGERS = 0.4, 1.5
 """Seconds for a step on a real server, and for the server to cancel an app."""
 
 MORE_PATIENCE = 0.8
-"""For a script that differed: was it the record, or a machine that is busy?"""
+"""The second try of a script that differed has so many seconds a step: the machine may have been busy."""
 
 IN_MEMORY = 0.02
 
 SECONDS_TO_BE_CALLED = 1.5
 
 SECONDS_TO_NOTICE = 0.1
-"""granian notices in a thread of its own; the others before they read what is sent after that."""
+"""granian notices a disconnect in a thread of its own, the others before they read anything sent after it."""
 
 SECONDS_TO_END = 8.0
-"""Beyond the patience for each step."""
+"""More than the seconds of all steps."""
 
 CLOSE_FRAME = b"\x88\x02"
 
@@ -53,12 +53,12 @@ Lines = tuple[str, ...]
 
 @dataclass
 class Proof:
-    """What came of a server's scripts, against a record or more."""
+    """The comparison of a server's scripts with one record or more."""
 
     title: str
     version: str = ""
     count: int = 0
-    again: int = 0  # played once more, with more patience
+    again: int = 0  # scripts played once more, with more patience
     records: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     seconds: float = 0
@@ -75,7 +75,7 @@ class Proof:
         return "\n".join([head, *self.differences])
 
 
-# Which record
+# Choosing the record
 
 
 def records_of(setup: Setup, version: str) -> tuple[list[Record], str]:
@@ -104,20 +104,20 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def to_prove(setup: Setup) -> Setup | None:
-    """The set-up whose behaviour are on record, if there is one for `setup`: on asyncio or trio.
+    """Return the set-up that has a record for `setup`: itself, or the same on asyncio; None if neither has one.
 
-    On uvloop a closed transport raises RuntimeError instead of taking what is written, which shows in the WebSockets of
+    On uvloop a closed transport raises RuntimeError instead of taking what is written. This shows in the WebSockets of
     gunicorn's `asgi` worker and of uvicorn 0.13.4 with wsproto.
     """
     if setup.worker not in ("", "asgi"):
-        return None  # uvicorn's
+        return None  # gunicorn with uvicorn's worker behaves as uvicorn
     if setup.loop == "uvloop":
         return dataclasses.replace(setup, loop="asyncio") if setup.ws == "wsproto" else None
     return setup
 
 
 def scripts_for(record: Record, is_impatient: bool = False) -> list[Script]:
-    """Those that tell something of this record."""
+    """Return the scripts that apply to this record."""
     is_http2 = record.http.http_version == "2"
     return [
         script
@@ -131,8 +131,8 @@ def scripts_for(record: Record, is_impatient: bool = False) -> list[Script]:
 # In memory
 
 
-def in_memory(record: Record, scripts: Sequence[Script], lingers: float = LINGERS) -> list[Lines]:
-    """The lines of each script, played with `record`; its server has so many seconds to cancel an app that lingers."""
+def play_in_memory(record: Record, scripts: Sequence[Script], lingers: float = LINGERS) -> list[Lines]:
+    """Return the lines of each script, played with `record`. An app that lingers does so for `lingers` seconds."""
     found: dict[int, Lines] = {}
 
     async def play(number: int, script: Script) -> None:
@@ -180,10 +180,10 @@ async def _play_in_memory(record: Record, script: Script, lingers: float) -> Lin
 
 
 async def _linger_in_memory(record: Record, script: Script, lingers: float) -> Lines:
-    """By a whole visit, whose server cancels the app."""
+    """Play it as a `visit`, whose server cancels the app."""
 
     async def leave(way: str) -> None:
-        pass  # it has left, with the last message
+        pass  # it leaves with the last message
 
     performance = Performance(script, leave, IN_MEMORY, lingers)
     client = dataclasses.replace(script.client, leaves_after_messages=2)
@@ -192,10 +192,10 @@ async def _linger_in_memory(record: Record, script: Script, lingers: float) -> L
 
 
 def as_on(record: Record, python: tuple[int, ...]) -> Record:
-    """`record` on that version of Python.
+    """Return `record` as it is on that version of Python.
 
-    From 3.12.0 to 3.12.8 and 3.13.0 to 3.13.1 asyncio's `writelines` does not pause (CVE-2024-12254): what gunicorn
-    sends with it never blocks.
+    From 3.12.0 to 3.12.8 and 3.13.0 to 3.13.1 asyncio's `writelines` does not pause (CVE-2024-12254): a send of
+    gunicorn's that uses it never blocks.
     """
     is_broken = (3, 12) <= python < (3, 12, 9) or (3, 13) <= python < (3, 13, 2)
     if not is_broken or not str(record).startswith("gunicorn"):
@@ -204,7 +204,7 @@ def as_on(record: Record, python: tuple[int, ...]) -> Record:
 
 
 def impatient(record: Record) -> Record:
-    """`record`, with its server told to cancel an app after a second instead."""
+    """Return `record` with a server that cancels an app after a second instead."""
     return Record(
         str(record),
         dataclasses.replace(record.http, cancels_after=1),
@@ -216,22 +216,24 @@ def _got(came: bytes) -> str:
     return f"got: {came.count(BEFORE)} from before, {came.count(AFTER)} from after"
 
 
-# For real
+# On a real server
 
 
-def for_real(server: Server, scripts: Sequence[Script], is_http2: bool, patience: float, lingers: float) -> list[Lines]:
-    """The lines of each script, all played at the same time."""
+def play_on_server(
+    server: Server, scripts: Sequence[Script], is_http2: bool, patience: float, lingers: float
+) -> list[Lines]:
+    """Return the lines of each script, all played at the same time."""
     visits = [server.visit("script", f"{SCRIPTS.index(script)},{patience},{lingers}") for script in scripts]
     with ThreadPoolExecutor(len(scripts)) as threads:
         plays = [
-            threads.submit(_PlayForReal(server, visit, script, is_http2, patience).play)
+            threads.submit(_ServerPlay(server, visit, script, is_http2, patience).play)
             for visit, script in zip(visits, scripts, strict=True)
         ]
     return [play.result() for play in plays]
 
 
-class _PlayForReal:
-    """One script's client."""
+class _ServerPlay:
+    """The client of one script."""
 
     def __init__(self, server: Server, visit: Visit, script: Script, is_http2: bool, patience: float) -> None:
         self._server = server
@@ -246,7 +248,7 @@ class _PlayForReal:
     def play(self) -> Lines:
         try:
             return self._play()
-        except (AssertionError, OSError) as failure:  # the client's trouble is a line that no record has
+        except (AssertionError, OSError) as failure:  # a failure of the client is a line that no record has
             return (f"{type(failure).__name__}: {failure}",)
 
     def _play(self) -> Lines:
@@ -257,9 +259,9 @@ class _PlayForReal:
                 return ("the app is called late",) if self._is_called(self._patience) else NOT_CALLED
             if script.way is not None:
                 self._leave(client, script.way)
-            lines = self._attend(client, is_there=script.way in (None, "half"))
+            lines = self._stay(client, is_there=script.way in (None, "half"))
             if "got" in script.words:
-                self._hear_out(client)
+                self._read_rest(client)
                 lines.append(_got(client.came))
         return tuple(lines)
 
@@ -305,7 +307,7 @@ class _PlayForReal:
                 time.sleep(SECONDS_TO_NOTICE)
         if isinstance(client, WebSocketClient) and way == "clean":
             client.close_frame(CLOSE_CODE, CLOSE_REASON)
-            self._part(client)
+            self._finish_close(client)
         elif isinstance(client, HTTP2Client) and way == "rst":
             client.leave("reset")
         else:
@@ -313,8 +315,8 @@ class _PlayForReal:
         time.sleep(SECONDS_TO_NOTICE)
         self._visit.cue()
 
-    def _attend(self, client: Client, is_there: bool) -> list[str]:
-        """Read and answer until the app has come to its end."""
+    def _stay(self, client: Client, is_there: bool) -> list[str]:
+        """Read and answer until the app has ended; return its lines."""
         until = time.monotonic() + self._patience * len(self._script.words) + SECONDS_TO_END
         while is_there and time.monotonic() < until and not self._has_ended():
             try:
@@ -324,20 +326,20 @@ class _PlayForReal:
             if isinstance(client, WebSocketClient) and CLOSE_FRAME in client.came:
                 with contextlib.suppress(ConnectionError):
                     client.close_frame(1000)
-                self._part(client)
+                self._finish_close(client)
                 is_there = False
         return list(self._wait("script", max(until - time.monotonic(), 0))["script"])
 
-    def _hear_out(self, client: Client) -> None:
-        """What is on its way when the app has come to its end."""
+    def _read_rest(self, client: Client) -> None:
+        """Read what is still to come when the app has ended."""
         came = None
         while self._is_open and came != client.came:
             came = client.came
             with contextlib.suppress(ConnectionError):
                 self._is_open = client.listen(self._patience)
 
-    def _part(self, client: Client) -> None:
-        """After the close frames the server ends the connection (RFC 6455, 7.1.1), or the client, which has waited."""
+    def _finish_close(self, client: Client) -> None:
+        """Wait for the server to end the connection after the close frames (RFC 6455, 7.1.1), or end it then."""
         until = time.monotonic() + self._patience
         while client.listen(self._patience / 4) and time.monotonic() < until:
             pass
@@ -348,14 +350,14 @@ class _PlayForReal:
         return any(event.get("run") == self._run and "script" in event for event in self._server.events(self._since))
 
 
-# Both
+# The comparison
 
 
 def prove(python: str, setup: Setup, records: Sequence[Record] | None = None) -> Proof:
-    """Play all scripts on the server of `setup`, run by the interpreter `python`, and against its records."""
+    """Compare all scripts on the server of `setup`, run by the interpreter `python`, with its records."""
     proof = Proof(f"{setup}")
     began = time.monotonic()
-    lingers = LINGERS + setup.is_impatient  # Daphne looks once a second
+    lingers = LINGERS + setup.is_impatient  # Daphne checks once a second
     try:
         with Server(python, setup, "servers.bare:app") as server:
             proof.version = server.version
@@ -368,12 +370,14 @@ def prove(python: str, setup: Setup, records: Sequence[Record] | None = None) ->
                 scripts = scripts_for(record, setup.is_impatient)
                 is_http2 = record.http.http_version == "2"
                 proof.count += len(scripts)
-                wanted = in_memory(impatient(record) if setup.is_impatient else record, scripts, lingers)
-                came = for_real(server, scripts, is_http2, PATIENCE, lingers)
+                wanted = play_in_memory(impatient(record) if setup.is_impatient else record, scripts, lingers)
+                came = play_on_server(server, scripts, is_http2, PATIENCE, lingers)
                 again = [number for number in range(len(scripts)) if came[number] != wanted[number]]
                 proof.again += len(again)
                 if again:
-                    more = for_real(server, [scripts[number] for number in again], is_http2, MORE_PATIENCE, lingers)
+                    more = play_on_server(
+                        server, [scripts[number] for number in again], is_http2, MORE_PATIENCE, lingers
+                    )
                     for number, lines in zip(again, more, strict=True):
                         came[number] = lines
                 for script, one, other in zip(scripts, came, wanted, strict=True):
@@ -386,11 +390,10 @@ def prove(python: str, setup: Setup, records: Sequence[Record] | None = None) ->
 
 
 def difference(record: Record, script: Script, came: Lines, wanted: Lines) -> str:
-    """The lines side by side, from the first that differs."""
+    """Return all lines, each that differs beside the record's, and the number of the first."""
     pairs = list(itertools.zip_longest(came, wanted, fillvalue="(nothing)"))
     first = next(number for number, (one, other) in enumerate(pairs) if one != other)
-    told = [f"{record}: {script}: differs in line {first + 1}"]
-    for number, (one, other) in enumerate(pairs):
-        told.append(f"    {one}" if one == other else f"  ! {one}   -- the record has: {other}")
-        del number
-    return "\n".join(told)
+    text = [f"{record}: {script}: differs in line {first + 1}"]
+    for one, other in pairs:
+        text.append(f"    {one}" if one == other else f"  ! {one}   -- the record has: {other}")
+    return "\n".join(text)

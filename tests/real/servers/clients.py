@@ -1,4 +1,4 @@
-"""Raw clients over loopback sockets that know every way to leave."""
+"""Clients over raw loopback sockets, which can leave in every way."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from types import TracebackType
 from typing import Self
 
 PATIENCE = 10.0
-"""Seconds after which whatever has not come is a hang."""
+"""Seconds after which anything that has not come is a hang."""
 
 CLEAN_CLOSE = 1001
 
 
 class Hang(AssertionError):
-    """Something did not come in time."""
+    """What a test waited for did not come in time."""
 
 
 class Client:
-    """One TCP connection to the server, and what came over it."""
+    """One TCP connection to the server; `came` is what the server sent over it."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it says is there at once
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each write is sent at once
         self.came = b""
 
     def __enter__(self) -> Self:
@@ -52,7 +52,7 @@ class Client:
             pass
 
     def listen(self, seconds: float) -> bool:
-        """Take what comes within so many seconds; False at the end of the connection."""
+        """Read once, for so many seconds at most; return False at the end of the connection."""
         self._socket.settimeout(seconds)
         try:
             part = self._read("anything")
@@ -71,7 +71,7 @@ class Client:
             raise Hang(f"HANG: {awaited} did not come in {PATIENCE} s; {came}") from None
 
     def leave(self, how: str) -> None:
-        """Leave by `fin`, by `rst`, or `half`: close the sending side and go on reading."""
+        """Leave by `fin`, by `rst`, or by `half`: shut the sending side and read on."""
         if how == "half":
             self._socket.shutdown(socket.SHUT_WR)
             return
@@ -84,7 +84,7 @@ class Client:
         self._socket.close()
 
     def _empty(self) -> None:
-        """Take what has arrived: closing with unread bytes in the buffer would make an RST of the FIN."""
+        """Read what has arrived: with unread bytes in the buffer, close sends an RST instead of a FIN."""
         self._socket.setblocking(False)
         try:
             while self._socket.recv(65536):
@@ -93,7 +93,7 @@ class Client:
             pass
 
     def more(self, body: bytes) -> None:
-        """The rest of an upload."""
+        """Send the rest of an upload."""
         self.say(body)
 
     # HTTP/1.1
@@ -101,7 +101,7 @@ class Client:
     def request(
         self, path: str, body: bytes | None = None, *, length: int | None = None, chunked: bool = False
     ) -> None:
-        """Send a request; `length` announces more than `body` holds, `chunked` leaves the last chunk out."""
+        """Send a request. A `length` announces more than `body` holds; `chunked` leaves the last chunk out."""
         head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\n"
         if chunked:
             assert body is not None
@@ -113,7 +113,7 @@ class Client:
 
 
 class WebSocketClient(Client):
-    """The frames of RFC 6455, as much as it takes."""
+    """Speaks as much of RFC 6455 as the scenarios need."""
 
     def ask(self, path: str) -> None:
         """Send the opening handshake."""
@@ -126,7 +126,7 @@ class WebSocketClient(Client):
         self._frame(0x1, text)
 
     def messages(self, messages: Iterable[str | bytes]) -> None:
-        """Text messages and binary ones, in one piece."""
+        """Send text and binary messages in one write."""
         self.say(
             *(
                 self._framed(0x1, message.encode()) if isinstance(message, str) else self._framed(0x2, message)
@@ -138,7 +138,7 @@ class WebSocketClient(Client):
         self._frame(0x8, struct.pack("!H", code) + reason.encode())
 
     def leave(self, how: str) -> None:
-        """Leave as any client, or `clean`: by a closing handshake with code 1001."""
+        """Leave as any client does, or by `clean`: a close frame with code 1001."""
         if how == "clean":
             self.close_frame()
             return

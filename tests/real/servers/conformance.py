@@ -1,4 +1,4 @@
-"""Plays the scenarios on a server and judges what came of them."""
+"""Plays the scenarios on a server and compares each outcome with the expected one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .server import Crash, Outcome, Server
 from .setups import Setup
 
 FAILURES_TO_GIVE_UP = 3
-"""Hangs and crashes; each costs a new server."""
+"""So many hangs and crashes end the play on a server: each needs a new process."""
 
 SAME, LIMIT, DIFFERS, HANGS, CRASHES, NOT_PLAYED = "same", "limit", "differs", "hangs", "crashes", "not played"
 GOOD = (SAME, LIMIT)
@@ -21,14 +21,14 @@ GOOD = (SAME, LIMIT)
 
 @dataclass
 class Column:
-    """What one server has given."""
+    """The verdicts on one server."""
 
     setup: Setup
     version: str
     cells: dict[str, str] = field(default_factory=dict)  # a verdict for each scenario, by name
-    stories: dict[str, str] = field(default_factory=dict)  # of those that are not good
-    troubles: list[str] = field(default_factory=list)  # that no scenario can be blamed for
-    limits: dict[str, int] = field(default_factory=dict)  # how often each reason counted
+    stories: dict[str, str] = field(default_factory=dict)  # of the scenarios whose verdict is not good
+    troubles: list[str] = field(default_factory=list)  # of the server, whatever the scenario
+    limits: dict[str, int] = field(default_factory=dict)  # each limit, and for how many scenarios
     seconds: float = 0
 
     @property
@@ -45,16 +45,16 @@ def play_all(
     column: Column,
     scenarios: Sequence[Scenario],
     bare: bool = False,
-    heard: Callable[[Scenario, str], None] = lambda scenario, verdict: None,
+    on_verdict: Callable[[Scenario, str], None] = lambda scenario, verdict: None,
 ) -> None:
-    """Every scenario on the server of `column`; a new process after each hang or crash. `heard` gets each verdict."""
+    """Play every scenario on the server of `column`, with a new process after each hang or crash."""
     left, failures, began = list(scenarios), 0, time.monotonic()
 
     def note(scenario: Scenario, verdict: str, story: str) -> None:
         column.cells[scenario.name] = verdict
         if verdict not in GOOD:
             column.stories[scenario.name] = story
-        heard(scenario, verdict)
+        on_verdict(scenario, verdict)
 
     while left and failures < FAILURES_TO_GIVE_UP:
         server = Server(python, column.setup)
@@ -76,14 +76,14 @@ def play_all(
         else:
             if server.hung_at_the_end and not stops_late(column.setup, server.version):
                 column.troubles.append("the server did not stop in time")
-            column.troubles += [f"told on stderr: {line}" for line in server.complaints()]
+            column.troubles += [f"on stderr: {line}" for line in server.complaints()]
     for scenario in left:
-        note(scenario, NOT_PLAYED, "\n".join(("too much went wrong before", *column.troubles)))
+        note(scenario, NOT_PLAYED, "\n".join(("not played after too many failures", *column.troubles)))
     column.seconds = time.monotonic() - began
 
 
 def judge(column: Column, scenario: Scenario, server: Server, bare: bool) -> tuple[str, str]:
-    """A verdict on `scenario`, and what to read about it."""
+    """Play `scenario`; return the verdict, and the story to read if it is not good."""
     limit = limit_of(scenario, column.setup, server.version)
     outcome: Outcome | None = None
     story = ""
@@ -93,7 +93,7 @@ def judge(column: Column, scenario: Scenario, server: Server, bare: bool) -> tup
             outcome, story = scenario.play(server, bare)
         except Hang as failure:
             verdict, story = HANGS, str(failure)
-        except (Crash, ConnectionError) as failure:  # or nobody listens any more
+        except (Crash, ConnectionError) as failure:  # a ConnectionError: the server does not listen any more
             verdict, story = CRASHES, f"{failure}\n{server.last_words()}"
         except AssertionError as failure:
             verdict, story = DIFFERS, str(failure)

@@ -1,4 +1,4 @@
-"""What is skipped is said loudly."""
+"""Prints a line in red for each server that is not played."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Makes `docs/servers.rst` of the records: `python -m tests.real.servers.docs`.
+"""Writes `docs/servers.rst` from the records: `python -m tests.real.servers.docs`.
 
-Nothing on that page is measured here: the records are, and the conformance suite proves them.
+Nothing is measured here. The records were measured, and `behaviour.py` proves them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .scripts import SCRIPTS
 PAGE = Path(__file__).parents[3] / "docs" / "servers.rst"
 
 TEMPLATE = Path(__file__).with_name("docs.template.rst")
-"""The page, with words in brackets where something is to be made of the records."""
+"""The page, with a word in brackets for each part that is made of the records."""
 
-OFF = {
+OPTIONS_OF_CANCELLATION = {
     "gunicorn": "``--asgi-disconnect-grace-period``",
     "daphne": "``--application-close-timeout``",
 }
@@ -29,10 +29,10 @@ Columns = Mapping[str, Callable[[Any], str]]
 
 
 def outcome(value: object) -> str:
-    return f"raises ``{_named(value.kind)}``" if isinstance(value, Raises) else str(value)
+    return f"raises ``{_qualified_name(value.kind)}``" if isinstance(value, Raises) else str(value)
 
 
-def _named(kind: type[BaseException]) -> str:
+def _qualified_name(kind: type[BaseException]) -> str:
     if kind.__module__ == "builtins":
         return kind.__qualname__
     known = [base.__name__ for base in kind.__mro__ if base.__module__ == "builtins"]
@@ -41,29 +41,29 @@ def _named(kind: type[BaseException]) -> str:
 
 
 def times(count: int | None) -> str:
-    return {None: "always", 1: "once", 2: "twice"}.get(count, f"{count} times")
+    return {None: "to every call", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
-def _late(behaviour: HTTPServerBehaviour) -> str:
+def _send_after_disconnect(behaviour: HTTPServerBehaviour) -> str:
     if behaviour.send == "blocks":
-        lost = f"connection lost: silent for {behaviour.buffers // 1024} KiB, then blocks"
+        lost = f"connection lost: silent for {behaviour.buffer_size // 1024} KiB, then blocks"
         return lost if behaviour.send_after_reset is None else f"{lost}; reset: {outcome(behaviour.send_after_reset)}"
     return outcome(behaviour.send)
 
 
-def _told(behaviour: HTTPServerBehaviour) -> str:
-    told = times(behaviour.times_told)
-    if behaviour.tells == "after a send":
-        told += ", when a ``send`` has failed"
-    if behaviour.times_told_of_cut_upload is not None:
-        told += f" (cut upload: at once, {times(behaviour.times_told_of_cut_upload)})"
-    return told
+def _disconnects(behaviour: HTTPServerBehaviour) -> str:
+    text = times(behaviour.disconnects)
+    if behaviour.disconnect_comes == "after a send":
+        text += ", when a ``send`` has failed"
+    if behaviour.disconnects_of_cut_upload is not None:
+        text += f" (cut upload: at once, {times(behaviour.disconnects_of_cut_upload)})"
+    return text
 
 
-def _two(behaviour: HTTPServerBehaviour) -> str:
-    if behaviour.tells == "after a send":
+def _readers_that_wake(behaviour: HTTPServerBehaviour) -> str:
+    if behaviour.disconnect_comes == "after a send":
         return "neither"
-    return "both" if behaviour.times_told is None and behaviour.wakes_all else "one"
+    return "both" if behaviour.disconnects is None and behaviour.wakes_all else "one"
 
 
 def _unread(behaviour: HTTPServerBehaviour) -> str:
@@ -74,12 +74,12 @@ def _unread(behaviour: HTTPServerBehaviour) -> str:
 
 def _blocked(behaviour: HTTPServerBehaviour | WebSocketServerBehaviour) -> str:
     if behaviour.blocked_send == "never blocks":
-        return "no send ever blocks"
+        return "never blocks"
     if behaviour.blocked_send == "blocks":
-        return "stays blocked, and all later ones" if behaviour.stays_blocked else "stays blocked"
+        return "stays blocked, and so do all later ones" if behaviour.stays_blocked else "stays blocked"
     if isinstance(behaviour.blocked_send, Raises):
-        return f"wakes, {outcome(behaviour.blocked_send)}"
-    return "wakes"
+        return outcome(behaviour.blocked_send)
+    return "returns"
 
 
 def _half(behaviour: HTTPServerBehaviour | WebSocketServerBehaviour) -> str:
@@ -87,16 +87,16 @@ def _half(behaviour: HTTPServerBehaviour | WebSocketServerBehaviour) -> str:
 
 
 HTTP_COLUMNS: Columns = {
-    "``send()`` after the client has gone": _late,
-    "``http.disconnect`` is told": _told,
-    "of two tasks in ``receive()`` wake": _two,
-    "a request that was not read": _unread,
+    "``send()`` after the client has left": _send_after_disconnect,
+    "``receive()`` delivers ``http.disconnect``": _disconnects,
+    "of two tasks in ``receive()`` wake": _readers_that_wake,
+    "a request that the app has not read": _unread,
     "a half-closed client": _half,
-    "a blocked ``send()``, on RST": _blocked,
+    "a blocked ``send()`` after an RST": _blocked,
     "``receive()`` after a complete response": lambda behaviour: (
         "a disconnect" if behaviour.disconnect_after_end else "waits"
     ),
-    "``send()`` after it": lambda behaviour: outcome(behaviour.send_after_end),
+    "``send()`` after a complete response": lambda behaviour: outcome(behaviour.send_after_end),
 }
 
 
@@ -114,8 +114,8 @@ def _closed(behaviour: WebSocketServerBehaviour) -> str:
     return "the same" if behaviour.closed is None else _answers(behaviour.closed)
 
 
-def _heard(behaviour: WebSocketServerBehaviour) -> str:
-    return "the same" if behaviour.told is None else _answers(behaviour.told)
+def _received(behaviour: WebSocketServerBehaviour) -> str:
+    return "the same" if behaviour.received is None else _answers(behaviour.received)
 
 
 def _before_accept(behaviour: WebSocketServerBehaviour) -> str:
@@ -135,43 +135,43 @@ def _before_accept(behaviour: WebSocketServerBehaviour) -> str:
 
 
 def _codes(codes: Iterable[object], then: object) -> str:
-    told = ["no code" if code is None else str(code) for code in codes]
-    if told and told[-1] == "nothing more":
-        told[-1] = "then waits"
+    answers = ["no code" if code is None else str(code) for code in codes]
+    if answers and answers[-1] == "nothing more":
+        answers[-1] = "then waits"
     elif then == "repeats":
-        told.append("again and again")
+        answers[-1] += " each time" if len(answers) == 1 else " from then on"
     else:
-        told.append("then waits" if then == "waits" else f"then {outcome(then)}")
-    told = told if len(told) > 1 else [told[0].removeprefix("then ")]
-    return ", ".join(told)
+        answers.append("then waits" if then == "waits" else f"then {outcome(then)}")
+    answers = answers if len(answers) > 1 else [answers[0].removeprefix("then ")]
+    return ", ".join(answers)
 
 
 def _codes_of_loss(behaviour: WebSocketServerBehaviour) -> str:
-    told = _codes(behaviour.codes_of_loss, behaviour.then)
+    answers = _codes(behaviour.codes_of_loss, behaviour.then)
     if behaviour.codes_of_reset is not None:
-        told = f"FIN: {told}; RST: {_codes(behaviour.codes_of_reset, behaviour.then)}"
-    return told
+        answers = f"FIN: {answers}; RST: {_codes(behaviour.codes_of_reset, behaviour.then)}"
+    return answers
 
 
 def _codes_before_accept(behaviour: WebSocketServerBehaviour) -> str:
     if behaviour.receive_before_accept != "disconnect":
-        return {"waits": "waits", "connect": "``websocket.connect``, again and again"}[behaviour.receive_before_accept]
+        return {"waits": "waits", "connect": "``websocket.connect`` each time"}[behaviour.receive_before_accept]
     if behaviour.codes_before_accept is None:
         return _codes_of_loss(behaviour)
     return _codes(behaviour.codes_before_accept, behaviour.then)
 
 
 def _reason(behaviour: WebSocketServerBehaviour) -> str:
-    return "yes" if behaviour.tells_reason else "no"
+    return "yes" if behaviour.gives_reason else "no"
 
 
 WEBSOCKET_SENDS: Columns = {
-    "connection lost, not yet received": _lost,
-    "close frame, not yet received": _closed,
-    "once the disconnect was received": _heard,
+    "connection lost, disconnect not received": _lost,
+    "close frame, disconnect not received": _closed,
+    "disconnect received": _received,
     "left before the accept": _before_accept,
     "after the app's own close": lambda behaviour: _answers(behaviour.after_end),
-    "a blocked ``send()``, on RST": _blocked,
+    "a blocked ``send()`` after an RST": _blocked,
     "a half-closed client": _half,
 }
 
@@ -180,7 +180,7 @@ WEBSOCKET_RECEIVES: Columns = {
     "close frame": lambda behaviour: _codes(behaviour.codes_of_close, behaviour.then),
     "left before the accept": _codes_before_accept,
     "after the app's own close": lambda behaviour: _codes(behaviour.codes_after_end, behaviour.then),
-    "``reason`` of the client's": _reason,
+    "the client's ``reason``": _reason,
 }
 
 SCOPE_COLUMNS: Columns = {
@@ -217,7 +217,7 @@ def page() -> str:
 
 
 def table(rows: Mapping[Server, Any], columns: Columns) -> str:
-    """Servers that are alike in all columns share a row."""
+    """Return the table; servers that are alike in all columns share a row."""
     alike: dict[tuple[str, ...], list[Server]] = {}
     for server, behaviour in rows.items():
         alike.setdefault(tuple(cell(behaviour) for cell in columns.values()), []).append(server)
@@ -228,7 +228,7 @@ def table(rows: Mapping[Server, Any], columns: Columns) -> str:
 
 
 def names(group: Iterable[Server]) -> str:
-    """`uvicorn 0.13.4, 0.20.0; uvicorn 0.13.4 with wsproto`."""
+    """Return the servers' names: `uvicorn 0.13.4, 0.20.0; uvicorn 0.13.4 with wsproto`."""
     found: dict[tuple[str, str], list[str]] = {}
     for server in group:
         name, version, *kind = str(server).split("-")
@@ -247,7 +247,7 @@ def _cancels() -> Iterable[str]:
         if after is not None:
             found.setdefault((str(server).partition("-")[0], after), []).append(server)
     for (name, after), group in found.items():
-        yield f"* {names(group)}: {after:g} s after the client has gone; {OFF[name]} changes that."
+        yield f"* {names(group)}: {after:g} s after the disconnect; {OPTIONS_OF_CANCELLATION[name]} changes that."
 
 
 def main() -> int:

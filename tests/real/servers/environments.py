@@ -1,4 +1,4 @@
-"""Virtual environments, one for each version of a server, made when they are not there yet."""
+"""Virtual environments, one for each version of a server, created when they do not exist yet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS_TO_INSTALL = 300
 
 
 class Environments:
-    """Those below the directory `home`, for the interpreter `python` (a version or a path)."""
+    """The environments below the directory `home`, for the interpreter `python` (a version or a path)."""
 
     def __init__(self, home: Path, python: str) -> None:
         self._home = home
@@ -25,7 +25,7 @@ class Environments:
         self._failures: dict[str, str] = {}
 
     def interpreter(self, setup: Setup) -> str:
-        """The interpreter that has the server of `setup`; OSError if it does not install."""
+        """Return the interpreter that has the server of `setup`. Raises `OSError` if that cannot be installed."""
         name = f"{setup.server}-{setup.version}"
         with self._locks.setdefault(name, threading.Lock()):
             if name in self._failures:
@@ -37,7 +37,7 @@ class Environments:
                 raise OSError(self._failures[name]) from failure
 
     def installed_version(self, setup: Setup) -> str:
-        """What the package index gave."""
+        """Return the version that the package index gave."""
         code = f"import importlib.metadata; print(importlib.metadata.version({setup.server!r}))"
         return _run(self.interpreter(setup), "-c", code).strip()
 

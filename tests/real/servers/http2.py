@@ -1,4 +1,4 @@
-"""A client that speaks HTTP/2 in clear text, with prior knowledge, and knows every way to leave."""
+"""A client that speaks HTTP/2 in clear text, with prior knowledge, and can leave in every way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .clients import Client
 
 
 class HTTP2Client(Client):
-    """One TCP connection. `came` holds what an HTTP/1.1 response would have been; `leave` also knows `reset`."""
+    """One TCP connection; `came` has the response as HTTP/1.1 would have sent it."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
@@ -38,12 +38,12 @@ class HTTP2Client(Client):
         self._flush()
 
     def more(self, body: bytes) -> None:
-        """The rest of an upload."""
+        """Send the rest of an upload."""
         self._h2.send_data(self._stream, body, end_stream=True)
         self._flush()
 
     def leave(self, how: str) -> None:
-        """Leave as any client, or `reset` the last request's stream."""
+        """Leave as any client does, or by `reset` of the last request's stream."""
         if how == "reset":
             self._h2.reset_stream(self._stream, h2.errors.ErrorCodes.CANCEL)
             self._flush()
@@ -54,7 +54,7 @@ class HTTP2Client(Client):
         self.say(self._h2.data_to_send())
 
     def _read(self, awaited: str) -> bytes:
-        """What the next frames bring; nothing at the end of the connection."""
+        """Return what the next frames hold; nothing at the end of the connection."""
         came = b""
         while not came:
             part = super()._read(awaited)

@@ -1,4 +1,4 @@
-"""What the apps have in the server's process: a transcript, cues from the client's side, and words to it."""
+"""What the apps use in the server's process: the transcript, and signals from and to the test's process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import anyio
 
 
 def emit(**event: Any) -> None:
-    """Write one event for the other process."""
+    """Write one event for the test's process."""
     rest = json.dumps(event).encode() + b"\n"
     while rest:
         rest = rest[os.write(sys.__stdout__.fileno(), rest) :]  # type: ignore[union-attr]  # it is there
 
 
 def named(exception: BaseException) -> str:
-    """Whose exception it is and which: the package and the class. Of a group, its members."""
+    """Return an exception's package and class; of a group, its members' too."""
     members = getattr(exception, "exceptions", ())
     kind = type(exception)
     inner = f"[{', '.join(map(named, members))}]" if members else ""
@@ -29,7 +29,7 @@ _SIGNALS: dict[tuple[str, str], anyio.Event] = {}
 
 
 def signal(run: str, name: str) -> anyio.Event:
-    """The cue `name` of a run; the client's side gives it by a request of its own."""
+    """Return the event `name` of a run. The test's process sets it by a request of its own."""
     if (run, name) not in _SIGNALS:
         _SIGNALS[run, name] = anyio.Event()
     return _SIGNALS[run, name]
@@ -41,23 +41,23 @@ class Play:
     def __init__(self, run: str, variant: str) -> None:
         self._run = run
         self.variant = variant
-        self.known = False  # has the app seen that its client has gone?
+        self.known = False  # whether the app has seen the disconnect
         self._disconnect: Any = None
 
     def line(self, text: str) -> None:
-        """Add to the transcript."""
+        """Add a line to the transcript."""
         emit(run=self._run, line=text, known=self.known)
 
     def ready(self, what: str) -> None:
-        """Tell the client's side how far the app is."""
+        """Tell the test's process how far the app is."""
         emit(run=self._run, ready=what)
 
     async def cue(self, name: str) -> None:
-        """Wait until the client's side says so."""
+        """Wait until the test's process sets the event `name`."""
         await signal(self._run, name).wait()
 
     def received(self, message: Any) -> None:
-        """Record a message. Close codes differ from server to server; that it is the same one each time does not."""
+        """Record a message. Servers may differ in the close code; each must repeat the one that it gave."""
         kind = message["type"]
         if not kind.endswith(".disconnect"):
             self.line(f"receive: {kind}")
@@ -90,7 +90,7 @@ class Stage:
         return message
 
     async def send(self, type: str, **message: Any) -> None:
-        """Send, and let what it raises out."""
+        """Send, and let an exception out."""
         try:
             result = await self.raw_send({"type": type, **message})
         except Exception as exception:
@@ -100,7 +100,7 @@ class Stage:
         self.play.line(f"send {type}: {result}")
 
     async def try_send(self, type: str, **message: Any) -> bool:
-        """Send; False if that raised."""
+        """Send; return False if that raised."""
         try:
             await self.send(type, **message)
         except Exception:

@@ -1,6 +1,6 @@
-"""The scenarios: which app, what its client does, and what must come of it.
+"""The scenarios: an app, what its client does, and the expected outcome.
 
-What is expected is one literal for every server. Where a server cannot give it, `limits` says which, and why.
+The expected outcome is the same literal for every server. `limits` has those that a server cannot show, and why.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Scenario:
     expected: Outcome
     ends: int = 1
     protocol: str = HTTP1
-    told_matters: bool = True  # False: whether the departure is known at all is up to the server
-    complains: bool = False  # the app's mistake is heard, in whatever words of the server's
+    compares_info_lines: bool = True  # False: the server may keep the disconnect unknown
+    complains: bool = False  # the server complains of the app's mistake, in its own words
     is_of_starlette: bool = False
-    needs_impatience: bool = False  # of the server
+    needs_impatience: bool = False  # of the set-up
 
     @property
     def how(self) -> str:
@@ -40,22 +40,22 @@ class Scenario:
         return self.name.split(", ")[-2]
 
     def suits(self, setup: Setup) -> bool:
-        """Is it for this server at all?"""
+        """Whether it is played with this set-up."""
         return self.needs_impatience == setup.is_impatient and (self.protocol != HTTP2 or setup.speaks_http2)
 
     def play(self, server: Server, bare: bool = False) -> tuple[Outcome, str]:
-        """The outcome, and the story to read if it is not the expected one; `bare` is without the middleware."""
+        """Return the outcome, and the story to read if it is not the expected one; `bare` is without the middleware."""
         visit = server.visit(self.app, "bare" if bare else self.variant)
         self.drive(visit)
         outcome = visit.outcome(self.ends, 0 if self.complains else len(self.expected.errors))
-        if bare or not self.told_matters:
-            outcome = replace(outcome, told=self.expected.told)
+        if bare or not self.compares_info_lines:
+            outcome = replace(outcome, info_lines=self.expected.info_lines)
         if self.complains and outcome.errors and outcome.ends[0].startswith("raised "):
             outcome = replace(outcome, ends=("raised",), errors=("a complaint",))
         return outcome, visit.story()
 
 
-GONE = "receive: http.disconnect"
+DISCONNECT = "receive: http.disconnect"
 NO_PEEK = "peek: nothing"
 
 
@@ -72,12 +72,12 @@ SENDS = {"mute": muted, "raise": raising}
 
 
 def http_end(policy: str, *before: str) -> Outcome:
-    """What every HTTP probe sees that asks for all it can: the disconnect, again and again, and its sends."""
+    """Return the outcome of every HTTP probe that goes on: four disconnects, three sends, one more disconnect."""
     sends = SENDS[policy]
-    return Outcome((*before, *[GONE] * 4, *sends(BODY, BODY, BODY), GONE))
+    return Outcome((*before, *[DISCONNECT] * 4, *sends(BODY, BODY, BODY), DISCONNECT))
 
 
-WS_GONE = "receive: websocket.disconnect"
+WS_DISCONNECT = "receive: websocket.disconnect"
 WS_SENDS = {"mute": muted, "raise": raising}
 
 
@@ -86,15 +86,15 @@ def ws_end(policy: str, *before: str) -> Outcome:
     return Outcome(
         (
             *before,
-            *[WS_GONE] * 4,
+            *[WS_DISCONNECT] * 4,
             *sends("websocket.send", "websocket.send"),
             *muted("websocket.close", "websocket.close"),
-            WS_GONE,
+            WS_DISCONNECT,
         )
     )
 
 
-# What clients do
+# Clients
 
 
 CLIENTS = {HTTP1: Client, HTTP2: HTTP2Client}
@@ -118,7 +118,7 @@ def get(how: str, until: str = "streaming", hear: bytes = b"chunk", cue: bool = 
 def post(
     how: str, until: str, *, chunked: bool = False, size: int = 1000, cue: bool = False, protocol: str = HTTP1
 ) -> Drive:
-    """Leave in the middle of an upload."""
+    """The client leaves in the middle of its upload."""
 
     def drive(visit: Visit) -> None:
         with CLIENTS[protocol](visit.port) as client:
@@ -132,7 +132,7 @@ def post(
 
 
 def second_of_two(how: str, protocol: str = HTTP1) -> Drive:
-    """The first request on the connection is answered in full, the client leaves during the second."""
+    """The client has the answer to its first request on the connection, and leaves during the second."""
 
     def drive(visit: Visit) -> None:
         with CLIENTS[protocol](visit.port) as client:
@@ -147,7 +147,7 @@ def second_of_two(how: str, protocol: str = HTTP1) -> Drive:
 
 
 def pipelined(how: str) -> Drive:
-    """Both requests are there at once, the client leaves during the second."""
+    """The client sends two requests at once, and leaves during the second."""
 
     def drive(visit: Visit) -> None:
         with Client(visit.port) as client:
@@ -161,7 +161,7 @@ def pipelined(how: str) -> Drive:
 
 
 def one_of_two_streams(visit: Visit) -> None:
-    """Two requests at once on one connection; one is reset, the other answered in full."""
+    """The client sends two requests on one connection, resets one, and gets the whole answer to the other."""
     with HTTP2Client(visit.port) as client:
         client.request(visit.at("lives_on"))
         client.hear(b"half")
@@ -199,7 +199,7 @@ def expects_100(how: str) -> Drive:
 
 
 def waits(answer: bytes, body: bytes | None = b"body", protocol: str = HTTP1) -> Drive:
-    """The client that stays."""
+    """The client stays."""
 
     def drive(visit: Visit) -> None:
         with CLIENTS[protocol](visit.port) as client:
@@ -210,7 +210,7 @@ def waits(answer: bytes, body: bytes | None = b"body", protocol: str = HTTP1) ->
 
 
 def waits_twice(answer: bytes, protocol: str = HTTP1) -> Drive:
-    """The client that stays, and after that asks for more on the same connection."""
+    """The client stays, and sends another request on the same connection."""
 
     def drive(visit: Visit) -> None:
         with CLIENTS[protocol](visit.port) as client:
@@ -241,7 +241,7 @@ def waits_for_the_end(visit: Visit) -> None:
 
 
 def opened(how: str, queued: int = 0, cue: bool = False) -> Drive:
-    """A WebSocket whose client leaves once it is open."""
+    """The client of a WebSocket leaves once that is open."""
 
     def drive(visit: Visit) -> None:
         with WebSocketClient(visit.port) as client:
@@ -271,7 +271,7 @@ def ws_does_not_read(how: str) -> Drive:
 
 
 def asked(how: str, cue: bool = False) -> Drive:
-    """A WebSocket whose client leaves before it is accepted."""
+    """The client of a WebSocket leaves before the app accepts."""
 
     def drive(visit: Visit) -> None:
         with WebSocketClient(visit.port) as client:
@@ -322,12 +322,12 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
         return post(how, until, protocol=protocol, **more)
 
     for policy in ("mute", "raise"):
-        end = http_end(policy, GONE)
-        started = http_end(policy, GONE, *SENDS[policy](START))
+        end = http_end(policy, DISCONNECT)
+        started = http_end(policy, DISCONNECT, *SENDS[policy](START))
         version = f"spec_version at least 2.4: {policy == 'raise'}"
-        before = http_end(policy, GONE, version, *SENDS[policy](START))
+        before = http_end(policy, DISCONNECT, version, *SENDS[policy](START))
         twice = Outcome(end.seen, ("returned",) * 2)
-        lets_out = Outcome((GONE, *SENDS[policy](BODY)))
+        lets_out = Outcome((DISCONNECT, *SENDS[policy](BODY)))
         for how in all_ways:
             yield scenario("listener mid-stream", how, policy, "listen", leaves(how), end)
             yield scenario(
@@ -337,7 +337,9 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
             late = leaves(how, "waiting", b"", cue=True)
             yield scenario("reads nothing until then", how, policy, "reads_late", late, started)
             yield scenario("cut upload", how, policy, "upload", cuts(how, "uploading"), started)
-            yield scenario("two readers", how, policy, "two_readers", leaves(how), http_end(policy, GONE, GONE))
+            yield scenario(
+                "two readers", how, policy, "two_readers", leaves(how), http_end(policy, DISCONNECT, DISCONNECT)
+            )
             yield scenario("peeks", how, policy, "peeks", leaves(how, cue=True), end)
         for how in main_ways:
             yield scenario("a reader cancelled", how, policy, "cancelled_reader", leaves(how), end)
@@ -348,7 +350,7 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
             second = second_of_two(how, protocol)
             yield scenario("second request", how, policy, "listen", second, twice, ends=2)
             early = leaves(how, "reading", b"")
-            yield scenario("returns early", how, policy, "returns_early", early, Outcome((GONE,)))
+            yield scenario("returns early", how, policy, "returns_early", early, Outcome((DISCONNECT,)))
             yield scenario("lets it out", how, policy, "lets_out", leaves(how), lets_out)
             yield scenario("lets a group out", how, policy, "lets_a_group_out", leaves(how), lets_out)
             if protocol == HTTP1:
@@ -359,7 +361,7 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
         for how in main_ways:
             if how == "fin":  # a client that closes with unread bytes leaves by RST anyway
                 continue
-            blocked = http_end(policy, GONE, BACK)
+            blocked = http_end(policy, DISCONNECT, BACK)
             for text, app in (
                 ("send blocked, then heard", "blocked_send"),
                 ("send blocked, and heard", "blocked_send_heard"),
@@ -367,11 +369,11 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
             ):
                 yield scenario(text, how, policy, app, does_not_read(how, protocol), blocked)
         for bug, raised in BUGS:
-            own = Outcome((GONE,), (f"raised {raised}",), errors=(raised,))
+            own = Outcome((DISCONNECT,), (f"raised {raised}",), errors=(raised,))
             yield scenario(f"{bug} of the app's own", "fin", policy, bug, leaves("fin"), own)
         if protocol == HTTP2:
             yield scenario("another stream lives on", "reset", policy, "listen", one_of_two_streams, twice, ends=2)
-        answered = Outcome((f"send {START}: None", *[f"send {BODY}: None"] * 2), told=0)
+        answered = Outcome((f"send {START}: None", *[f"send {BODY}: None"] * 2), info_lines=0)
         both = waits(b"\r\n\r\nbodybody", protocol=protocol)
         yield scenario("client", "stays", policy, "stays", both, answered)
         yield scenario(
@@ -382,11 +384,11 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
             waits(b"chunkchunkfinal", None, protocol),
             THERE,
         )
-        uploaded = Outcome((NO_PEEK, *muted(START, BODY)), told=0)
+        uploaded = Outcome((NO_PEEK, *muted(START, BODY)), info_lines=0)
         yield scenario("upload in time", "stays", policy, "upload_in_time", uploads_in_time(protocol), uploaded)
-        over = Outcome(("receive: http.request", *muted(START, BODY), *AFTER_THE_END), told=0)
+        over = Outcome(("receive: http.request", *muted(START, BODY), *AFTER_THE_END), info_lines=0)
         yield scenario("after its end", "stays", policy, "after_its_end", waits(b"final", None, protocol), over)
-        once_more = Outcome((*over.seen, *answered.seen), ("returned",) * 2, told=0)
+        once_more = Outcome((*over.seen, *answered.seen), ("returned",) * 2, info_lines=0)
         drive = waits_twice(b"final", protocol)
         yield scenario("kept alive after its end", "stays", policy, "after_its_end", drive, once_more, ends=2)
         for app in ("sends_after_its_end", "sends_before_its_start", "sends_too_much"):
@@ -396,8 +398,8 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
                 )
     for how in main_ways:
         drive = leaves(how, cue=True)
-        yield scenario("sends and never reads", how, "mute", "never_receives", drive, NEVER, told_matters=False)
-        beats = Outcome((GONE, "the heart beats"))
+        yield scenario("sends and never reads", how, "mute", "never_receives", drive, NEVER, compares_info_lines=False)
+        beats = Outcome((DISCONNECT, "the heart beats"))
         yield scenario("tight loop", how, "mute", "tight_loop", leaves(how), beats)
         if protocol == HTTP1:
             drive = leaves(how)
@@ -408,9 +410,9 @@ def _http(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[str, ...
 
 BACK = "the blocked send came back"
 AFTER_THE_END = ("after the end: http.disconnect",) * 2
-COMPLAINT = Outcome(("the server complains",), ("raised",), told=0, errors=("a complaint",))
-KILLED_HTTP = Outcome((GONE, "cancelled"), ("raised asyncio.CancelledError",))
-KILLED_WEBSOCKET = replace(KILLED_HTTP, seen=(WS_GONE, "cancelled"))
+COMPLAINT = Outcome(("the server complains",), ("raised",), info_lines=0, errors=("a complaint",))
+KILLED_HTTP = Outcome((DISCONNECT, "cancelled"), ("raised asyncio.CancelledError",))
+KILLED_WEBSOCKET = replace(KILLED_HTTP, seen=(WS_DISCONNECT, "cancelled"))
 THERE = Outcome(
     (
         "receive: http.request",
@@ -421,7 +423,7 @@ THERE = Outcome(
         NO_PEEK,
         *muted(BODY),
     ),
-    told=0,
+    info_lines=0,
 )
 NEVER = Outcome((*muted(START), *muted(BODY) * 22))
 GREETED = Outcome(("receive: websocket.connect", *muted("websocket.accept", "websocket.send")))
@@ -440,43 +442,55 @@ def _websocket() -> Iterator[Scenario]:
 
     for policy in ("raise", "mute"):
         sends = WS_SENDS[policy]
-        known = ws_end(policy, WS_GONE)
+        known = ws_end(policy, WS_DISCONNECT)
         for how in ("fin", "rst", "half", "clean"):
             yield scenario("ws listener", how, policy, "ws_listen", opened(how), known)
             yield scenario(
-                "ws two readers", how, policy, "ws_two_readers", opened(how), ws_end(policy, WS_GONE, WS_GONE)
+                "ws two readers",
+                how,
+                policy,
+                "ws_two_readers",
+                opened(how),
+                ws_end(policy, WS_DISCONNECT, WS_DISCONNECT),
             )
             yield scenario("ws queued messages", how, policy, "ws_queued", opened(how, queued=3, cue=True), known)
-            yield scenario("ws returns", how, policy, "ws_returns", opened(how), Outcome((WS_GONE,)))
-            lets_out = Outcome((WS_GONE, *sends("websocket.send")))
+            yield scenario("ws returns", how, policy, "ws_returns", opened(how), Outcome((WS_DISCONNECT,)))
+            lets_out = Outcome((WS_DISCONNECT, *sends("websocket.send")))
             yield scenario("ws lets it out", how, policy, "ws_lets_out", opened(how), lets_out)
             if policy == "raise":
-                sent = ws_end(policy, *sends("websocket.send"), WS_GONE)
+                sent = ws_end(policy, *sends("websocket.send"), WS_DISCONNECT)
                 yield scenario("ws sends, then reads", how, policy, "ws_send_only", opened(how, cue=True), sent)
                 yield scenario("ws only ever sends", how, policy, "ws_only_ever_sends", opened(how), GREETED)
                 yield scenario("ws sends while it reads", how, policy, "ws_sends_while_reading", opened(how), known)
         for how in ("fin", "rst", "half"):
-            before = ws_end(policy, WS_GONE, *sends("websocket.accept"))
+            before = ws_end(policy, WS_DISCONNECT, *sends("websocket.accept"))
             yield scenario("ws before accept", how, policy, "ws_before_accept", asked(how), before)
             yield scenario(
-                "ws returns before accept", how, policy, "ws_returns_before_accept", asked(how), Outcome((WS_GONE,))
+                "ws returns before accept",
+                how,
+                policy,
+                "ws_returns_before_accept",
+                asked(how),
+                Outcome((WS_DISCONNECT,)),
             )
-            closes = Outcome((WS_GONE, *muted("websocket.close")))
+            closes = Outcome((WS_DISCONNECT, *muted("websocket.close")))
             yield scenario("ws closes before accept", how, policy, "ws_closes_before_accept", asked(how), closes)
             if policy == "raise":
-                late = ws_end(policy, *sends("websocket.send"), WS_GONE)
+                late = ws_end(policy, *sends("websocket.send"), WS_DISCONNECT)
                 yield scenario("ws accepts too late", how, policy, "ws_accepts_late", asked(how, cue=True), late)
         for bug, raised in BUGS:
-            own = Outcome((WS_GONE,), (f"raised {raised}",), errors=(raised,))
+            own = Outcome((WS_DISCONNECT,), (f"raised {raised}",), errors=(raised,))
             yield scenario(f"ws {bug} of the app's own", "rst", policy, f"ws_{bug}", opened("rst"), own)
         seen = ("receive: websocket.connect", *muted("websocket.accept"), "receive: websocket.receive")
-        stayed = Outcome((*seen, *muted("websocket.send", "websocket.close"), "too late: the server complains"), told=0)
+        stayed = Outcome(
+            (*seen, *muted("websocket.send", "websocket.close"), "too late: the server complains"), info_lines=0
+        )
         yield scenario("ws client", "stays", policy, "ws_stays", ws_waits, stayed)
         in_vain = ("receive: websocket.connect", *muted("websocket.accept", "websocket.send"))
         in_vain += ("receive: websocket.receive", *muted("websocket.send", "websocket.close"))
-        drive, outcome = ws_waits_in_vain, Outcome(in_vain, told=0)
+        drive, outcome = ws_waits_in_vain, Outcome(in_vain, info_lines=0)
         yield scenario("ws client asked after in vain", "stays", policy, "ws_is_not_gone", drive, outcome)
-        blocked = ws_end(policy, WS_GONE, BACK)
+        blocked = ws_end(policy, WS_DISCONNECT, BACK)
         for text, app in (("then", "ws_blocked_send"), ("and", "ws_blocked_send_heard")):
             yield scenario(f"ws send blocked, {text} heard", "rst", policy, app, ws_does_not_read("rst"), blocked)
     for how in ("fin", "rst"):
@@ -502,10 +516,10 @@ def _starlette(protocol: str, *, main_ways: tuple[str, ...], file_ways: tuple[st
         ) -> Scenario:
             expected = Outcome(seen, (f"raised {ends}",), errors=(ends,)) if ends else Outcome(seen)
             name = f"{prefix}Starlette {text}, {how}, {variant}"
-            # An app that never asks, and whose sends the server takes in silence, leaves nobody who could know.
+            # Where the app does not receive and `send` is silent, the middleware cannot know of the disconnect.
             asks = app not in ("slow", "bug", "missing_file", "polls_blindly")
             return Scenario(
-                name, app, variant, drive, expected, protocol=protocol, told_matters=asks, is_of_starlette=True
+                name, app, variant, drive, expected, protocol=protocol, compares_info_lines=asks, is_of_starlette=True
             )
 
         def leaves(
@@ -534,39 +548,39 @@ def _starlette(protocol: str, *, main_ways: tuple[str, ...], file_ways: tuple[st
                 yield scenario("feed", how, "ws_feed", opened(how), "WebSocketDisconnect", protocol=WEBSOCKET)
         never = waits(b"[false,false,false,false,false]", None, protocol)
         there = scenario("is_disconnected() of a client that", "stays", "polls_in_vain", never)
-        yield replace(there, expected=Outcome((), told=0))
+        yield replace(there, expected=Outcome((), info_lines=0))
 
 
-# Options that act on the departure, and the handler's view of its client
+# Options that act on the disconnect, and the handler's view of its client
 
 
 CANCELLED, CLEAN = "cancelled", "cleaned up"
 
 
 def cleaned_up(*messages: str) -> Outcome:
-    """Cancelled once, so that the clean-up could await, and what it sent went nowhere."""
+    """The outcome of an app that is cancelled once: its clean-up awaits, and its sends are muted."""
     return Outcome((CANCELLED, *muted(*messages), CLEAN))
 
 
 SENT = muted(START, BODY)
 CLEANED_UP = cleaned_up(START, BODY)
 STOPPED = cleaned_up(BODY)
-LEARNED = replace(CLEANED_UP, seen=(GONE, *CLEANED_UP.seen))
+LEARNED = replace(CLEANED_UP, seen=(DISCONNECT, *CLEANED_UP.seen))
 COMMITTED = Outcome(("committed, connected: False", CANCELLED, CLEAN))
 IN_TIME = Outcome((*muted(BODY), CANCELLED, "in time", *muted(BODY), CLEAN))
-FINISHED = Outcome((GONE, *muted(BODY, BODY), "the work is done"))
-RAISED = Outcome((*raising(BODY, BODY), GONE))
-DONE = Outcome((*SENT, "the work is done"), told=0)
+FINISHED = Outcome((DISCONNECT, *muted(BODY, BODY), "the work is done"))
+RAISED = Outcome((*raising(BODY, BODY), DISCONNECT))
+DONE = Outcome((*SENT, "the work is done"), info_lines=0)
 CONNECTED = "connected: True, None"
 ANSWERED_TWICE = Outcome(
     (*[CONNECTED] * 3, "receive: http.request", *SENT, *muted(BODY), CONNECTED, *SENT, *muted(BODY)),
     ("returned",) * 2,
-    told=0,
+    info_lines=0,
 )
 
 
 def leaves_at_work(how: str, protocol: str, until: str = "working", hear: bytes = b"") -> Drive:
-    """The client has sent all of its upload."""
+    """The client leaves after its whole upload."""
 
     def drive(visit: Visit) -> None:
         with CLIENTS[protocol](visit.port) as client:
@@ -579,7 +593,7 @@ def leaves_at_work(how: str, protocol: str, until: str = "working", hear: bytes 
 
 
 def leaves_with_all(how: str, protocol: str) -> Drive:
-    """The client has the whole response."""
+    """The client leaves after the whole response."""
 
     def drive(visit: Visit) -> None:
         with CLIENTS[protocol](visit.port) as client:
@@ -619,7 +633,7 @@ def _cancelling(protocol: str, *, all_ways: tuple[str, ...], main_ways: tuple[st
         yield make("commits", how, "cancel", "commits", waiting, COMMITTED)
         yield make("sets its policy", how, "mute", "sets_its_policy", waiting, CLEANED_UP)
         yield make("waits", how, "policy-for", "waits", waiting, CLEANED_UP)
-        yield make("listener mid-stream", how, "policy-for", "listen", streaming, http_end("mute", GONE))
+        yield make("listener mid-stream", how, "policy-for", "listen", streaming, http_end("mute", DISCONNECT))
         yield make("sends until told", how, "raise", "sends_until_told", streaming, RAISED)
         if protocol == HTTP1:
             yield make("sends until it ends", how, "raise", "sends_until_it_ends", streaming, Outcome(SENT))
@@ -636,24 +650,24 @@ def _telling(protocol: str, *, ways: tuple[str, ...]) -> Iterator[Scenario]:
     make = _maker(protocol)
     for index, variant in enumerate(("mute", "hook", "async-hook", "raising-hook", "raising-async-hook")):
 
-        def told(app: str, phase: str, *after: str, method: str = "GET", variant: str = variant) -> Outcome:
-            """What the app is told, and the hook."""
+        def expected(app: str, phase: str, *after: str, method: str = "GET", variant: str = variant) -> Outcome:
+            """Return the outcome: the lines of the hook and of the app, both with the record."""
             record = f"http {method} /{app}/{variant} from 127.0.0.1, {phase}, None, after some time"
             hook = (f"hook: {record}",) if "hook" in variant else ()
             ending = ("the hook has ended",) if "async" in variant else ()
             errors = ("builtins.ValueError",) if "raising" in variant else ()
-            return Outcome((*hook, *ending, f"connected: False, gone: {record}", GONE, *after), errors=errors)
+            return Outcome((*hook, *ending, f"connected: False, gone: {record}", DISCONNECT, *after), errors=errors)
 
         for how in ways if variant == "mute" else (ways[index % len(ways)],):
             waiting, streaming = get(how, "waiting", b"", protocol=protocol), get(how, protocol=protocol)
             cut = post(how, "uploading", protocol=protocol)
             yield make(
-                "waits for it", how, variant, "waits_for_it", waiting, told("waits_for_it", "before the response")
+                "waits for it", how, variant, "waits_for_it", waiting, expected("waits_for_it", "before the response")
             )
             if protocol == HTTP1 or variant == "mute":
-                asked = told("asks", "during the response", *muted(BODY, BODY))
+                asked = expected("asks", "during the response", *muted(BODY, BODY))
                 yield make("asks", how, variant, "asks", streaming, asked)
-                asked = told("waits_in_upload", "during the upload", method="POST")
+                asked = expected("waits_in_upload", "during the upload", method="POST")
                 yield make("cut upload, waits for it", how, variant, "waits_in_upload", cut, asked)
             if variant == "mute":
                 record = "http GET /asks_from_thread/mute from 127.0.0.1, before the response, None, after some time"
@@ -672,15 +686,15 @@ def _acting_websocket() -> Iterator[Scenario]:
         yield make("ws waits", how, "cancel", "ws_waits", drive, waited)
         yield make("ws ticks", how, "cancel", "ws_ticks", drive, waited)
         record = "websocket None /ws_waits_for_it/hook from 127.0.0.1, while open, a code, after some time"
-        told = Outcome((f"hook: {record}", f"connected: False, gone: {record}", WS_GONE, *raising("websocket.send")))
-        yield make("ws waits for it", how, "hook", "ws_waits_for_it", drive, told)
+        seen = f"hook: {record}", f"connected: False, gone: {record}", WS_DISCONNECT, *raising("websocket.send")
+        yield make("ws waits for it", how, "hook", "ws_waits_for_it", drive, Outcome(seen))
     for how in ("fin", "rst"):
         drive = opened(how)
-        learned = replace(waited, seen=(WS_GONE, *waited.seen))
+        learned = replace(waited, seen=(WS_DISCONNECT, *waited.seen))
         yield make("ws reads and waits", how, "cancel", "ws_reads_and_waits", drive, learned)
         yield make("ws commits", how, "cancel", "ws_commits", drive, COMMITTED)
         record = "websocket None /ws_before_accept/hook from 127.0.0.1, before the handshake, a code, after some time"
-        before = ws_end("raise", f"hook: {record}", WS_GONE, *raising("websocket.accept"))
+        before = ws_end("raise", f"hook: {record}", WS_DISCONNECT, *raising("websocket.accept"))
         yield make("ws before accept", how, "hook", "ws_before_accept", asked(how), before)
     for how, variant in (("fin", "grace"), ("rst", "cancel-grace")):
         in_time = Outcome((CANCELLED, "in time", *muted("websocket.send"), CLEAN))

@@ -1,13 +1,17 @@
-"""Scripts for a bare app and its client, as data, and how they are played: on a real server and in memory alike.
+"""Scripts for a bare app and its client, as data, and the app that plays them: on a real server and in memory alike.
 
-A script is a row of words. `receive` is one call of `receive`; `body` as many as it takes to get the request's body,
-`some` the same where only that there is any of it is certain. `start`, `chunk`, `final`, `accept`, `text`, `close` and
-the others of `MESSAGES` are messages for `send`; `pour` sends large ones until one blocks, and leaves that waiting.
-`receive+` leaves a `receive` waiting as well, and `join` says what became of all that wait. `fin`, `rst`, `half` and
-`clean` stand where the client leaves, and the server has had its chance to notice. `pause` lets the client answer.
-`linger` waits for a cancellation of the server's. `scope` is what the scope claims, and `got` what the client has got.
+A script is a row of steps.
 
-Each step is bounded: one that does not come back in time "hangs", and is cancelled.
+- `receive` is one call of `receive`. `body` is as many as it takes to get the request's body; `some` is the same where
+  it is certain only whether there is any of it. `receive+` leaves a `receive` waiting.
+- `start`, `chunk`, `final`, `accept`, `text`, `close` and the others of `MESSAGES` are messages for `send`. `much` is a
+  larger one. `pour` sends very large ones until one blocks, and leaves that waiting.
+- `join` notes the outcomes of all calls that wait.
+- `fin`, `rst`, `half` and `clean`: the client leaves, and the server has time to notice.
+- `pause` lets the client answer. `linger` waits for a cancellation by the server.
+- `scope` notes what the scope claims, `got` what the client has got.
+
+Each step is bounded: one that does not return in time "hangs", and is cancelled.
 """
 
 from __future__ import annotations
@@ -23,14 +27,14 @@ from anyio.abc import TaskGroup
 from disconnect_mw.testing import HTTPClient, WebSocketClient
 
 CLOSE_CODE, CLOSE_REASON = 1001, "bye"
-"""What a client says that leaves by a close frame."""
+"""The close frame of a client that leaves by `clean`."""
 
 LARGE = 1 << 20
 POURED = 24
-"""How many messages of that size a server without flow control takes."""
+"""After so many messages of that size a server has no flow control."""
 
 BEFORE, AFTER = b"before", b"after"
-"""What a body holds that is sent before the client has left, and after that."""
+"""The content of messages that are sent before the client leaves, and after that."""
 
 KIB = 1024
 
@@ -55,15 +59,16 @@ Leave = Callable[[str], Awaitable[None]]
 
 @dataclasses.dataclass(frozen=True)
 class Script:
-    """What a bare app does step by step; its client asks for `client`, or uploads it, and leaves where a step says so.
+    """What a bare app does, step by step, with a client that leaves where a step says so.
 
-    `http2` is False for a body that is larger than the window of an HTTP/2 stream.
+    `client` has the request's body, or the messages of a WebSocket's. `http2` is False for a body that is larger than
+    the window of an HTTP/2 stream.
     """
 
     name: str
     steps: str
     client: HTTPClient | WebSocketClient = HTTPClient()
-    needs: str = ""  # an extension
+    needs: str = ""  # an extension of the scope
     http2: bool = True
 
     @property
@@ -76,7 +81,7 @@ class Script:
 
     @property
     def way(self) -> str | None:
-        """How the client leaves, if it does."""
+        """How the client leaves; None if it stays."""
         return next((word for word in self.words if word in WAYS), None)
 
     def __str__(self) -> str:
@@ -105,7 +110,7 @@ def _http() -> Iterator[Script]:
     yield Script("whole upload, unread", "fin body receive*2", UPLOAD)
     yield Script("large whole upload, unread", "fin body receive*2", LARGE_UPLOAD, http2=False)
     yield Script("whole upload, and it sends first", "fin start chunk body receive", UPLOAD)
-    # Not in one piece: after that a body makes granian 1.7.6's worker panic and exit.
+    # The response is not in one piece: after one a body makes granian 1.7.6's worker panic and exit.
     yield Script("after the end, the client stays", "receive start chunk final receive*2 chunk start receive")
     yield Script("after the end, it sends", "receive start chunk final chunk start")
     yield Script("after the end, unread", "start final receive*2")
@@ -173,7 +178,7 @@ SCRIPTS = tuple(map(_unrolled, (*_http(), *_websocket())))
 
 
 class Performance:
-    """One script, played as an app; `lines` is its transcript."""
+    """An app that plays one script; `lines` is its transcript."""
 
     def __init__(self, script: Script, leave: Leave, patience: Seconds, lingers: Seconds) -> None:
         self.script = script
@@ -181,7 +186,7 @@ class Performance:
         self._leave = leave
         self._patience = patience
         self._lingers = lingers
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_Call] = []
         self._has_left = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -214,7 +219,7 @@ class Performance:
         elif word == "pause":
             await anyio.sleep(self._patience / 2)
         elif word == "got":
-            pass  # the client's side says what it got
+            pass  # the client's side notes it
         else:
             message = self._message(word)
             self._note(f"{word}: {(await self._bounded(lambda: send(message), tasks)).outcome}")
@@ -232,7 +237,7 @@ class Performance:
             message["text"] = AFTER.decode()
         return message
 
-    async def _bounded(self, call: Callable[[], Awaitable[Any]], tasks: TaskGroup) -> _Waiting:
+    async def _bounded(self, call: Callable[[], Awaitable[Any]], tasks: TaskGroup) -> _Call:
         waiting = await self._started("", call, tasks)
         self._waiting.remove(waiting)
         await waiting.ended_within(self._patience)
@@ -240,7 +245,7 @@ class Performance:
         return waiting
 
     async def _body(self, receive: Any, tasks: TaskGroup) -> str:
-        """How much of the request's body there is; pieces differ with the moment at which they come."""
+        """Return the size of the request's body; its pieces differ with the moment at which they come."""
         size = 0
         while True:
             waiting = await self._bounded(receive, tasks)
@@ -252,12 +257,12 @@ class Performance:
                 return f"{size} bytes, all"
 
     async def _some(self, receive: Any, tasks: TaskGroup) -> str:
-        """Is there any of it? How much of a large one has come is a matter of buffers and moments."""
+        """Return whether any of the body came; how much of a large one depends on buffers and moments."""
         size, _, rest = (await self._body(receive, tasks)).partition(" bytes")
         return f"{'none' if size == '0' else 'some'} of the body{rest}"
 
-    async def _started(self, name: str, call: Callable[[], Awaitable[Any]], tasks: TaskGroup) -> _Waiting:
-        waiting = _Waiting(name, call)
+    async def _started(self, name: str, call: Callable[[], Awaitable[Any]], tasks: TaskGroup) -> _Call:
+        waiting = _Call(name, call)
         self._waiting.append(waiting)
         tasks.start_soon(waiting.run)
         await waiting.begun.wait()
@@ -279,7 +284,7 @@ class Performance:
         self._note("pour: never blocks")
 
     async def _join(self) -> None:
-        """What became of those that wait; of several in `receive`, nobody promises which gets what."""
+        """Note the outcomes of all calls that wait; sorted, because readers may wake in any order."""
         with anyio.move_on_after(self._patience):
             for waiting in self._waiting:
                 await waiting.ended.wait()
@@ -299,8 +304,8 @@ class Performance:
         self._note("linger: goes on")
 
 
-class _Waiting:
-    """A call in a task of its own."""
+class _Call:
+    """A call of `receive` or `send` in a task of its own."""
 
     def __init__(self, name: str, call: Callable[[], Awaitable[Any]]) -> None:
         self.name = name
@@ -320,7 +325,7 @@ class _Waiting:
         except anyio.get_cancelled_exc_class():
             if not self._scope.cancel_called:
                 raise
-            # granian 1 cancels its own future in turn, which anyio does not take for its doing
+            # granian 1 cancels its own future in turn, which anyio does not take for its own cancellation
         except Exception as exception:
             self.outcome = f"raises {named(exception)}"
         finally:
@@ -338,7 +343,7 @@ class _Waiting:
 
 
 def described(answer: Any) -> str:
-    """What `receive` or `send` gave, as far as servers should agree."""
+    """Return what `receive` or `send` returned, without what servers may choose."""
     if not isinstance(answer, dict):
         return repr(answer)
     kind = answer["type"]
@@ -353,7 +358,7 @@ def described(answer: Any) -> str:
 
 
 def named(exception: BaseException) -> str:
-    """Module and class, and the classes of Python's own that an `except` clause may name."""
+    """Return module and class, and the base classes among Python's own, which an `except` clause may name."""
     kind = type(exception)
     if kind.__module__ == "builtins":
         return kind.__qualname__

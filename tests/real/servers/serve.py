@@ -1,7 +1,7 @@
-"""Run in the server's process: the app that it serves, and every event of interest as a JSON line on stdout.
+"""Runs in the server's process: the app that it serves, which writes events as JSON lines to stdout.
 
-The lines are the server's log records, what the apps saw, and how each call ended, all in one order. The first one says
-which version of the server it is.
+The events are the server's log records, what the apps saw, and how each call ended, in the order in which they happen.
+The first one has the version of the server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .apps import APPS
 from .play import Play, emit, named, signal
 
 
-def _tell(self: logging.Logger, record: logging.LogRecord) -> None:
+def _emit_record(self: logging.Logger, record: logging.LogRecord) -> None:
     exception = record.exc_info[1] if record.exc_info else None
     emit(
         log=record.levelname,
@@ -31,20 +31,20 @@ def _tell(self: logging.Logger, record: logging.LogRecord) -> None:
     )
 
 
-# In place of all handlers, since each server sets its own up, and some when the app is imported already.
-logging.Logger.callHandlers = _tell  # type: ignore[method-assign]
+# Replaces all handlers, because each server sets up its own, some before the app is imported.
+logging.Logger.callHandlers = _emit_record  # type: ignore[method-assign]
 logging.getLogger().setLevel(logging.INFO)
 logging.getLogger("disconnect_mw").setLevel(logging.INFO)
 logging.captureWarnings(True)
 if "twisted" in sys.modules:
     from twisted.logger import STDLibLogObserver, globalLogPublisher
 
-    logging.getLogger("twisted").setLevel(logging.WARNING)  # the access log is there as well
+    logging.getLogger("twisted").setLevel(logging.WARNING)  # below that is its access log
     globalLogPublisher.addObserver(STDLibLogObserver())  # type: ignore[arg-type]  # it is one
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """`/APP/VARIANT/RUN` plays an app; `/signal/RUN/NAME` tells a run to go on; `/mark/-/N` says that N was reached."""
+    """Play an app for `/APP/VARIANT/RUN`; set an event of a run for `/signal/RUN/NAME`; emit a mark for `/mark/-/N`."""
     if scope["type"] == "lifespan":
         while (await receive())["type"] != "lifespan.shutdown":
             await send({"type": "lifespan.startup.complete"})
@@ -56,7 +56,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             signal(variant, run).set()
         else:
             if threading.active_count() > 1:
-                time.sleep(0.001)  # for a worker thread to let go of what it has raised
+                time.sleep(0.001)  # for a worker thread to release its exception
             gc.collect()  # a lost exception or an abandoned coroutine is reported when it is collected
             emit(mark=run)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
@@ -82,5 +82,5 @@ async def _play(name: str, variant: str, run: str, scope: Any, receive: Any, sen
 
 
 gc.collect()
-gc.freeze()  # what the modules are made of need not be looked through at every mark
+gc.freeze()  # the collection at each mark need not scan the modules
 emit(version=importlib.metadata.version(os.environ["TESTS_SERVER"]))

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, and what it and its apps have told."""
+"""A real server in a process of its own, and the events that it and its apps emit."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ from .setups import APP, Setup
 Event = dict[str, Any]
 
 ATTEMPTS = 3
-"""To start: a port that was free may be taken by now."""
+"""Attempts to start a server: a port that was free may be taken by then."""
 
-OFTEN = 3
-"""What is logged more often than that during one visit comes once per message."""
+REPEATS = 3
+"""A text that is logged more often than this during one visit is logged for each message."""
 
 SECONDS_TO_ERROR = 2.0
-"""Daphne looks once a second for what the apps have raised."""
+"""Daphne checks once a second for what the apps have raised."""
 
 _SUSPICIOUS = ("Traceback", "never awaited", "never retrieved", "Exception ignored", "Fatal Python error")
-"""What no logger reports, and stderr gets."""
+"""Words of errors that go to stderr and to no logger."""
 
 
 class Crash(AssertionError):
-    """The server is no longer there."""
+    """The server's process has ended."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a visit led to.
+    """The outcome of a visit.
 
-    `seen` is the app's transcript from the moment it knows that its client has gone, or all of it if it never does.
+    `seen` is the app's transcript from when it knows of the disconnect, or all of it if it never does.
     """
 
     seen: tuple[str, ...]
-    ends: tuple[str, ...] = ("returned",)  # how each call of the whole application ended
-    told: int = 1  # INFO lines of logger disconnect_mw
+    ends: tuple[str, ...] = ("returned",)  # how each call of the whole app ended
+    info_lines: int = 1  # of logger disconnect_mw
     errors: tuple[str, ...] = ()  # the exceptions that the server logged
-    repeats: tuple[str, ...] = ()  # what it logged again and again
+    repeats: tuple[str, ...] = ()  # texts that the server logged for each message
 
 
 class Server:
@@ -65,16 +65,15 @@ class Server:
             visit = server.visit("listen", "mute")  # an app and a variant of `apps.APPS`
             with Client(server.port) as client:
                 client.request(visit.path)
-                visit.until("streaming")              # what the app says by play.ready()
+                visit.until("streaming")              # the app calls play.ready("streaming")
                 client.leave("rst")
             print(visit.outcome(), visit.story())
 
-    The process is the server as a user starts it, with one worker. It serves `app`, by default that of `serve`: any
-    import path below the packages `disconnect_mw` and `servers`, which are copied for it, and of `packages`, more
-    directories to copy. An app that imports `servers.serve` has the log records of the process among the `events`,
-    whatever loggers they come from, and `servers.play.emit` for its own. Everything is bounded: `Hang` is raised for
-    what does not come, `Crash` with the last lines of its log if the server ends. `close` says by which events the
-    server has ended; leaving the context does it as well, at once after a `Hang`.
+    The process is the server as a user starts it, with one worker. It serves `app`, an import path below the packages
+    `disconnect_mw` and `servers`, which are copied for it, or below `packages`, more directories to copy. An app that
+    imports `servers.serve` has all log records of the process among the `events`, and `servers.play.emit` for its own.
+    Every wait is bounded: `Hang` is raised if an event does not come, `Crash` with the last lines of the log if the
+    server ends. Leaving the context stops the server, at once after a `Hang`.
     """
 
     port: int
@@ -90,7 +89,7 @@ class Server:
     def __enter__(self) -> Server:
         self._home = tempfile.TemporaryDirectory(prefix="disconnect-mw-")
         home = Path(self._home.name)
-        # The server's interpreter may be another one, so it gets these packages and nothing else of ours.
+        # The server's interpreter may be another one, so it gets copies of these packages alone.
         for package in self._packages:
             shutil.copytree(package, home / package.name, ignore=shutil.ignore_patterns("__pycache__"))
         for attempt in range(1, ATTEMPTS + 1):
@@ -152,7 +151,7 @@ class Server:
             except ConnectionRefusedError:
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     raise Crash(f"the server does not listen\n{self.last_words()}") from None
-                time.sleep(0.02)  # it does not say when it will
+                time.sleep(0.02)  # the server emits nothing when it listens
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -192,7 +191,7 @@ class Server:
         self._stderr.close()
 
     def wait(self, is_it: Callable[[Event], bool], awaited: str, patience: float = PATIENCE, since: int = 0) -> Event:
-        """The first event, from number `since` on, that `is_it`."""
+        """Wait for an event, from number `since` on, for which `is_it` is true; return the first."""
         deadline = time.monotonic() + patience
         with self._news:
             while True:
@@ -208,19 +207,19 @@ class Server:
                 self._news.wait(left)
 
     def last_words(self) -> str:
-        """The last events, and lines of the log, of a server that is in trouble."""
+        """Return the last events and the last lines on stderr."""
         recent = "\n".join(map(_readable, self._events[-12:]))
-        told = Path(self._stderr.name).read_text(encoding="utf-8", errors="replace")[-2000:]
-        return f"the last events:\n{recent}\non stderr:\n{told}"
+        stderr = Path(self._stderr.name).read_text(encoding="utf-8", errors="replace")[-2000:]
+        return f"the last events:\n{recent}\non stderr:\n{stderr}"
 
     def ask(self, path: str) -> None:
-        """A request beside the visits. It must be answered: the server still works."""
+        """Send a request beside the visits, and wait for the answer."""
         with Client(self.port) as client:
             client.request(path)
             client.hear(b"\r\n\r\nok")
 
     def mark(self, name: str) -> None:
-        """See that the server has come as far as this."""
+        """Wait until the server has done everything that came before this."""
         since = self.count
         self.ask(f"/mark/-/{name}")
         self.wait(lambda event: event.get("mark") == name, f"mark {name}", since=since)
@@ -231,7 +230,7 @@ class Server:
 
     @property
     def count(self) -> int:
-        """How many events there have been."""
+        """The number of events so far."""
         with self._news:
             return len(self._events)
 
@@ -240,13 +239,13 @@ class Server:
             return self._events[since:]
 
     def complaints(self) -> list[str]:
-        """What a stopped server has told that no visit can be blamed for."""
+        """Return the errors of a stopped server that belong to no visit."""
         lines = [*self.stderr.splitlines(), *(event["stray"] for event in self.events() if "stray" in event)]
         return [line for line in lines if any(word in line for word in _SUSPICIOUS)]
 
 
 class Visit:
-    """One client, or more, at one app."""
+    """A visit of one client or more to one app."""
 
     def __init__(self, server: Server, app: str, variant: str, run: str) -> None:
         self._server = server
@@ -257,24 +256,24 @@ class Visit:
         self.port = server.port
 
     def at(self, app: str) -> str:
-        """The path of another app in the same visit."""
+        """Return the path of another app in the same visit."""
         return f"/{app}/{self.variant}/{self._run}"
 
     def until(self, ready: str) -> None:
-        """Wait until the app says that it is so far."""
+        """Wait until the app calls `play.ready(ready)`."""
         self._server.wait(
             lambda event: self._is_mine(event, ready=ready), f"word that the app is {ready}", since=self._since
         )
 
     def cue(self, name: str = "gone") -> None:
-        """Have the app go on. The server has noticed before that a client left: that came first."""
+        """Let the app go on. The server has noticed before that a client left, because that came first."""
         self._server.mark(f"{name}-{self._run}")
         self._server.ask(f"/signal/{self._run}/{name}")
 
     def outcome(self, ends: int = 1, errors: int = 0) -> Outcome:
-        """What came of it, once `ends` calls of the application have ended and the server has said all it has to.
+        """Return the outcome, once `ends` calls of the whole app have ended and the server has logged all it has to.
 
-        That includes so many `errors`, if they come in time; fewer may be what came of it.
+        It waits for so many `errors` for 2 s; there may be fewer.
         """
         since = self._since
         for number in range(ends):
@@ -293,13 +292,13 @@ class Visit:
         return Outcome(
             seen=tuple(known or [event["line"] for event in lines]),
             ends=tuple(event["end"] for event in events if self._is_mine(event) and "end" in event),
-            told=sum(event.get("logger") == "disconnect_mw" and event["log"] == "INFO" for event in events),
+            info_lines=sum(event.get("logger") == "disconnect_mw" and event["log"] == "INFO" for event in events),
             errors=tuple(map(_error_of, filter(_is_error, events))),
-            repeats=tuple(text for text, times in logged.items() if times > OFTEN),
+            repeats=tuple(text for text, times in logged.items() if times > REPEATS),
         )
 
     def story(self) -> str:
-        """All events since the visit began, to read."""
+        """Return all events since the visit began, as text."""
         return "\n".join(map(_readable, self._server.events(self._since)))
 
     def _errors(self) -> int:
@@ -318,10 +317,10 @@ def _is_error(event: Event) -> bool:
 
 
 def _error_of(event: Event) -> str:
-    """The exception that a log record is about, or without one its text."""
+    """Return the exception of a log record, or its text if it has none."""
     if event["exception"] is not None:
         return str(event["exception"])
-    if "Traceback (most recent call last)" in event["text"]:  # Daphne's, which has it as text
+    if "Traceback (most recent call last)" in event["text"]:  # Daphne logs the traceback as text
         kind = str(event["text"]).strip().splitlines()[-1].strip().partition(":")[0]
         return f"{kind.partition('.')[0]}.{kind.rpartition('.')[2]}" if "." in kind else f"builtins.{kind}"
     return str(event["text"])

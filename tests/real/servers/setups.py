@@ -1,4 +1,4 @@
-"""Which servers there are, in which versions, and how each one is started."""
+"""The servers, their versions, and how each is started."""
 
 from __future__ import annotations
 
@@ -9,58 +9,58 @@ from dataclasses import dataclass
 NEWEST = "newest"
 
 APP = "servers.serve:app"
-"""What a server serves, unless it is told otherwise."""
+"""The app that a server serves by default."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One server as somebody runs it."""
+    """A server with its options."""
 
     server: str  # its name on the package index
-    version: str  # there, or NEWEST
+    version: str  # on the package index, or NEWEST
     loop: str = "asyncio"  # or "uvloop", "trio"
     http: str = ""  # the implementation, where there is a choice
     ws: str = ""
     worker: str = ""  # gunicorn's worker class
-    is_impatient: bool = False  # cancels an app that goes on without its client for a second
+    is_impatient: bool = False  # cancels the app a second after the disconnect
 
     def __str__(self) -> str:
         return "-".join(filter(None, (self.server, self.kind)))
 
     @property
     def kind(self) -> str:
-        """What tells it from others of that server and version."""
+        """The options, which tell it from other set-ups of that server and version."""
         worker = self.worker.partition(".")[0]
         return "-".join(filter(None, (worker, self.http, self.ws, self.loop, "impatient" if self.is_impatient else "")))
 
     @property
     def speaks_http2(self) -> bool:
-        """In clear text, to a client that knows beforehand."""
+        """Whether it speaks HTTP/2 in clear text, with prior knowledge."""
         return self.server == "hypercorn"
 
     @property
     def takes_socket(self) -> bool:
-        """Can it be given a socket that listens already? (uvicorn's --fd takes it for a Unix domain socket.)"""
+        """Whether it takes a socket that listens already. (uvicorn's --fd takes that for a Unix domain socket.)"""
         return self.server in ("daphne", "gunicorn", "hypercorn") and sys.platform != "win32"
 
     @property
     def runs_here(self) -> bool:
-        """Can it run on this platform?"""
+        """Whether it runs on this platform."""
         if sys.platform == "win32":
             return self.server != "gunicorn" and self.loop != "uvloop"
         return self.loop != "uvloop" or sys.implementation.name == "cpython"
 
     def command(self, where: int, app: str = APP) -> list[str]:
-        """The arguments for the interpreter; `where` is a listening socket's descriptor if it takes one, or a port."""
+        """Return the arguments for Python. `where` is a listening socket's descriptor if it takes one, or a port."""
         return ["-m", self.server, *map(str, _OPTIONS[self.server](self, where)), app]
 
     def requirements(self) -> list[str]:
-        """What is to be installed for it, as it was in its day."""
+        """Return what to install for it, with the dependencies of its time."""
         server = _REQUIRED[self.server][0]
         wanted = [server if self.version == NEWEST else f"{server}=={self.version}", *_REQUIRED[self.server][1:]]
         if self.server == "uvicorn" and self.version != NEWEST:
-            # uvicorn's `websockets` implementation is that library's old one, and up to 0.35 or so it sets a policy for
-            # uvloop and asks for a loop where none is running, which uvloop 0.22 refuses.
+            # uvicorn's `websockets` implementation uses that library's old API. Up to 0.35 or so uvicorn sets a policy
+            # for uvloop and asks for a loop where none is running, which uvloop 0.22 refuses.
             wanted += ["websockets<14", "uvloop<0.22"]
         return [*wanted, "asgiref>=3.5", "starlette>=0.40"]
 
@@ -120,7 +120,7 @@ VERSIONS = {
 
 
 def setups_of(server: str, version: str = NEWEST) -> list[Setup]:
-    """All that this version of the server is played with."""
+    """Return the set-ups in which this version of the server is played."""
     if server == "uvicorn":
         found = [
             Setup(server, version, "asyncio", "h11", "websockets"),

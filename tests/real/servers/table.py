@@ -1,4 +1,4 @@
-"""The README's table: what comes of the most telling scenarios on each server, without the middleware and with it."""
+"""The README's table: the outcome of eight scenarios on each server, without the middleware and with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .conformance import LIMIT, SAME, Column
 from .scenarios import SCENARIOS, Scenario
 from .server import Crash, Outcome, Server
 
-TELLING: Mapping[str, str] = {
+SCENARIO_OF_COLUMN: Mapping[str, str] = {
     "endless ``StreamingResponse``": "Starlette endless stream, rst, alone",
     "cut ``await request.body()``": "Starlette cut body(), rst, alone",
     "two tasks in ``receive``": "two readers, rst, mute",
@@ -23,7 +23,7 @@ TELLING: Mapping[str, str] = {
     "left before the accept": "ws returns before accept, fin, raise",
     "answer to a lost HTTP/2 connection": "h2 Starlette slow answer, rst, alone",
 }
-"""What a column is called, and the scenario that it shows."""
+"""The title of each column, and its scenario."""
 
 BEGIN, END = ".. begin servers\n", ".. end servers\n"
 
@@ -33,15 +33,15 @@ KEPT = "✓"
 NOT_SPOKEN = "–"
 
 
-def telling() -> list[Scenario]:
+def table_scenarios() -> list[Scenario]:
     names = {scenario.name: scenario for scenario in SCENARIOS}
-    return [names[name] for name in TELLING.values()]
+    return [names[name] for name in SCENARIO_OF_COLUMN.values()]
 
 
 def play_bare(python: str, column: Column) -> dict[str, str]:
-    """What comes of the telling scenarios without the middleware, a word for each, by the scenario's name."""
+    """Return the outcomes of the table's scenarios without the middleware, in a few words each, by scenario."""
     words = {}
-    left = [scenario for scenario in telling() if scenario.suits(column.setup)]
+    left = [scenario for scenario in table_scenarios() if scenario.suits(column.setup)]
     while left:
         with Server(python, column.setup) as server:
             while left:
@@ -50,12 +50,12 @@ def play_bare(python: str, column: Column) -> dict[str, str]:
                     words[scenario.name] = word(scenario.play(server, bare=True)[0], scenario.expected)
                 except (Hang, Crash) as failure:
                     words[scenario.name] = "hangs" if isinstance(failure, Hang) else "crashes"
-                    break  # the server may be no good any more
+                    break  # the server may be broken
     return words
 
 
 def word(outcome: Outcome, expected: Outcome) -> str:
-    """What happens, as short as can be."""
+    """Return the outcome in a few words."""
     if outcome.errors:
         return "ERROR"
     if "SILENCE" in outcome.seen:
@@ -72,42 +72,44 @@ def word(outcome: Outcome, expected: Outcome) -> str:
         return " or ".join(sorted(others))
     if seen != wanted:
         return "differs"
-    return "sends to nobody" if is_wasted else KEPT
+    return "keeps sending" if is_wasted else KEPT
 
 
 def _before_its_end(seen: Sequence[str]) -> tuple[str, ...]:
-    """Without what an app does after its last message: the server may well complain of that."""
+    """Return the lines before the app's last message is followed by another, of which a server may complain."""
     sends = [index for index, line in enumerate(seen) if line.startswith("send http.response.body")]
     return tuple(seen[: sends[2]] if len(sends) > 2 else seen)
 
 
 def _raised(seen: Sequence[str]) -> set[str]:
-    """The names of the exceptions, without their packages."""
+    """Return the names of the exceptions, without their packages."""
     return {name for line in seen for name in re.findall(r"raises (?:\w+\.)*(\w+)", line)}
 
 
 def block(columns: Sequence[Column], bare: Mapping[str, Mapping[str, str]]) -> str:
-    """The table and what belongs to it, in reStructuredText; `bare` has the words by the title of the column."""
+    """Return the table and the text around it, in reStructuredText. `bare` is by the columns' titles."""
     rows: dict[tuple[str, tuple[str, ...]], list[Column]] = {}
     for column in columns:
         if not column.setup.is_impatient:
-            cells = tuple(_cell(bare[column.title].get(name), column.cells.get(name)) for name in TELLING.values())
+            cells = tuple(
+                _cell(bare[column.title].get(name), column.cells.get(name)) for name in SCENARIO_OF_COLUMN.values()
+            )
             rows.setdefault((column.setup.server, cells), []).append(column)
     played = max(len(column.cells) for column in columns)
     lines = [
         f"Measured on {datetime.date.today().isoformat()} with Python {platform.python_version()} on "
         f"{platform.system()}: {len(columns)} set-ups, up to {played} scenarios each.",
-        f"Each cell tells what happens without the middleware, then with it: {KEPT} is one and the same transcript on "
-        f"all servers and nothing in the log, {NOT_SPOKEN} is not spoken.",
+        f"Each cell has the outcome without the middleware, then with it. {KEPT}: the same transcript as on all other "
+        f"servers, and nothing in the log. {NOT_SPOKEN}: the server does not speak the protocol.",
         "",
         ".. list-table::",
         "   :header-rows: 1",
         "",
-        *_row(["server", *TELLING]),
+        *_row(["server", *SCENARIO_OF_COLUMN]),
     ]
     for (server, cells), alike in rows.items():
         lines += _row([f"{server} {_names(alike)}", *cells])
-    lines += ["", "What a server cannot show, in the scenarios of all columns and of hundreds that no column has:", ""]
+    lines += ["", "What a server cannot show, in these scenarios and in hundreds of others:", ""]
     lines += [f"* {line}" for line in _limits(columns)]
     return "\n".join(lines) + "\n"
 
@@ -124,7 +126,7 @@ def _cell(bare: str | None, verdict: str | None) -> str:
 
 
 def _names(alike: Sequence[Column]) -> str:
-    """Versions, and the kinds of each where there are several."""
+    """Return the versions, each with its kinds of set-up."""
     kinds: dict[str, list[str]] = {}
     for column in alike:
         kinds.setdefault(column.version, []).append(column.setup.kind)
@@ -143,7 +145,7 @@ def _limits(columns: Sequence[Column]) -> list[str]:
 
 
 def write(path: Path, text: str) -> None:
-    """Put `text` between the markers; a ValueError where they are not."""
+    """Put `text` between the markers. Raises `ValueError` if they are not there."""
     whole = path.read_text(encoding="utf-8")
     if whole.count(BEGIN) != 1 or whole.count(END) != 1 or whole.index(BEGIN) > whole.index(END):
         raise ValueError(f"{path} must have the lines {BEGIN.strip()!r} and {END.strip()!r}, once each, in this order")

@@ -18,7 +18,7 @@ from .behaviour import (
     as_on,
     difference,
     impatient,
-    in_memory,
+    play_in_memory,
     prove,
     records_of,
     scripts_for,
@@ -93,11 +93,11 @@ HTTP_VARIATIONS: dict[str, tuple[Server, Any]] = {
     "cancels_after": (servers.DAPHNE_4_2_3, 0.1),
     "http_version": (servers.UVICORN_0_54_0, "2"),
     "send": (servers.UVICORN_0_54_0, OSERROR),
-    "buffers": (servers.HYPERCORN_0_18_0_HTTP2, 65536),
+    "buffer_size": (servers.HYPERCORN_0_18_0_HTTP2, 65536),
     "send_after_reset": (servers.HYPERCORN_0_18_0_HTTP2, None),
-    "tells": (servers.UVICORN_0_54_0, "after a send"),
-    "times_told": (servers.UVICORN_0_54_0, 2),
-    "times_told_of_cut_upload": (servers.GRANIAN_1_7_6, 1),
+    "disconnect_comes": (servers.UVICORN_0_54_0, "after a send"),
+    "disconnects": (servers.UVICORN_0_54_0, 2),
+    "disconnects_of_cut_upload": (servers.GRANIAN_1_7_6, 1),
     "wakes_all": (servers.UVICORN_0_54_0, False),
     "read_ahead": (servers.UVICORN_0_54_0, None),
     "buffers_upload": (servers.UVICORN_0_54_0, True),
@@ -116,11 +116,11 @@ WEBSOCKET_VARIATIONS: dict[str, tuple[Server, Any]] = {
     "cancels_after": (servers.DAPHNE_4_2_3, 0.1),
     "lost": (servers.UVICORN_0_54_0, ALL_RAISE),
     "closed": (servers.GUNICORN_27_0_1, None),
-    "told": (servers.UVICORN_0_54_0, None),
+    "received": (servers.UVICORN_0_54_0, None),
     "before_accept": (servers.UVICORN_0_54_0, ALL_RAISE),
     "after_end": (servers.UVICORN_0_54_0, ALL_RAISE),
     "after_refusal": (servers.GUNICORN_27_0_1, None),
-    "unread_hides": (servers.UVICORN_0_54_0_WSPROTO, False),
+    "unread_hides_disconnect": (servers.UVICORN_0_54_0_WSPROTO, False),
     "second_reader": (servers.UVICORN_0_54_0, "waits"),
     "sends_until_noticed": (servers.UVICORN_0_54_0, 1),
     "codes_of_loss": (servers.UVICORN_0_54_0, (1000,)),
@@ -134,7 +134,7 @@ WEBSOCKET_VARIATIONS: dict[str, tuple[Server, Any]] = {
     "late_refusal_codes": (servers.UVICORN_0_13_4_WSPROTO, None),
     "then": (servers.UVICORN_0_54_0, "waits"),
     "receive_before_accept": (servers.UVICORN_0_54_0, "waits"),
-    "tells_reason": (servers.UVICORN_0_54_0, False),
+    "gives_reason": (servers.UVICORN_0_54_0, False),
 }
 
 VARIATIONS = [
@@ -159,14 +159,14 @@ def test_a_record_that_drifts_in_one_field_fails(protocol: str, name: str) -> No
         for script in scripts_for(drifted)
         if script.protocol == protocol and ("linger" in script.words) == lingers
     ]
-    assert in_memory(drifted, scripts, 0.2) != in_memory(record, scripts, 0.2)
+    assert play_in_memory(drifted, scripts, 0.2) != play_in_memory(record, scripts, 0.2)
 
 
 def test_the_servers_own_cancellation_is_looked_for_when_it_is_told_to_come_soon() -> None:
     record = servers.GUNICORN_27_0_1
     scripts = scripts_for(record, is_impatient=True)
     assert [script.protocol for script in scripts] == ["http", "websocket"]
-    assert [lines[-1] for lines in in_memory(impatient(record), scripts)] == ["linger: cancelled"] * 2
+    assert [lines[-1] for lines in play_in_memory(impatient(record), scripts)] == ["linger: cancelled"] * 2
 
 
 def test_a_python_that_does_not_pause_leaves_gunicorn_unblocked() -> None:
@@ -180,7 +180,7 @@ def test_a_python_that_does_not_pause_leaves_gunicorn_unblocked() -> None:
 
 def test_daphne_does_not_call_an_app_for_a_cut_upload() -> None:
     script = next(script for script in SCRIPTS if script.client == UPLOAD_CUT)
-    assert in_memory(servers.DAPHNE_4_2_3, [script]) == [NOT_CALLED]
+    assert play_in_memory(servers.DAPHNE_4_2_3, [script]) == [NOT_CALLED]
 
 
 def test_every_word_of_a_script_means_something() -> None:

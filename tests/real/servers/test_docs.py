@@ -36,7 +36,8 @@ def test_a_cell_says_what_the_record_says() -> None:
     gone = Raises(exception_class("server.Gone", OSError))
     http, websocket = docs.HTTP_COLUMNS, {**docs.WEBSOCKET_SENDS, **docs.WEBSOCKET_RECEIVES}
     told = [
-        cell(HTTPServerBehaviour(send=gone, times_told=1, wakes_all=False, drops_unread=True)) for cell in http.values()
+        cell(HTTPServerBehaviour(send=gone, disconnects=1, wakes_all=False, drops_unread=True))
+        for cell in http.values()
     ]
     assert told[:4] == ["raises ``server.Gone (OSError)``", "once", "one", "is lost"]
     behaviour = WebSocketServerBehaviour(codes_of_loss=(), codes_of_reset=(None, 1006), then="waits")

@@ -77,7 +77,7 @@ class Run:
                 self._news.notify_all()
 
         try:
-            play_all(sys.executable, self.columns[part], self._parts[part], heard=heard)
+            play_all(sys.executable, self.columns[part], self._parts[part], on_verdict=heard)
         except Exception as failure:
             self.columns[part].troubles.append(repr(failure))
         with self._news:

@@ -1,4 +1,4 @@
-"""The apps that the server plays: raw probes and Starlette's, each behind `DisconnectMiddleware`."""
+"""The apps of the scenarios: bare ASGI probes and Starlette apps, each behind `DisconnectMiddleware`."""
 
 from . import bugs, http, http_options, of_starlette, websocket
 from .probes import APPS

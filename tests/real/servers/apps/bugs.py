@@ -12,7 +12,7 @@ from .steps import begin, disconnected, greet
 
 
 def free_port() -> int:
-    """A port where nobody listens."""
+    """Return a port on which no server listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])

@@ -9,15 +9,15 @@ import anyio
 from disconnect_mw import ClientDisconnected
 
 from ..play import Stage
-from .probes import PATIENCE, begun, probe, together
+from .probes import PATIENCE, probe, start_waiting, together
 from .steps import Flood, begin, chunk, disconnected, final, floods, peek, receives_nothing, start
 
 SENDS = 20
-"""How many messages an app sends that does not care."""
+"""How many messages an app sends that ignores the disconnect."""
 
 
 async def aftermath(stage: Stage) -> None:
-    """All that an app may try once it knows."""
+    """Do what an app may do once it knows of the disconnect."""
     await stage.receive()
     await together(stage.receive, stage.receive)
     await peek(stage)
@@ -54,7 +54,7 @@ async def send_only(stage: Stage) -> None:
     for _ in range(SENDS):
         try:
             await stage.raw_send({"type": "http.response.body", "body": b"chunk", "more_body": True})
-        except ClientDisconnected:  # policy "raise", where the server itself tells it to the sender
+        except ClientDisconnected:  # policy "raise", on a server whose send reports the disconnect
             break
     await disconnected(stage)
     await aftermath(stage)
@@ -101,8 +101,8 @@ async def answers_during_upload(stage: Stage) -> None:
 async def two_readers(stage: Stage) -> None:
     await begin(stage)
     async with anyio.create_task_group() as tasks:
-        await begun(tasks, stage.receive)
-        await begun(tasks, stage.receive)
+        await start_waiting(tasks, stage.receive)
+        await start_waiting(tasks, stage.receive)
         stage.play.ready("streaming")
     await aftermath(stage)
 
@@ -118,8 +118,8 @@ async def cancelled_reader(stage: Stage) -> None:
         cancelled.set()
 
     async with anyio.create_task_group() as tasks:
-        await begun(tasks, first)
-        await begun(tasks, stage.receive)
+        await start_waiting(tasks, first)
+        await start_waiting(tasks, stage.receive)
         scope.cancel()
         await cancelled.wait()
         stage.play.ready("streaming")
@@ -157,12 +157,12 @@ async def blocked_send_heard(stage: Stage) -> None:
 
 @probe
 async def blocked_send_alone(stage: Stage) -> None:
-    """Nobody listens."""
+    """No task receives while the send is blocked."""
     await stage.receive()
     await start(stage)
     flood = Flood(stage, type="http.response.body", body=bytes(262144), more_body=True)
     async with anyio.create_task_group() as tasks:
-        await begun(tasks, flood.run)
+        await start_waiting(tasks, flood.run)
         await flood.is_blocked()
         stage.play.ready("blocked")
     await disconnected(stage)
@@ -172,7 +172,7 @@ async def blocked_send_alone(stage: Stage) -> None:
 
 @probe
 async def tight_loop(stage: Stage) -> None:
-    """Sends without ever waiting for anything else. The loop must go on turning."""
+    """Awaits nothing but its sends. The event loop must go on running other tasks."""
     await begin(stage)
     beats = 0
 
@@ -183,7 +183,7 @@ async def tight_loop(stage: Stage) -> None:
             beats += 1
 
     async with anyio.create_task_group() as tasks:
-        await begun(tasks, beat)
+        await start_waiting(tasks, beat)
         stage.play.ready("streaming")
         await stage.receive()
         before, deadline = beats, time.monotonic() + PATIENCE
@@ -202,7 +202,7 @@ async def returns_early(stage: Stage) -> None:
 
 @probe
 async def lets_out(stage: Stage) -> None:
-    """Sends once more and leaves what that may raise to others."""
+    """Sends once more, and lets out what that raises."""
     await begin(stage)
     stage.play.ready("streaming")
     await disconnected(stage)
@@ -224,7 +224,7 @@ async def lets_a_group_out(stage: Stage) -> None:
 
 @probe
 async def stays(stage: Stage) -> None:
-    """The client stays: an upload, answered in two parts, and a disconnect as the normal end."""
+    """The client stays: its upload is answered in two parts."""
     body = b""
     while True:
         message = await stage.raw_receive()
@@ -239,7 +239,7 @@ async def stays(stage: Stage) -> None:
 
 @probe
 async def is_not_gone(stage: Stage) -> None:
-    """The client stays; those who asked after it in vain must not be told later that it has gone."""
+    """The client stays: receives that were cancelled must not cause a disconnect later."""
     await stage.receive()
     for _ in range(2):
         await peek(stage)
@@ -255,7 +255,7 @@ async def is_not_gone(stage: Stage) -> None:
 
 @probe
 async def upload_in_time(stage: Stage) -> None:
-    """Receives that are cancelled between the parts of an upload lose nothing."""
+    """Receives that are cancelled between the parts of an upload lose none of them."""
     size = 0
     while size < 1000:
         size += len((await stage.raw_receive())["body"])
@@ -273,7 +273,7 @@ async def upload_in_time(stage: Stage) -> None:
 
 @probe
 async def after_its_end(stage: Stage) -> None:
-    """A disconnect that comes after the whole response is the normal end, and the client is still there."""
+    """A disconnect after the whole response is the normal end: the client is still there."""
     await stage.receive()
     length = [(b"content-length", b"5")]
     await stage.send("http.response.start", status=200, headers=length)
@@ -287,7 +287,7 @@ async def after_its_end(stage: Stage) -> None:
 
 @probe
 async def lives_on(stage: Stage) -> None:
-    """Another stream of a connection on which one was reset."""
+    """One stream of a connection on which another is reset."""
     await stage.raw_receive()
     await stage.raw_send({"type": "http.response.start", "status": 200, "headers": []})
     await stage.raw_send({"type": "http.response.body", "body": b"half", "more_body": True})
@@ -297,7 +297,7 @@ async def lives_on(stage: Stage) -> None:
 
 @probe
 async def goes_on_for_long(stage: Stage) -> None:
-    """Does not care, until the server cancels it."""
+    """Goes on until the server cancels it."""
     await begin(stage)
     stage.play.ready("streaming")
     await disconnected(stage)
@@ -310,7 +310,7 @@ async def goes_on_for_long(stage: Stage) -> None:
 
 
 async def answer(stage: Stage, length: bytes, *bodies: bytes) -> None:
-    """A mistake of the app's: the server must hear it, and be heard."""
+    """Make a mistake: the messages must reach the server, and its complaint the app."""
     await stage.raw_receive()
     try:
         if length:

@@ -1,4 +1,4 @@
-"""The probes over HTTP, under options that act on the departure."""
+"""The probes over HTTP, under options that act on the disconnect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import anyio.to_thread
 from disconnect_mw import ClientDisconnected, connection
 
 from ..play import Stage
-from .probes import GRACE, PATIENCE, probe, together, told
+from .probes import GRACE, PATIENCE, probe, record_text, together
 from .steps import (
     begin,
     chunk,
@@ -21,16 +21,16 @@ from .steps import (
     has_gone,
     is_cancelled,
     is_in_time,
+    note_disconnect,
     pause,
     sends_for_long,
     start,
-    tells_of,
 )
 
 
 @probe
 async def waits(stage: Stage) -> None:
-    """Receives nothing and sends nothing."""
+    """Neither receives nor sends."""
     stage.play.ready("waiting")
     await is_cancelled(stage.play, pause, lambda: start(stage), lambda: final(stage))
 
@@ -46,7 +46,7 @@ async def streams(stage: Stage) -> None:
 
 @probe
 async def streams_and_listens(stage: Stage) -> None:
-    """Whether the listener is told or cancelled first is no matter."""
+    """One task streams and one receives, which may get the disconnect or be cancelled first."""
     await begin(stage)
     stage.play.ready("streaming")
 
@@ -59,7 +59,7 @@ async def streams_and_listens(stage: Stage) -> None:
 
 @probe
 async def works(stage: Stage) -> None:
-    """On an upload that it has read to its end."""
+    """Works on an upload that it has read to its end."""
     size, more = 0, True
     while more:
         message = await stage.raw_receive()
@@ -72,7 +72,7 @@ async def works(stage: Stage) -> None:
 
 @probe
 async def reads_and_waits(stage: Stage) -> None:
-    """Learns it from its own receive, and goes on."""
+    """Receives the disconnect itself, and goes on."""
     await stage.receive()
     stage.play.ready("uploading")
 
@@ -85,7 +85,7 @@ async def reads_and_waits(stage: Stage) -> None:
 
 @probe
 async def works_after_its_end(stage: Stage) -> None:
-    """The response is complete: what is left to do is done."""
+    """Goes on after its complete response, and is not cancelled."""
     await stage.send("http.response.start", status=200, headers=[(b"content-length", b"5")])
     await final(stage)
     await anyio.sleep(0.3)
@@ -94,7 +94,7 @@ async def works_after_its_end(stage: Stage) -> None:
 
 @probe
 async def goes_on(stage: Stage) -> None:
-    """For as long as the grace."""
+    """Goes on until the grace is over."""
     client, began = connection(stage.scope), time.monotonic()
     await start(stage)
     await chunk(stage)
@@ -107,7 +107,7 @@ async def goes_on(stage: Stage) -> None:
 
 @probe
 async def finishes(stage: Stage) -> None:
-    """Before the grace is over; what is left to do after that is done."""
+    """Completes its response before the grace is over, then goes on, and is not cancelled."""
     await begin(stage)
     stage.play.ready("streaming")
     await disconnected(stage)
@@ -140,7 +140,7 @@ async def sends_until_told(stage: Stage) -> None:
 
 @probe
 async def sends_until_it_ends(stage: Stage) -> None:
-    """The same, without a thought."""
+    """Never receives, and lets out what its send raises."""
     await start(stage)
     await chunk(stage)
     stage.play.ready("streaming")
@@ -150,28 +150,28 @@ async def sends_until_it_ends(stage: Stage) -> None:
 
 @probe
 async def asks(stage: Stage) -> None:
-    """Whether its client is there, and never receives until that has gone."""
+    """Asks whether its client is there, and does not receive until that has left."""
     client = connection(stage.scope)
     stage.play.line(f"connected: {client.connected}, {client.disconnect}")
     await start(stage)
     await chunk(stage)
     stage.play.ready("streaming")
     await has_gone(client)
-    await tells_of(stage, client)
+    await note_disconnect(stage, client)
     await chunk(stage)
     await final(stage)
 
 
 @probe
 async def waits_for_it(stage: Stage) -> None:
-    """By the signal, before it says anything."""
+    """Awaits `wait_disconnected` before its response."""
     stage.play.ready("waiting")
-    await tells_of(stage, connection(stage.scope))
+    await note_disconnect(stage, connection(stage.scope))
 
 
 @probe
 async def waits_in_upload(stage: Stage) -> None:
-    """By the signal, while a task reads."""
+    """Awaits `wait_disconnected` while another task reads the upload."""
     await stage.receive()
     stage.play.ready("uploading")
 
@@ -179,7 +179,7 @@ async def waits_in_upload(stage: Stage) -> None:
         while (await stage.raw_receive())["type"] != "http.disconnect":
             pass
 
-    await together(read, lambda: tells_of(stage, connection(stage.scope)))
+    await together(read, lambda: note_disconnect(stage, connection(stage.scope)))
 
 
 @probe
@@ -191,7 +191,7 @@ async def asks_from_thread(stage: Stage) -> None:
         deadline = time.monotonic() + PATIENCE
         while client.connected and time.monotonic() < deadline:
             time.sleep(0.01)
-        return f"in a thread: {client.disconnect and told(client.disconnect)}"
+        return f"in a thread: {client.disconnect and record_text(client.disconnect)}"
 
     answer = await anyio.to_thread.run_sync(ask)
     stage.play.known = True
@@ -202,7 +202,7 @@ async def asks_from_thread(stage: Stage) -> None:
 
 @probe
 async def asks_of_one_that_stays(stage: Stage) -> None:
-    """Long enough for somebody to have looked."""
+    """Stays long enough for a check of the middleware."""
     client = connection(stage.scope)
     for _ in range(3):
         stage.play.line(f"connected: {client.connected}, {client.disconnect}")

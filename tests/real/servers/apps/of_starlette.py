@@ -48,14 +48,14 @@ async def stream(request: Request) -> Response:
     ticks = endless(play)
 
     async def close() -> None:
-        await ticks.aclose()  # else one that is cancelled in a send is there until it is collected
+        await ticks.aclose()  # a generator whose stream is cancelled in a send lives until it is collected
         play.line("the background task ran")
 
     return StreamingResponse(ticks, background=BackgroundTask(close))
 
 
-BIG = tempfile.NamedTemporaryFile(prefix="disconnect-mw-", suffix=".bin")  # noqa: SIM115 - it lasts as the server does
-BIG.truncate(1 << 26)  # sparse, and more than all the buffers between here and the client
+BIG = tempfile.NamedTemporaryFile(prefix="disconnect-mw-", suffix=".bin")  # noqa: SIM115 - it lasts as long as the server
+BIG.truncate(1 << 26)  # sparse, and larger than all buffers between the app and the client
 
 
 async def file(request: Request) -> Response:
@@ -97,7 +97,7 @@ async def polls_in_vain(request: Request) -> Response:
 
 
 async def polls_blindly(request: Request) -> Response:
-    """Behind a `BaseHTTPMiddleware` the answer is not promised, the silence is."""
+    """Behind a `BaseHTTPMiddleware` the answer is not promised, but that nothing is logged."""
     play = play_of(request)
     play.ready("polling")
     await play.cue("gone")
@@ -121,7 +121,7 @@ async def bug(request: Request) -> Response:
 
 
 async def missing_file(request: Request) -> Response:
-    """What Starlette makes of a file that is not there: a RuntimeError."""
+    """Starlette raises a RuntimeError for a file that does not exist."""
     play = play_of(request)
     play.ready("working")
     await play.cue("gone")
@@ -129,7 +129,7 @@ async def missing_file(request: Request) -> Response:
 
 
 async def stream_to_its_end(request: Request) -> Response:
-    """Starlette's listener stops a stream, unless that is shielded."""
+    """A shielded stream, which Starlette's listener would stop otherwise."""
     play = play_of(request)
 
     async def ticks() -> AsyncIterator[bytes]:
@@ -147,7 +147,7 @@ async def stream_to_its_end(request: Request) -> Response:
 
 
 async def polls_now_and_then(request: Request) -> Response:
-    """As unchanged apps do."""
+    """Polls once in 50 ms, as apps do."""
     play = play_of(request)
     play.line(f"disconnected: {await request.is_disconnected()}")
     play.ready("polling")
@@ -162,7 +162,7 @@ async def polls_now_and_then(request: Request) -> Response:
 
 
 async def stalls(request: Request) -> Response:
-    """A stream that has nothing to say just now."""
+    """A stream whose generator waits."""
     play = play_of(request)
 
     async def tick() -> AsyncIterator[bytes]:
@@ -185,7 +185,7 @@ async def endures(request: Request) -> Response:
 
 
 async def endures_behind(request: Request) -> Response:
-    """The cancellation comes through anyio's task group in a `BaseHTTPMiddleware`, which cancels again and again."""
+    """Is cancelled by anyio's task group in a `BaseHTTPMiddleware`, which cancels repeatedly."""
     play = play_of(request)
     play.ready("working")
     try:
@@ -244,7 +244,7 @@ ROUTES += [Route(f"/{f.__name__}/{{v}}/{{r}}", f) for f in (endures, endures_beh
 ROUTES += [Route(f"/{f.__name__}/{{v}}/{{r}}", f) for f in (stream_to_its_end, stalls, polls_now_and_then)]
 WEBSOCKET_ROUTES = [WebSocketRoute(f"/{f.__name__}/{{v}}/{{r}}", f) for f in (ws_echo, ws_feed)]
 
-# What add_middleware is given, first one innermost.
+# The arguments of add_middleware, the innermost first.
 VARIANTS: dict[str, list[Any]] = {
     "bare": [],
     "alone": [DisconnectMiddleware],

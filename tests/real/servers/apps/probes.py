@@ -1,4 +1,4 @@
-"""What makes an app of a probe: the options that it is played under, and the hooks."""
+"""`probe`, which makes an app of a function for each set of options, and the hooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from disconnect_mw import Disconnect, DisconnectMiddleware
 from ..play import Stage, emit
 
 PATIENCE = 2.0
-"""Seconds for which an app goes on that waits for its `send` to raise."""
+"""Seconds after which an app stops waiting: for its `send` to raise, for its cancellation."""
 
 GRACE = 0.2
 """Seconds for which an app may go on under the options named `grace`."""
@@ -21,18 +21,18 @@ GRACE = 0.2
 Probe = Callable[[Stage], Awaitable[None]]
 
 APPS: dict[tuple[str, str], Any] = {}
-"""Every app by name and variant: options of ours, or where what stands; "bare" is without our middleware."""
+"""Every app, by name and variant: the options of ours, or the order of middleware; "bare" has none of ours."""
 
 
-# What hooks add to the transcript. That one is called at all is told by the path.
+# Hooks. They add a line to the transcript of the run in the record's path.
 
 
 def hook(disconnect: Disconnect) -> None:
-    emit(run=disconnect.path.rpartition("/")[2], line=f"hook: {told(disconnect)}", known=True)
+    emit(run=disconnect.path.rpartition("/")[2], line=f"hook: {record_text(disconnect)}", known=True)
 
 
-def told(disconnect: Disconnect) -> str:
-    """All of the record, as far as it is the same everywhere."""
+def record_text(disconnect: Disconnect) -> str:
+    """Return the fields of the record that are the same on all servers."""
     path = disconnect.path.rpartition("/")[0]
     peer = None if disconnect.peer is None else disconnect.peer[0]
     code = "a code" if isinstance(disconnect.code, int) else disconnect.code
@@ -97,8 +97,8 @@ async def _awaited(function: Callable[[], Awaitable[Any]]) -> None:
     await function()
 
 
-async def begun(tasks: TaskGroup, function: Callable[[], Awaitable[Any]]) -> None:
-    """Start `function` in a task of its own, and come back when it waits for something."""
+async def start_waiting(tasks: TaskGroup, function: Callable[[], Awaitable[Any]]) -> None:
+    """Start `function` in a task of its own; return when that waits."""
     starting = anyio.Event()
 
     async def run() -> None:

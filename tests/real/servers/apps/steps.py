@@ -13,7 +13,7 @@ import anyio
 from disconnect_mw import ClientConnection, ClientDisconnected, connection
 
 from ..play import Play, Stage, named
-from .probes import GRACE, PATIENCE, begun, told
+from .probes import GRACE, PATIENCE, record_text, start_waiting
 
 
 async def start(stage: Stage) -> None:
@@ -29,7 +29,7 @@ async def final(stage: Stage) -> None:
 
 
 async def begin(stage: Stage) -> None:
-    """Read the request, answer the start and a chunk."""
+    """Read the request, send the start and a chunk."""
     await stage.receive()
     await start(stage)
     await chunk(stage)
@@ -41,7 +41,7 @@ async def disconnected(stage: Stage) -> None:
 
 
 async def peek(stage: Stage) -> None:
-    """What Starlette's `request.is_disconnected()` does."""
+    """Receive as Starlette's `request.is_disconnected()` does."""
     with anyio.CancelScope() as scope:
         scope.cancel()
         await stage.receive()
@@ -50,7 +50,7 @@ async def peek(stage: Stage) -> None:
 
 
 class Flood:
-    """Sends without end; it blocks where the client reads nothing, unless the server takes all of it."""
+    """Sends without end; blocks where the client does not read, if the server has flow control."""
 
     ENOUGH = 64
 
@@ -65,16 +65,16 @@ class Flood:
             while not play.known and self._sent < self.ENOUGH:
                 await self._stage.raw_send({**self._message})
                 self._sent += 1
-                await anyio.sleep(0)  # uvicorn's send alone gives nobody else a turn
+                await anyio.sleep(0)  # uvicorn's send alone gives no other task a turn
         except ClientDisconnected:
-            # Under "raise" a send that was on its way when the client left may come back either way.
+            # Under "raise" a send that was under way when the client left may return or raise.
             if play.variant != "raise":
                 play.line("the blocked send: raises ClientDisconnected")
         except Exception as exception:
             play.line(f"the blocked send: raises {named(exception)}")
 
     async def is_blocked(self) -> None:
-        """Come back when no send has returned for a while: the last one is blocked."""
+        """Wait until no send has returned for a while: the last one is blocked."""
         before = -1
         while before != self._sent:
             before = self._sent
@@ -88,8 +88,8 @@ async def floods(stage: Stage, listens_before: bool, **message: Any) -> None:
     flood = Flood(stage, **message)
     async with anyio.create_task_group() as tasks:
         if listens_before:
-            await begun(tasks, listen)
-        await begun(tasks, flood.run)
+            await start_waiting(tasks, listen)
+        await start_waiting(tasks, flood.run)
         await flood.is_blocked()
         stage.play.ready("blocked")
         if not listens_before:
@@ -99,7 +99,7 @@ async def floods(stage: Stage, listens_before: bool, **message: Any) -> None:
 
 
 async def receives_nothing(stage: Stage, seconds: float) -> None:
-    """A receive under a time-out, cancelled while the client stays."""
+    """Receive under a time-out, which ends it while the client stays."""
     with anyio.move_on_after(seconds):
         message = await stage.raw_receive()
         stage.play.line(f"OUT OF THE BLUE: {message['type']}")
@@ -113,14 +113,14 @@ async def greet(stage: Stage) -> None:
 
 @contextlib.contextmanager
 def cleaning_up() -> Iterator[None]:
-    """For what an app that has been cancelled still awaits. asyncio cancels once; trio does at each checkpoint."""
+    """Let a cancelled app await. asyncio cancels once; trio cancels at each checkpoint, so it needs a shield."""
     cancels_once = anyio.get_cancelled_exc_class() is asyncio.CancelledError
     with contextlib.nullcontext() if cancels_once else anyio.CancelScope(shield=True):
         yield
 
 
 async def is_cancelled(play: Play, work: Callable[[], Awaitable[Any]], *last: Callable[[], Awaitable[Any]]) -> None:
-    """Do `work`, which only a cancellation ends; then clean up, and say the `last` of it into the void."""
+    """Do `work`, which only a cancellation ends; then clean up, and call each of `last`, whose sends are muted."""
     try:
         await work()
         play.line("NOT CANCELLED")
@@ -147,7 +147,7 @@ async def has_gone(client: ClientConnection) -> None:
 
 
 async def sends_for_long(stage: Stage, **message: Any) -> None:
-    """Until it raises, as the case may be."""
+    """Send for `PATIENCE` seconds, or until that raises."""
     message = message or {"type": "http.response.body", "body": b"chunk", "more_body": True}
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -156,14 +156,14 @@ async def sends_for_long(stage: Stage, **message: Any) -> None:
 
 
 async def is_in_time(stage: Stage, client: ClientConnection, began: float) -> None:
-    """Has it been the grace since the departure was known? The exchange began before `began`, by a little."""
+    """Note whether the grace has passed since the disconnect. The exchange began slightly before `began`."""
     assert client.disconnect is not None
     seconds = time.monotonic() - began - client.disconnect.seconds
     stage.play.line("in time" if GRACE - 0.02 < seconds < GRACE + 1 else f"AFTER {seconds:.3f} s")
 
 
 async def commit(stage: Stage) -> None:
-    """What must not be done by halves."""
+    """Do work that must not be cut short."""
     client = connection(stage.scope)
     async with client.shield():
         await has_gone(client)
@@ -173,14 +173,14 @@ async def commit(stage: Stage) -> None:
     stage.play.line("NOT CANCELLED AT THE END OF THE BLOCK")
 
 
-async def tells_of(stage: Stage, client: ClientConnection) -> None:
-    """Wait for it, and say all that is known of it."""
+async def note_disconnect(stage: Stage, client: ClientConnection) -> None:
+    """Wait for the disconnect, and note its record."""
     known = None
     with anyio.move_on_after(PATIENCE):
         known = await client.wait_disconnected()
     await anyio.sleep(0.05)  # by then the hook, which may be a task, has been called
     stage.play.known = True
-    stage.play.line(f"connected: {client.connected}, gone: {known and told(known)}")
+    stage.play.line(f"connected: {client.connected}, gone: {known and record_text(known)}")
     if known is not client.disconnect:
         stage.play.line(f"ANOTHER RECORD: {client.disconnect}")
     await stage.receive()

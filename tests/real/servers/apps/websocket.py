@@ -10,7 +10,7 @@ import anyio
 from disconnect_mw import ClientDisconnected, connection
 
 from ..play import Stage
-from .probes import PATIENCE, begun, probe, together
+from .probes import PATIENCE, probe, start_waiting, together
 from .steps import (
     commit,
     disconnected,
@@ -18,11 +18,11 @@ from .steps import (
     greet,
     is_cancelled,
     is_in_time,
+    note_disconnect,
     pause,
     peek,
     receives_nothing,
     sends_for_long,
-    tells_of,
 )
 
 
@@ -70,7 +70,7 @@ async def ws_send_only(stage: Stage) -> None:
 
 @probe
 async def ws_only_ever_sends(stage: Stage) -> None:
-    """Lets out what its send raises, as a feed does that nobody thought about."""
+    """Only sends, and lets out what that raises."""
     await greet(stage)
     stage.play.ready("open")
     deadline = time.monotonic() + PATIENCE
@@ -93,15 +93,15 @@ async def ws_queued(stage: Stage) -> None:
 async def ws_two_readers(stage: Stage) -> None:
     await greet(stage)
     async with anyio.create_task_group() as tasks:
-        await begun(tasks, stage.receive)
-        await begun(tasks, stage.receive)
+        await start_waiting(tasks, stage.receive)
+        await start_waiting(tasks, stage.receive)
         stage.play.ready("open")
     await ws_aftermath(stage)
 
 
 @probe
 async def ws_sends_while_reading(stage: Stage) -> None:
-    """One task reads, another sends: both learn."""
+    """One task receives, another sends: both learn of the disconnect."""
     await greet(stage)
     stage.play.ready("open")
 
@@ -184,7 +184,7 @@ async def ws_lets_out(stage: Stage) -> None:
 
 @probe
 async def ws_stays(stage: Stage) -> None:
-    """The client stays: an echo, then the app closes; what comes after that is the server's to judge."""
+    """The client stays: an echo, then the app closes, then it sends once more, which is for the server to refuse."""
     await stage.receive()
     await stage.send("websocket.accept")
     message = await stage.receive()
@@ -214,7 +214,7 @@ async def ws_goes_on_for_long(stage: Stage) -> None:
 
 @probe
 async def ws_is_not_gone(stage: Stage) -> None:
-    """The client stays; a receive under a time-out must lose none of its messages."""
+    """The client stays: receives under a time-out must lose none of its messages."""
     await stage.receive()
     await stage.send("websocket.accept")
     await receives_nothing(stage, 0.01)
@@ -226,7 +226,7 @@ async def ws_is_not_gone(stage: Stage) -> None:
     await stage.send("websocket.close", code=1000)
 
 
-# Under options that act on the departure
+# Under options that act on the disconnect
 
 
 async def again(stage: Stage) -> None:
@@ -235,7 +235,7 @@ async def again(stage: Stage) -> None:
 
 @probe
 async def ws_waits(stage: Stage) -> None:
-    """Receives nothing more and sends nothing more."""
+    """Neither receives nor sends any more."""
     await greet(stage)
     stage.play.ready("open")
     await is_cancelled(stage.play, pause, lambda: again(stage))
@@ -282,5 +282,5 @@ async def ws_goes_on(stage: Stage) -> None:
 async def ws_waits_for_it(stage: Stage) -> None:
     await greet(stage)
     stage.play.ready("open")
-    await tells_of(stage, connection(stage.scope))
+    await note_disconnect(stage, connection(stage.scope))
     await again(stage)
