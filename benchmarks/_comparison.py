@@ -1,6 +1,6 @@
 """All rows next to each other, in one interpreter that can run them all, so that the ratios are fair.
 
-`python -m benchmarks._comparison OPTIONS` is what runs there: it writes what it has measured to its standard output.
+`python -m benchmarks._comparison OPTIONS` is what runs there: it writes the numbers to its standard output.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from typing import Any, NamedTuple, TypedDict
 import disconnect_mw
 
 from . import _counts, _instructions, _memory, _rivals, _times
-from ._workloads import RIVALS
+from ._goals import GOALS
+from ._rows import LIMIT, RIVALS
+from ._workloads import WORKLOADS
 
-LIMIT = "two"
-JUDGED = (LIMIT, "hook")
-"""The rows between which a goal is: these are counted three times."""
+JUDGED = {LIMIT, *(row for _, row in GOALS)}
+"""The rows that goals are about: these are counted three times, the others once."""
 
 STREAMS = 10_000
 
@@ -35,7 +36,7 @@ _SECONDS = 3600
 PerCell = dict[str, dict[str, float]]  # by workload, by row
 
 
-class Departure(TypedDict):
+class Cancellation(TypedDict):
     microseconds: float
     turns: int
 
@@ -50,9 +51,9 @@ class Numbers(TypedDict):
     instructions: PerCell  # per exchange; empty without valgrind
     microseconds: PerCell  # per exchange
     tasks: dict[str, dict[str, int]]  # per exchange
-    read_ahead: dict[str, int]  # of the messages of a body that the app does not read, before or while it answers
+    read_ahead: dict[str, int]  # messages of a body that the app does not read, before or while it responds
     megabytes: dict[str, float]  # per 10,000 open streams
-    departures: dict[str, Departure]  # from FIN to CancelledError
+    cancellations: dict[str, Cancellation]  # from FIN to CancelledError
 
 
 class Options(NamedTuple):
@@ -65,15 +66,15 @@ Progress = Callable[[str], None]
 
 
 def tell(text: str) -> None:
-    """How far it is, for whoever watches."""
+    """Show how far it is, where standard error is a terminal."""
     if sys.stderr.isatty():
         print(f"\r{text:70}", end="\r", file=sys.stderr, flush=True)
 
 
 def measure(options: Options, progress: Progress) -> Numbers:
-    """Measure in this interpreter. Without uvicorn there are no departures."""
+    """Measure in this interpreter. Without uvicorn there are no cancellations."""
     rows, workloads = options.rows, options.workloads
-    logging.disable(logging.CRITICAL)  # some tell of each client that leaves
+    logging.disable(logging.CRITICAL)  # some rivals log each client that leaves
     try:
         return Numbers(
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -90,14 +91,14 @@ def measure(options: Options, progress: Progress) -> Numbers:
                 }
             ),
             tasks={
-                workload: {row: _counts.tasks_made(workload, row) for row in rows}
+                workload: {row: _counts.tasks_made(workload, row) for row in _played(workload, rows)}
                 for workload in (*workloads, _counts.LONG)
             },
             read_ahead={
                 row: max(_counts.read_ahead(row, answers_first=first) for first in (False, True)) for row in rows
             },
             megabytes={row: _memory.per_stream("open stream", row) * STREAMS / 1e6 for row in rows},
-            departures=_measure_departures(options),
+            cancellations=_measure_cancellations(options),
         )
     finally:
         logging.disable(logging.NOTSET)
@@ -118,17 +119,17 @@ def _versions(rows: Sequence[str]) -> dict[str, str]:
     return versions
 
 
+def _played(workload: str, rows: Sequence[str]) -> list[str]:
+    """Which of the rows play the workload."""
+    return [row for row in rows if workload == _counts.LONG or row in WORKLOADS[workload].rows]
+
+
 def _count_instructions(options: Options, progress: Progress) -> PerCell:
     if _instructions.valgrind_version() is None:
         return {}
     rows = [row for row in options.rows if row in JUDGED or not options.is_quick]
-    cells = {
-        ("asyncio", workload, row): 3 if row in JUDGED and not options.is_quick else 1
-        for workload in options.workloads
-        for row in rows
-    }
-    counts = _instructions.measure(cells, progress)
-    return _by_workload({(workload, row): count for (_, workload, row), count in counts.items()})
+    times = {row: 3 if row in JUDGED and not options.is_quick else 1 for row in rows}
+    return _by_workload(_instructions.measure(options.workloads, times, progress))
 
 
 def _by_workload(cells: dict[tuple[str, str], float]) -> PerCell:
@@ -138,23 +139,23 @@ def _by_workload(cells: dict[tuple[str, str], float]) -> PerCell:
     return measured
 
 
-def _measure_departures(options: Options) -> dict[str, Departure]:
+def _measure_cancellations(options: Options) -> dict[str, Cancellation]:
     if importlib.util.find_spec("uvicorn") is None:
         return {}
-    from . import _departures
+    from . import _cancellations
 
     measured = {}
     for row in options.rows:
-        if row in _departures.CANCELLING:
-            seconds, turns = _departures.measure(row, 5 if options.is_quick else 51)
-            measured[row] = Departure(microseconds=seconds * 1e6, turns=turns)
+        if row in _cancellations.CANCELLING:
+            seconds, turns = _cancellations.measure(row, 5 if options.is_quick else 51)
+            measured[row] = Cancellation(microseconds=seconds * 1e6, turns=turns)
     return measured
 
 
 def measure_with_rivals(options: Options, home: Path | None, progress: Progress) -> tuple[Numbers, dict[str, str]]:
-    """Measure in an interpreter that has the rivals. Returns which could not be had as well, and why.
+    """Measure in an interpreter that has the rivals. Returns also which of them did not install, and why.
 
-    It is made in `home` if it is not there yet, or for this one time.
+    The interpreter's environment is made in `home` if it is not there yet, or for this one time.
     """
     wanted = [row for row in options.rows if row in RIVALS]
     if _rivals.are_here(wanted):
@@ -175,7 +176,7 @@ def _without(missing: dict[str, str], options: Options) -> Options:
 
 
 def _measure_in(interpreter: str, temporary: Path, options: Options) -> Numbers:
-    # Copies, because where this is installed there is more, and of another Python.
+    # Copies, because the directory where this is installed holds more, and of another Python.
     for package in (disconnect_mw.__name__, __package__):
         directory = Path(str(sys.modules[package].__file__)).parent
         shutil.copytree(directory, temporary / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -201,7 +202,7 @@ def load(path: Path) -> Numbers:
 
 
 def save(numbers: Numbers, path: Path) -> None:
-    """Rounded: what is not shown only makes two files differ."""
+    """Save them rounded: digits that no table shows only make two files differ."""
     path.write_text(json.dumps(_rounded(numbers), indent=2) + "\n", encoding="utf-8")
 
 

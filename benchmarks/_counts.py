@@ -1,4 +1,4 @@
-"""What an exchange makes the event loop and the server do: tasks made, and messages pulled in that nobody asked for."""
+"""What an exchange costs the event loop and the server: the tasks it makes, and the messages it reads ahead."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from ._drive import SECONDS_TO_LOOK
-from ._workloads import AFTER_LAST, ROWS, WORKLOADS, App, Receive, Send, exchange, http_scope, wait_for_ever
+from ._rows import ROWS, SECONDS_TO_CHECK, App, Receive, Send, logging_of
+from ._workloads import WORKLOADS, after_body, exchange, http_scope, wait_for_ever
 
 CHUNKS_OFFERED = 500
 
 LONG = "long"
-"""A workload that is under way when somebody looks whether its client has gone."""
+"""A GET that is still under way when the watcher checks it."""
 
 _SECONDS = 10.0
 
@@ -22,28 +22,29 @@ _SECONDS = 10.0
 async def long(scope: Any, receive: Receive, send: Send) -> None:
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    await asyncio.sleep(SECONDS_TO_LOOK)
+    await asyncio.sleep(SECONDS_TO_CHECK)
     await send({"type": "http.response.body", "body": b"x"})
 
 
 def tasks_made(workload: str, row: str) -> int:
-    """How many tasks one exchange makes, beyond the one that the server runs it in. Its client stays."""
-    app = ROWS[row](long if workload == LONG else WORKLOADS[workload])
-    after_last = wait_for_ever if workload == LONG else AFTER_LAST[row]
-    name = "GET" if workload == LONG else workload
+    """How many tasks one exchange makes, beyond the one that the server runs the app in."""
+    played = WORKLOADS["GET"]._replace(app=long, after_body=wait_for_ever) if workload == LONG else WORKLOADS[workload]
+    app = ROWS[row](played.app)
+    after = after_body(played, row)
 
     async def run() -> int:
-        await exchange(app, name, after_last)  # what is made once per process is not counted
+        await exchange(app, played, after)  # what is made once per process is not counted
         with _counted() as made:
-            await exchange(app, name, after_last)
+            await exchange(app, played, after)
         return len(made)
 
-    return asyncio.run(asyncio.wait_for(run(), _SECONDS))
+    with logging_of(row):
+        return asyncio.run(asyncio.wait_for(run(), _SECONDS))
 
 
 @contextmanager
 def _counted() -> Iterator[list[str]]:
-    """The names of the tasks that are made in here, be it by a loop or by somebody who calls the class."""
+    """The names of the tasks that are made in here, be it by a loop or by a call of the class."""
     made: list[str] = []
 
     class CountedTask(asyncio.Task[Any]):
@@ -56,18 +57,18 @@ def _counted() -> Iterator[list[str]]:
 
 
 def read_ahead(row: str, *, answers_first: bool) -> int:
-    """How many of the body's messages are pulled in although the app reads none.
+    """How many of the body's messages are received from the server although the app receives none.
 
-    It takes its time, before it answers or while it does.
+    The app waits until the watcher has checked, before it starts its response or after.
     """
     offered = 0
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         if not answers_first:
-            await asyncio.sleep(SECONDS_TO_LOOK)
+            await asyncio.sleep(SECONDS_TO_CHECK)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         if answers_first:
-            await asyncio.sleep(SECONDS_TO_LOOK)
+            await asyncio.sleep(SECONDS_TO_CHECK)
         await send({"type": "http.response.body", "body": b"x"})
 
     async def receive() -> Any:
@@ -84,5 +85,6 @@ def read_ahead(row: str, *, answers_first: bool) -> int:
     async def run(wrapped: App) -> None:
         await wrapped(http_scope("POST", [(b"content-length", b"%d" % CHUNKS_OFFERED)]), receive, send)
 
-    asyncio.run(asyncio.wait_for(run(ROWS[row](app)), _SECONDS))
+    with logging_of(row):
+        asyncio.run(asyncio.wait_for(run(ROWS[row](app)), _SECONDS))
     return offered

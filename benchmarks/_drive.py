@@ -1,45 +1,58 @@
-"""What runs under callgrind: `python -m benchmarks._drive WORKLOAD ROW COUNT DRIVER` does so many exchanges."""
+"""What runs under callgrind: `python -m benchmarks._drive ROW WORKLOAD...` runs exchanges inside asyncio."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
 import sys
 
-from ._workloads import AFTER_LAST, LOOKED_AT, ROWS, WORKLOADS, App, exchange
+from ._rows import RIVALS, ROWS, SECONDS_TO_CHECK, WATCHED, App, logging_of
+from ._workloads import WORKLOADS, after_body, exchange
 
-# Longer than it takes until somebody looks at an exchange that is still under way (see `disconnect_mw._watch`).
-SECONDS_TO_LOOK = 0.1
+MARK = "getsid"
+"""The C function that this program calls before and after what is to be counted, and CPython calls nowhere else.
+
+callgrind writes down its counter whenever a function of that name is called, so that one process tells of several
+workloads, and the start of the interpreter is in none of their counts.
+"""
 
 
-def by_hand(app: App, workload: str, count: int) -> None:
+async def run(app: App, workload: str, row: str, count: int) -> None:
+    """Run so many exchanges, one after the other."""
+    played = WORKLOADS[workload]
+    after = after_body(played, row)
     for _ in range(count):
-        try:
-            exchange(app, workload).send(None)
-        except StopIteration:
-            continue
-        raise RuntimeError("the exchange suspended: look for a middleware that needs an event loop")
+        if played.in_task:
+            await asyncio.create_task(exchange(app, played, after))
+        else:
+            await exchange(app, played, after)
+    if row in WATCHED:
+        # The watcher finds that they have ended before it would check them: a part of what each costs.
+        await asyncio.sleep(SECONDS_TO_CHECK)
 
 
-async def in_loop(app: App, workload: str, count: int, row: str = "ours") -> None:
-    after_last = AFTER_LAST[row]
-    for _ in range(count):
-        await exchange(app, workload, after_last)
-    if row in LOOKED_AT:
-        # That none of these is there any more when it would be looked at is a part of what each costs.
-        import asyncio
+def repetitions(workload: str, row: str) -> int:
+    """How many exchanges are counted or timed at a time.
 
-        await asyncio.sleep(SECONDS_TO_LOOK)
+    The rivals take more instructions, and BaseHTTPMiddleware takes so many that fewer exchanges do.
+    """
+    return max(5, WORKLOADS[workload].repetitions // (25 if row == "base" else 5 if row in RIVALS else 1))
 
 
-def main(workload: str, row: str, count: str, driver: str) -> None:
-    app = ROWS[row](WORKLOADS[workload])
+async def run_counted(workload: str, row: str, count: int) -> None:
+    app = ROWS[row](WORKLOADS[workload].app)
+    await run(app, workload, row, max(5, count // 5))  # past the point where CPython has specialised its bytecode
+    os.getsid(0)
+    await run(app, workload, row, count)
+    os.getsid(0)
+
+
+def main(row: str, *workloads: str) -> None:
     gc.disable()
-    if driver == "asyncio":
-        import asyncio  # here only: without a loop, nothing under test may count on its being there
-
-        asyncio.run(in_loop(app, workload, int(count), row))
-    else:
-        by_hand(app, workload, int(count))
+    with logging_of(row):
+        for workload in workloads:
+            asyncio.run(run_counted(workload, row, repetitions(workload, row)))
 
 
 if __name__ == "__main__":

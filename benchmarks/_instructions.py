@@ -9,22 +9,18 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from ._workloads import RIVALS
+from . import _drive
+from ._workloads import WORKLOADS
 
-# Two sizes, subtracted: what is left is free of the start of the interpreter. Both are past the point where CPython
-# 3.11 and later have specialised their bytecode. The rivals take more instructions, and BaseHTTPMiddleware so many that
-# fewer runs do.
-_SIZES = {"GET": (50, 550), "POST": (50, 550), "stream": (20, 70), "upload": (20, 70)}
-_SIZES_OF_RIVALS = {"GET": (50, 150), "POST": (50, 150), "stream": (20, 40), "upload": (20, 40)}
-_SIZES_OF_BASE = {"GET": (10, 30), "POST": (10, 30), "stream": (2, 6), "upload": (2, 6)}
-
-# A run takes some seconds, BaseHTTPMiddleware's some ten.
+# A run takes some ten seconds, BaseHTTPMiddleware's some thirty.
 _SECONDS_PER_RUN = 300
 
-Cell = tuple[str, str, str]  # driver, workload, row
+PerCell = dict[tuple[str, str], float]  # by workload and row
 
 
 def valgrind_version() -> str | None:
@@ -35,39 +31,53 @@ def valgrind_version() -> str | None:
     return asked.stdout.strip().removeprefix("valgrind-") if asked.returncode == 0 else None
 
 
-def measure(cells: Mapping[Cell, int], progress: Callable[[str], None]) -> dict[Cell, float]:
-    """Instructions per exchange of each cell, the median of so many repetitions."""
-    for row in dict.fromkeys(row for _, _, row in cells):  # so that all it imports is compiled
-        _run([sys.executable, "-m", "benchmarks._drive", "GET", row, "1", "asyncio"])
+def measure(workloads: Sequence[str], times: Mapping[str, int], progress: Callable[[str], None]) -> PerCell:
+    """Instructions per exchange of each workload under each row, the median of so many runs of the row."""
+    played = {row: [workload for workload in workloads if row in WORKLOADS[workload].rows] for row in times}
+    played = {row: names for row, names in played.items() if names}
+    for row, names in played.items():  # so that all that a row imports is compiled
+        _run([sys.executable, "-m", "benchmarks._drive", row, *names])
     cores = os.cpu_count() or 1
     with ThreadPoolExecutor(max_workers=min(4, cores)) as pool:  # a count does not mind the company
-        counts = {cell: [pool.submit(_count, *cell) for _ in range(repetitions)] for cell, repetitions in cells.items()}
+        runs = {
+            row: [pool.submit(_count, row, names, number) for number in range(times[row])]
+            for row, names in played.items()
+        }
         measured = {}
-        for number, (cell, futures) in enumerate(counts.items(), 1):
-            progress(f"callgrind: {number} of {len(cells)}")
-            measured[cell] = statistics.median(future.result() for future in futures)
+        for done, (row, futures) in enumerate(runs.items(), 1):
+            progress(f"callgrind: {done} of {len(runs)}")
+            counts = [future.result() for future in futures]
+            for workload in played[row]:
+                measured[workload, row] = statistics.median(count[workload] for count in counts)
     return measured
 
 
-def _count(driver: str, workload: str, row: str) -> float:
-    sizes = _SIZES_OF_BASE if row == "base" else _SIZES_OF_RIVALS if row in RIVALS else _SIZES
-    small, large = sizes[workload]
-    few, many = (_instructions("benchmarks._drive", workload, row, str(size), driver) for size in (small, large))
-    return (many - few) / (large - small)
+def _count(row: str, workloads: Sequence[str], number: int) -> dict[str, float]:
+    """Instructions per exchange of each workload, all of them in one process. `number` is that of the run."""
+    with tempfile.TemporaryDirectory(prefix="disconnect-mw-") as directory:
+        out = Path(directory, "callgrind.out")
+        valgrind = ["valgrind", "--tool=callgrind", f"--dump-before={_drive.MARK}", f"--callgrind-out-file={out}"]
+        python = [sys.executable, *_other_addresses(number)]
+        command = [*_same_addresses(), *valgrind, *python, "-m", "benchmarks._drive", row, *workloads]
+        printed = _run(command)
+        # One file for each mark, of what was counted since the mark before, and one of the end.
+        if len(list(out.parent.iterdir())) != 2 * len(workloads) + 1:
+            raise RuntimeError(f"callgrind saw other calls of {_drive.MARK} than the workloads':\n{printed[-2000:]}")
+        return {
+            workload: _total(out.with_name(f"{out.name}.{2 * index}")) / _drive.repetitions(workload, row)
+            for index, workload in enumerate(workloads, 1)
+        }
 
 
-def _instructions(*command: str) -> int:
-    """What `python -m` with these words takes, from start to end."""
-    valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={os.devnull}"]
-    printed = _run([*_same_addresses(), *valgrind, sys.executable, "-m", *command])
-    found = re.search(r"Collected : (\d+)", printed)
+def _total(path: Path) -> int:
+    found = re.search(r"^totals: (\d+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
-        raise RuntimeError(f"callgrind did not get through {' '.join(command)}:\n{printed[-2000:]}")
+        raise RuntimeError(f"no totals in {path}: callgrind writes another format than it did")
     return int(found[1])
 
 
 def _run(command: list[str]) -> str:
-    """What the command prints to its standard error."""
+    """Returns what the command prints to its standard error."""
     ran = subprocess.run(
         command,
         env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -87,3 +97,13 @@ def _same_addresses() -> Iterator[str]:
         command = ["setarch", platform.machine(), "-R"]
         if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
             yield from command
+
+
+def _other_addresses(number: int) -> Iterator[str]:
+    """Options without a meaning, so that the objects of each run are elsewhere, and the same in each measurement.
+
+    Two names that meet in CPython's cache of attributes cost 1.5 % of a GET: the median is that of runs where the same
+    two do not.
+    """
+    for index in range(20 * number):
+        yield f"-Xrun{number}-{index}"

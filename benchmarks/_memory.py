@@ -7,15 +7,15 @@ import gc
 import tracemalloc
 from typing import Any
 
-from ._drive import SECONDS_TO_LOOK
-from ._workloads import LOOKED_AT, ROWS, Receive, Send, http_scope
+from ._rows import ROWS, SECONDS_TO_CHECK, WATCHED, Receive, Send, logging_of
+from ._workloads import http_scope
 
 _STREAMS = 500
 _SECONDS_TO_END = 30.0
 
 
 async def _stream(scope: Any, receive: Receive, send: Send) -> None:
-    """A stream that has said something and waits for more to say."""
+    """A stream that has sent a chunk and waits for more to send."""
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"x", "more_body": True})
@@ -24,7 +24,7 @@ async def _stream(scope: Any, receive: Receive, send: Send) -> None:
 
 
 async def _listened_stream(scope: Any, receive: Receive, send: Send) -> None:
-    """The same with somebody who listens for the disconnect."""
+    """The same with a task that listens for the disconnect."""
 
     async def listen() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -42,19 +42,20 @@ STREAMS = {"open stream": _stream, "with a listener": _listened_stream}
 
 def per_stream(kind: str, row: str) -> float:
     """Bytes that one stream holds, in itself and in what waits for it."""
-    return asyncio.run(_per_stream(kind, row))
+    with logging_of(row):
+        return asyncio.run(_per_stream(kind, row))
 
 
 async def _per_stream(kind: str, row: str) -> float:
     app = ROWS[row](STREAMS[kind])
-    seconds = SECONDS_TO_LOOK if row in LOOKED_AT else 0
-    # The least of some, because what is made or grows once is not counted: the loop's set of all tasks takes 64 KiB
+    seconds = SECONDS_TO_CHECK if row in WATCHED else 0
+    # The least of four, because what is made or grows once is not counted: the loop's set of all tasks takes 64 KiB
     # more now and then.
     return min([await _bytes_of(app, _STREAMS, seconds) for _ in range(4)]) / _STREAMS
 
 
 async def _bytes_of(app: Any, count: int, seconds: float) -> int:
-    """What so many hold when they have been open for so long."""
+    """The bytes that `count` streams hold after so many seconds."""
     more, never = asyncio.Event(), asyncio.Event()
 
     async def exchange() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from ._comparison import LIMIT, Numbers
+from ._comparison import Numbers
 from ._counts import CHUNKS_OFFERED, LONG
-from ._workloads import NAMES, OURS, TITLES
+from ._rows import LIMIT, NAMES, OURS
+from ._workloads import WORKLOADS
 
 _WIDTH, _MARGIN = 960, 20
 _HEAD, _ROW, _FOOT = 122, 28, 64
@@ -27,11 +28,12 @@ _HEADINGS = (
 )
 
 _NOTES = (
-    "Logarithmic scale. Short: a GET of less than 50 ms. Unread body: messages pulled in that the app did not ask for. "
+    "Logarithmic scale. Short: a GET of less than 50 ms. Unread body: messages read ahead of the app. "
     "Streams: open ones, extrapolated from 500.",
     "From FIN to CancelledError in the handler: through uvicorn on asyncio, and turns of the loop since uvicorn knew; "
     "aiofence in a fence of the handler's.",
-    "disconnect_mw looks for the first time after 50 to 75 ms, and learns then of a client that left sooner.",
+    "disconnect_mw's first check runs after 50 to 75 ms, and finds a client that left sooner. One departure: see "
+    "`python -m benchmarks`.",
 )
 
 # Okabe and Ito's colours, which can be told apart without seeing red and green, darker on white; and shapes, for print.
@@ -50,6 +52,7 @@ text { font: 12px -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill:
 .POST { fill: #b07500 }
 .stream { fill: #00805e }
 .upload { fill: #b5487f }
+.departure { fill: #b23a00 }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 }
 .page { fill: #0d1117; stroke: #3d444d }
@@ -61,6 +64,7 @@ text { fill: #e6edf3 }
 .POST { fill: #e69f00 }
 .stream { fill: #2fbf93 }
 .upload { fill: #e08bb8 }
+.departure { fill: #f0855a }
 }
 """
 
@@ -69,11 +73,12 @@ _SHAPES = {
     "POST": "-3.4,-3.4 3.4,-3.4 3.4,3.4 -3.4,3.4",
     "stream": "-4.2,3.4 4.2,3.4 0,-4",
     "upload": "-4.6,0 0,-4.6 4.6,0 0,4.6",
+    "departure": "-4.2,-3.4 4.2,-3.4 0,4",
 }
 
 
 class _Scale(NamedTuple):
-    """From a ratio to where it stands."""
+    """Maps a ratio to its place."""
 
     low: float
     high: float
@@ -89,7 +94,8 @@ def draw(numbers: Numbers, path: Path) -> None:
 def svg(numbers: Numbers) -> str:
     measured = numbers["instructions"] or numbers["microseconds"]
     unit = "Instructions" if numbers["instructions"] else "Time"
-    rows, workloads = numbers["rows"], numbers["workloads"]
+    rows = numbers["rows"]
+    workloads = [workload for workload in numbers["workloads"] if workload in _SHAPES]
     ratios = {
         (workload, row): count / measured[workload][LIMIT]
         for workload in workloads
@@ -123,7 +129,10 @@ def svg(numbers: Numbers) -> str:
             if (workload, row) in ratios:
                 place = scale.x(ratios[workload, row]), y + _ROW * lane / (len(workloads) + 1)
                 _mark(
-                    picture, workload, *place, f"{NAMES[row].strip()}, {TITLES[workload]}: {ratios[workload, row]:.3g}"
+                    picture,
+                    workload,
+                    *place,
+                    f"{NAMES[row].strip()}, {WORKLOADS[workload].title}: {ratios[workload, row]:.3g}",
                 )
         for x, number in zip(_COLUMNS, _numbers(numbers, row), strict=True):
             _write(picture, x, y + 17, number, "end")
@@ -133,7 +142,7 @@ def svg(numbers: Numbers) -> str:
 
 
 def _origin(numbers: Numbers) -> list[str]:
-    """Which versions, and when."""
+    """The versions and the date."""
     words = [f"{name} {version}" for name, version in numbers["versions"].items()]
     return [", ".join((*words, numbers["date"]))]
 
@@ -143,12 +152,12 @@ def _version(numbers: Numbers, name: str) -> str:
 
 
 def _numbers(numbers: Numbers, row: str) -> list[str]:
-    departure = numbers["departures"].get(row)
+    cancellation = numbers["cancellations"].get(row)
     return [
         *(str(numbers["tasks"][workload][row]) if workload in numbers["tasks"] else "" for workload in ("GET", LONG)),
         str(numbers["read_ahead"][row]),
         f"{numbers['megabytes'][row]:.0f}",
-        "" if departure is None else f"{departure['microseconds']:.0f} µs, {departure['turns']}",
+        "" if cancellation is None else f"{cancellation['microseconds']:.0f} µs, {cancellation['turns']}",
     ]
 
 
@@ -170,7 +179,7 @@ def _draw_key(picture: ElementTree.Element, workloads: Sequence[str], y: float) 
     for index, workload in enumerate(workloads):
         x = _FROM + 6 + 102 * index
         _mark(picture, workload, x, y - 4, "")
-        _write(picture, x + 10, y, TITLES[workload], "")
+        _write(picture, x + 10, y, WORKLOADS[workload].title, "")
 
 
 def _mark(picture: ElementTree.Element, workload: str, x: float, y: float, words: str) -> None:

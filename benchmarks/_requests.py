@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-# What is asked of each app of `_serve`.
+# What each app of `_serve` is asked for.
 PATHS = {"smallest": "/", "Starlette": "/items/7"}
 
 _CONNECTIONS = 8  # enough to keep the server busy all the time
@@ -38,7 +38,7 @@ class Server:
 def measure(
     app: str, rows: list[str], rounds: int, seconds: float, progress: Callable[[str], None]
 ) -> tuple[str, dict[str, list[Measured]]]:
-    """Rounds of so many seconds for each row in turn. Returns what uvicorn runs on, and what was measured."""
+    """Rounds of so many seconds for each row in turn. Returns what uvicorn runs on, and each row's rounds."""
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(_server(app, row)) for row in rows]
         measured: dict[str, list[Measured]] = {row: [] for row in rows}

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 PINS = {"fastapi-disconnect": "0.4.0", "aiofence": "0.5.0", "aidial-sdk": "0.46.0"}
-"""They are nobody's dependencies, so this is the one place that names them."""
+"""No extra of the project depends on them, so this is the one place that names them."""
 
 PYTHONS = ("3.13", "3.14", "3.12")
-"""On which all of them run, the first that is found; or the one that runs this."""
+"""All of the rivals run on these. The Python that runs this is preferred, then the first that is found."""
 
 # What the project itself needs to be measured.
 _OURS = ("asgiref>=3.5", "starlette>=0.40", "uvicorn[standard]>=0.34")
@@ -30,7 +30,7 @@ class Interpreter(NamedTuple):
 
 
 def are_here(rivals: Sequence[str]) -> bool:
-    """Does the Python that runs this have them?"""
+    """Whether the Python that runs this has them."""
     return all(version(rival) == PINS[rival] for rival in rivals)
 
 
@@ -42,7 +42,7 @@ def version(distribution: str) -> str | None:
 
 
 def find_interpreter(rivals: Sequence[str], home: Path) -> Interpreter:
-    """One that has them all, or as many as can be had, made in `home` if it is not there yet. OSError if there is none.
+    """One that has all of them, or as many as install. Made in `home` if it is not there yet. OSError without a Python.
 
     They are installed together, or one by one if that fails.
     """
@@ -91,7 +91,7 @@ def _pythons() -> Iterator[str]:
 
 
 def _is_version(python: str, wanted: str) -> bool:
-    """A name is not enough: pyenv's shims have every name, and run nothing that is not chosen."""
+    """A name is not enough: pyenv's shims have every name, and fail for versions that are not chosen."""
     try:
         return _run(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip() == wanted
     except OSError:

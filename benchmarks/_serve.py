@@ -1,4 +1,4 @@
-"""A real uvicorn for one row: `python -m benchmarks._serve APP ROW`. Says its port, and stops when its stdin closes."""
+"""A real uvicorn for one row: `python -m benchmarks._serve APP ROW`. Prints its port; stops when its stdin closes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from ._workloads import ROWS, App, Receive, Send
+from ._rows import ROWS, App, Receive, Send
 
 
 def smallest() -> App:

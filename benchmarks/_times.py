@@ -6,46 +6,47 @@ import asyncio
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from . import _drive
-from ._workloads import LOOKED_AT, RIVALS, ROWS, WORKLOADS
-
-# Exchanges in one round of one row, so that a round takes some milliseconds.
-_COUNTS = {"GET": 500, "POST": 500, "stream": 30, "upload": 50}
+from ._rows import ROWS, WATCHED, logging_of
+from ._workloads import WORKLOADS
 
 
 def measure(
-    workloads: list[str], rows: list[str], rounds: int, progress: Callable[[str], None]
+    workloads: Sequence[str], rows: Sequence[str], rounds: int, progress: Callable[[str], None]
 ) -> dict[tuple[str, str], float]:
-    """Seconds of processor time per exchange, under (workload, row)."""
+    """Seconds of processor time per exchange, by workload and row."""
     gc.collect()
     gc.disable()
     try:
         with_rounds = {}
         for workload in workloads:
             progress(f"time: {workload}")
-            with_rounds.update(asyncio.run(_rounds(workload, rows, rounds)))
+            played = [row for row in rows if row in WORKLOADS[workload].rows]
+            with_rounds.update(asyncio.run(_rounds(workload, played, rounds)))
     finally:
         gc.enable()
     return {cell: statistics.median(times) for cell, times in with_rounds.items()}
 
 
-async def _rounds(workload: str, rows: list[str], rounds: int) -> dict[tuple[str, str], list[float]]:
-    apps = {row: ROWS[row](WORKLOADS[workload]) for row in rows}
+async def _rounds(workload: str, rows: Sequence[str], rounds: int) -> dict[tuple[str, str], list[float]]:
+    apps = {row: ROWS[row](WORKLOADS[workload].app) for row in rows}
     times: dict[tuple[str, str], list[float]] = {(workload, row): [] for row in rows}
     for number in range(rounds + 1):
         for row, app in apps.items():
-            count = _count(workload, row)
-            before = time.process_time()
-            await _drive.in_loop(app, workload, count, row)
+            count = _repetitions(workload, row)
+            with logging_of(row):
+                before = time.process_time()
+                await _drive.run(app, workload, row, count)
+                taken = time.process_time() - before
             if number:  # the first round warms up
-                times[workload, row].append((time.process_time() - before) / count)
+                times[workload, row].append(taken / count)
         gc.collect()
     return times
 
 
-def _count(workload: str, row: str) -> int:
-    if row in LOOKED_AT:
-        return _COUNTS["GET"]  # as many that the timer of their round weighs nothing
-    return max(1, _COUNTS[workload] // (20 if row == "base" else 5 if row in RIVALS else 1))
+def _repetitions(workload: str, row: str) -> int:
+    if row in WATCHED:
+        return WORKLOADS["GET"].repetitions  # so many that the timer of their round weighs nothing
+    return _drive.repetitions(workload, row)

@@ -1,21 +1,19 @@
-"""The rows and the workloads: what wraps which application, and a server in memory that never suspends."""
+"""The workloads: what an app does in one exchange, and a server in memory whose `receive` and `send` never suspend."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, NamedTuple, NoReturn
 
-from disconnect_mw import Disconnect, DisconnectMiddleware
-
-App = Callable[[Any, Any, Any], Coroutine[Any, Any, Any]]
-Receive = Callable[[], Coroutine[Any, Any, Any]]
-Send = Callable[[Any], Coroutine[Any, Any, None]]
+from ._rows import LIMIT, OURS, RIVALS, ROWS, App, Receive, Send
 
 CHUNKS_SENT = 100
 CHUNKS_UPLOADED = 50
+CHUNKS_BEFORE_DISCONNECT, CHUNKS_AFTER_DISCONNECT = 8, 2
 
-# The workloads. Every message is a new dict, as frameworks make them.
+# The apps. Every message is a new dict, as frameworks make them.
 
 
 async def get(scope: Any, receive: Receive, send: Send) -> None:
@@ -49,100 +47,111 @@ async def upload(scope: Any, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"x"})
 
 
-# The rows.
+async def departure(scope: Any, receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(CHUNKS_BEFORE_DISCONNECT):
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+    await receive()  # the disconnect
+    for _ in range(CHUNKS_AFTER_DISCONNECT):
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+    await send({"type": "http.response.body", "body": b"x"})
 
 
-def bare(app: App) -> App:
-    return app
+async def starlette(scope: Any, receive: Receive, send: Send) -> None:
+    await _streaming_response()(_chunks())(scope, receive, send)
 
 
-def two_closures(app: App) -> App:
-    """The limit: one more coroutine frame per call, and nothing done in it."""
+@functools.cache
+def _streaming_response() -> Any:
+    from starlette.responses import StreamingResponse  # here only: no other workload needs Starlette
 
-    async def middleware(scope: Any, receive: Receive, send: Send) -> Any:
-        async def _receive() -> Any:
-            return await receive()
-
-        async def _send(message: Any) -> None:
-            await send(message)
-
-        return await app(scope, _receive, _send)
-
-    return middleware
+    return StreamingResponse
 
 
-def ours(**options: Any) -> Callable[[App], App]:
-    return lambda app: DisconnectMiddleware(app, **options)
+async def _chunks() -> AsyncIterator[bytes]:
+    for _ in range(CHUNKS_SENT):
+        yield b"x"
 
 
-def hook(disconnect: Disconnect) -> None:
-    pass
+# What the server's `receive` does after the last message of the request's body.
+
+AfterBody = Callable[[], Coroutine[Any, Any, Any]]
 
 
-def rival(module: str, name: str) -> Callable[[App], App]:
-    """A middleware that is imported only when it is wanted: it may not be installed."""
-
-    def wrap(app: App) -> App:
-        middleware: Callable[[App], App] = getattr(importlib.import_module(module), name)
-        return middleware(app)
-
-    return wrap
+async def nothing_is_left() -> NoReturn:
+    raise RuntimeError("nothing is left to receive: look for a middleware that reads ahead")
 
 
-def base_http_middleware(app: App) -> App:
-    from starlette.middleware.base import BaseHTTPMiddleware
-
-    async def dispatch(request: Any, call_next: Any) -> Any:
-        return await call_next(request)
-
-    return BaseHTTPMiddleware(app, dispatch)
+async def wait_for_ever() -> NoReturn:
+    """As a server does while only the disconnect can still come."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("this wait ends by cancellation alone")
 
 
-WORKLOADS: dict[str, App] = {"GET": get, "POST": post, "stream": stream, "upload": upload}
-TITLES = {"GET": "GET", "POST": "POST", "stream": f"stream of {CHUNKS_SENT}", "upload": f"upload of {CHUNKS_UPLOADED}"}
-CHUNKS_RECEIVED = {"GET": 1, "POST": 1, "stream": 1, "upload": CHUNKS_UPLOADED}
-HEADERS: dict[str, list[tuple[bytes, bytes]]] = {
-    "GET": [],
-    "POST": [(b"content-length", b"1")],
-    "stream": [],
-    "upload": [(b"transfer-encoding", b"chunked")],
+async def client_leaves() -> Any:
+    """The client leaves while `receive` waits: one turn of the event loop later it answers."""
+    loop = asyncio.get_running_loop()
+    left = loop.create_future()
+    loop.call_soon(left.set_result, None)
+    await left
+    return {"type": "http.disconnect"}
+
+
+class Workload(NamedTuple):
+    title: str
+    app: App
+    body: int = 1
+    """Messages of the request's body."""
+    headers: list[tuple[bytes, bytes]] = []
+    after_body: AfterBody = nothing_is_left
+    in_task: bool = False
+    """Whether the server runs the app in a task of its own, as real ones do."""
+    rows: tuple[str, ...] = tuple(ROWS)
+    compared_with: str = LIMIT
+    """The row whose cost is 1."""
+    repetitions: int = 500
+    """Exchanges that are counted or timed at a time: enough that what is done once weighs nothing."""
+    note: str = ""
+    """What a reader of the table has to know."""
+
+
+_OWN = ("bare", LIMIT, *OURS)
+
+WORKLOADS: dict[str, Workload] = {
+    "GET": Workload("GET", get),
+    "POST": Workload("POST", post, headers=[(b"content-length", b"1")]),
+    "stream": Workload(f"stream of {CHUNKS_SENT}", stream, repetitions=50),
+    "upload": Workload(
+        f"upload of {CHUNKS_UPLOADED}",
+        upload,
+        body=CHUNKS_UPLOADED,
+        headers=[(b"transfer-encoding", b"chunked")],
+        repetitions=50,
+    ),
+    # Without the rivals, which cancel the app as soon as the server tells them: they would run another exchange.
+    "departure": Workload(
+        "one departure",
+        departure,
+        after_body=client_leaves,
+        in_task=True,
+        rows=_OWN,
+        note="One departure: the server runs the app in a task; the app receives its request, starts a response, "
+        f"sends {CHUNKS_BEFORE_DISCONNECT} chunks and waits in receive; the client leaves; the app receives "
+        f"http.disconnect, sends {CHUNKS_AFTER_DISCONNECT} chunks and its last message, and returns. The server "
+        "accepts every message.",
+    ),
+    "Starlette": Workload(
+        "Starlette, to bare",
+        starlette,
+        after_body=wait_for_ever,
+        rows=_OWN,
+        compared_with="bare",
+        repetitions=50,
+        note=f"Starlette: a StreamingResponse of {CHUNKS_SENT} chunks, compared with the bare app.",
+    ),
 }
-
-ROWS: dict[str, Callable[[App], App]] = {
-    "bare": bare,
-    "two": two_closures,
-    "ours": DisconnectMiddleware,
-    "raise": ours(policy="raise"),
-    "cancel": ours(policy="cancel"),
-    "hook": ours(policy="cancel", on_disconnect=hook),
-    "grace": ours(grace=30),
-    "timeout": ours(send_timeout=30),
-    "fastapi-disconnect": rival("fastapi_disconnect", "CancelOnDisconnectMiddleware"),
-    "aiofence": rival("aiofence.contrib.starlette", "DisconnectMiddleware"),
-    "aidial-sdk": rival("aidial_sdk.utils._disconnect_middleware", "DisconnectMiddleware"),
-    "base": base_http_middleware,
-}
-NAMES = {
-    "bare": "bare app",
-    "two": "two closures",
-    "ours": "disconnect_mw",
-    "raise": "  raise",
-    "cancel": "  cancel",
-    "hook": "  cancel + hook",
-    "grace": "  grace",
-    "timeout": "  send_timeout",
-    "fastapi-disconnect": "fastapi-disconnect",
-    "aiofence": "aiofence",
-    "aidial-sdk": "aidial-sdk",
-    "base": "BaseHTTPMiddleware",
-}
-BASIC = ("bare", "two", "ours", "base")
-OURS = ("ours", "raise", "cancel", "hook", "grace", "timeout")
-RIVALS = ("fastapi-disconnect", "aiofence", "aidial-sdk")
-LOOKED_AT = ("raise", "cancel", "hook", "grace")
-"""Rows in which somebody looks whether the client has gone, 50 to 75 ms after the beginning, if it lasts so long."""
-
-NEEDS_LOOP = {*OURS, *RIVALS, "base"} - {"ours"}
+"""By name. Starlette's is the last: what it imports must not be there while the others are counted."""
 
 
 def http_scope(method: str = "GET", headers: list[tuple[bytes, bytes]] | None = None) -> dict[str, Any]:
@@ -162,35 +171,21 @@ def http_scope(method: str = "GET", headers: list[tuple[bytes, bytes]] | None = 
     }
 
 
-async def nothing_is_left() -> NoReturn:
-    raise RuntimeError("nothing is left to receive: look for a middleware that reads ahead")
+def after_body(workload: Workload, row: str) -> AfterBody:
+    """What the server's `receive` does after the body. The rivals read on, and must be let wait."""
+    return wait_for_ever if row in RIVALS and workload.after_body is nothing_is_left else workload.after_body
 
 
-async def wait_for_ever() -> NoReturn:
-    """What a server does once only the disconnect can still come."""
-    import asyncio  # here only: without a loop, nothing under test may count on its being there
-
-    await asyncio.get_running_loop().create_future()
-    raise AssertionError("nobody ends this wait but by cancelling it")
-
-
-AFTER_LAST = {row: wait_for_ever if row in RIVALS else nothing_is_left for row in ROWS}
-"""What `receive` does after the last message of the body. The rivals read on, and so must be let wait."""
-
-
-def exchange(
-    app: App, workload: str, after_last: Callable[[], Coroutine[Any, Any, NoReturn]] = nothing_is_left
-) -> Coroutine[Any, Any, Any]:
-    """One exchange, whose client stays."""
-    chunks = CHUNKS_RECEIVED[workload]
-    headers = HEADERS[workload]
+def exchange(app: App, workload: Workload, after_body: AfterBody) -> Coroutine[Any, Any, Any]:
+    """One exchange. `app` is the workload's app, in a row's middleware."""
+    messages, headers = workload.body, workload.headers
 
     async def receive() -> Any:
-        nonlocal chunks
-        chunks -= 1
-        if chunks < 0:
-            await after_last()
-        return {"type": "http.request", "body": b"x", "more_body": chunks > 0}
+        nonlocal messages
+        messages -= 1
+        if messages < 0:
+            return await after_body()
+        return {"type": "http.request", "body": b"x", "more_body": messages > 0}
 
     async def send(message: Any) -> None:
         pass

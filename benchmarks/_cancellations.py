@@ -1,7 +1,7 @@
 """From a client that closes its connection to `CancelledError` in the handler, through a real uvicorn on asyncio.
 
-How long that takes, and how many turns of the event loop after uvicorn knows: in the first, whoever waits for the
-disconnect can be told, in the next that can cancel the handler.
+How long that takes, and how many turns of the event loop after uvicorn knows: in the first turn the task that waits
+for the disconnect can wake, in the next it can cancel the handler.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from ._drive import SECONDS_TO_LOOK
-from ._workloads import ROWS, App, Receive, Send
+from ._rows import ROWS, SECONDS_TO_CHECK, App, Receive, Send
 
 CANCELLING = ("cancel", "hook", "fastapi-disconnect", "aiofence", "aidial-sdk")
 
@@ -25,7 +24,7 @@ _SECONDS = 10.0
 _REQUEST = b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-class Departure(NamedTuple):
+class Cancellation(NamedTuple):
     seconds: float  # from FIN
     turns: int  # from when the server knows
 
@@ -37,7 +36,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         self.turns += 1
-        super()._run_once()  # type: ignore[misc]  # asyncio's own name for a turn, of which nothing public tells
+        super()._run_once()  # type: ignore[misc]  # asyncio's private name for a turn: no public one exists
 
 
 class _Handler:
@@ -62,8 +61,7 @@ class _Handler:
 
 
 def fenced(app: App) -> App:
-    """With aiofence it is for the handler to say which part of it may be cancelled: here, all."""
-
+    """With aiofence the handler says which part of it may be cancelled: here, all of it."""
     fencing = importlib.import_module("aiofence")
 
     async def handler(scope: Any, receive: Receive, send: Send) -> None:
@@ -73,18 +71,18 @@ def fenced(app: App) -> App:
     return handler
 
 
-def measure(row: str, count: int) -> Departure:
-    """Of so many clients, who leave one after the other: the median of the time, and the most turns."""
+def measure(row: str, count: int) -> Cancellation:
+    """Of so many clients that leave one after the other: the median of the time, and the most turns."""
     loop = _Loop()
     try:
-        departures = loop.run_until_complete(asyncio.wait_for(_departures(loop, row, count), _SECONDS))
+        cancellations = loop.run_until_complete(asyncio.wait_for(_cancellations(loop, row, count), _SECONDS))
     finally:
         loop.close()
-    seconds, turns = zip(*departures, strict=True)
-    return Departure(statistics.median(seconds), max(turns))
+    seconds, turns = zip(*cancellations, strict=True)
+    return Cancellation(statistics.median(seconds), max(turns))
 
 
-async def _departures(loop: _Loop, row: str, count: int) -> list[Departure]:
+async def _cancellations(loop: _Loop, row: str, count: int) -> list[Cancellation]:
     known = 0
 
     class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # which one it is depends on what is installed
@@ -103,14 +101,14 @@ async def _departures(loop: _Loop, row: str, count: int) -> list[Departure]:
         for number, client in enumerate(clients):
             client.sendall(_REQUEST % number)
         await asyncio.gather(*handler.streaming)
-        await asyncio.sleep(SECONDS_TO_LOOK)
-        departures = []
+        await asyncio.sleep(SECONDS_TO_CHECK)
+        cancellations = []
         for client, cancelled in zip(clients, handler.cancelled, strict=True):
-            client.recv(65536)  # what is not read would make it a RST
+            client.recv(65536)  # with unread data, close would send a RST
             began = time.perf_counter()
             client.close()
             at, turn = await cancelled
-            departures.append(Departure(at - began, turn - known))
+            cancellations.append(Cancellation(at - began, turn - known))
         server.should_exit = True
         await running
-    return departures
+    return cancellations
