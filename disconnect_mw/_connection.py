@@ -108,7 +108,7 @@ class Connection(abc.ABC):
     parts: Parts
 
     def open(self, scope: Any, receive: Receive, send: Send, options: Options, token: Any) -> None:
-        """Stand between the app and the server. `token` is asyncio's running loop; without one, see `leave_asyncio`.
+        """Stand between the app and the server. `token` is asyncio's running loop, or None.
 
         A plain method that sets only what every request needs, because a constructor costs as much as all of this.
         """
@@ -122,12 +122,14 @@ class Connection(abc.ABC):
         self.disconnect = self.disconnected = self.reader = self._reading = None
         self.began = monotonic()
         self.token = token
-        backend = self.backend = _backends.asyncio_backend
-        current_task = backend.current_task
-        self.task = current_task(token)
+        if token is None:
+            self._open_without_asyncio()
+        else:
+            backend = self.backend = _backends.asyncio_backend
+            current_task = backend.current_task
+            self.task = current_task(token)
 
-    def leave_asyncio(self) -> None:
-        """Be on the event loop that runs where it is not asyncio's."""
+    def _open_without_asyncio(self) -> None:
         self.backend, self.token = _backends.current()
         self.task = self.backend.app_scope(None)
         self.server_receive = self.backend.wakeable(self.server_receive)

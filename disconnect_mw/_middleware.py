@@ -164,7 +164,6 @@ class DisconnectMiddleware:
                 return await app(scope, receive, send)
             connection.open(scope, receive, send, options, token)
             if token is None:
-                connection.leave_asyncio()
                 app = connection.scoped(app)
             self._set_up(connection, scope.setdefault(KEY, connection))
         receive, send = connection.receive, connection.send

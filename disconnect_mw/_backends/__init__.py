@@ -33,8 +33,8 @@ def _find_running_loop() -> asyncio.AbstractEventLoop | None:
 running_loop = _find_running_loop
 """As `asyncio.get_running_loop`, but None where no loop runs."""
 
-asyncio_backend: Backend = BY_HAND
-"""asyncio's own once `running_loop` has found a loop."""
+asyncio_backend: Backend
+"""Set once `running_loop` has found a loop."""
 
 
 def current() -> tuple[Backend, Any]:
