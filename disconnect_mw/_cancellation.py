@@ -1,4 +1,4 @@
-"""Cancels the app after the disconnect, once, or holds that off while a block is shielded (P6, P10, P12)."""
+"""Cancels the app after the disconnect, once, and keeps the blocks that are shielded from that (P6, P10, P12)."""
 
 from __future__ import annotations
 
@@ -11,43 +11,45 @@ from typing import Any
 
 from ._backends import AppScope, Backend, Handle
 
-# How long a framework that listens by itself has to begin to end the handler, and from then on to end it. In turns of
-# the event loop as well: a busy loop may have had none in all that time.
+# Seconds that a framework which listens by itself has to begin to end the handler; and turns of the event loop, since a
+# busy loop may have had none in that time.
 _SECONDS_TO_REACT = 0.05
 _TURNS_TO_REACT = 32
+
+# Seconds that such a framework has from then on to end the handler.
 _SECONDS_TO_END_BY_ITSELF = 10.0
 
 # The shielded blocks that a task is in, or was made in. An app that shields nothing never sees it set.
 _blocks: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVar("disconnect_mw.blocks", default=())
 
 
-class _State(enum.Enum):
-    CREATED = "created"
+class _Stage(enum.Enum):
+    UNTRIED = "untried"
     WAITING = "waiting for the framework to end the app"
     ENDING = "left to the framework, which is ending the app"
-    CANCELLING = "requested"
+    REQUESTED = "requested"
 
 
 class Cancellation:
     """Cancels the app's task once, as `asyncio.timeout` does, and tells at the end whether that is what ended it.
 
     A framework that listens in a task of its own and runs the handler in another (Quart, Django) ends the handler when
-    its listener is told. A cancellation of the task that waits for both would leave both behind, so such a framework
-    gets time first.
+    its listener receives the disconnect. A cancellation of the task that waits for both would leave both behind, so
+    such a framework gets time first.
     """
 
-    __slots__ = ("_awaited", "_backend", "_handle", "_scope", "_since", "_state", "_turns", "blocks", "is_due")
+    __slots__ = ("_awaited", "_backend", "_handle", "_scope", "_since", "_stage", "_turns", "blocks", "is_due")
 
     def __init__(self, backend: Backend, scope: AppScope | None) -> None:
         self._backend = backend
         self._scope = scope  # of the app; None where nothing can cancel it
-        self._state = _State.CREATED
+        self._stage = _Stage.UNTRIED
         self._handle: Handle | None = None
-        self._since = 0.0  # the first try, on the clock of time.monotonic()
-        self._awaited: Any = None  # by the framework, at the first try
+        self._since = 0.0  # when it was first tried, on the clock of time.monotonic()
+        self._awaited: Any = None  # what the app's task awaited then, inside `asyncio.wait`
         self._turns = _TURNS_TO_REACT
-        self.blocks: tuple[object, ...] = ()  # that are shielded now
-        self.is_due = False  # as soon as no block is shielded any more
+        self.blocks: tuple[object, ...] = ()  # the shielded blocks that are under way
+        self.is_due = False  # a cancellation waits for the last of them to end
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` after so many seconds, in place of an earlier one."""
@@ -55,6 +57,7 @@ class Cancellation:
         self._handle = self._backend.call_later(seconds, callback)
 
     def close(self) -> None:
+        """Stop the timer."""
         if self._handle is not None:
             self._handle.cancel()
 
@@ -78,30 +81,30 @@ class Cancellation:
             self._since = self._since or now
             seconds = scope.cancel(now - self._since)
             if seconds is None:
-                self._state = _State.CANCELLING
+                self._stage = _Stage.REQUESTED
         return seconds
 
     def _seconds_to_react(self, scope: AppScope, has_answered: Callable[[], bool]) -> float | None:
-        """How long to wait for a framework that listens by itself; None for no longer."""
-        if self._state is _State.ENDING:
+        """Seconds to wait for a framework that listens by itself; None to cancel now."""
+        if self._stage is _Stage.ENDING:
             return None
         awaited = scope.awaited_by_wait()
-        if self._state is _State.CREATED:
+        if self._stage is _Stage.UNTRIED:
             if awaited is None:
                 return None
-            self._state, self._awaited = _State.WAITING, awaited
+            self._stage, self._awaited = _Stage.WAITING, awaited
             return _SECONDS_TO_REACT
         if awaited is not self._awaited:  # the framework has gone on from there
-            self._state, self._awaited = _State.ENDING, None
+            self._stage, self._awaited = _Stage.ENDING, None
             return _SECONDS_TO_END_BY_ITSELF if has_answered() else None
         self._turns -= 1
         return 0 if self._turns > 0 else None
 
     def is_requested(self) -> bool:
-        return self._state is _State.CANCELLING
+        return self._stage is _Stage.REQUESTED
 
     def absorb(self, exception: BaseException | None) -> bool:
-        """Whether the app, which has ended with `exception`, ended by our cancellation alone. Takes that back."""
+        """Whether the app, which has ended with `exception`, ended by our cancellation alone. Also calls `uncancel`."""
         return self._scope is not None and self._scope.absorb(exception)
 
     def has_ended_app(self) -> bool:
@@ -109,7 +112,7 @@ class Cancellation:
         return self._scope is not None and self._scope.has_ended_app()
 
     async def others(self, exception: BaseException) -> BaseException:
-        """The cancellation that others requested, where `exception` is ours and theirs is still to come."""
+        """If other code has cancelled the app too, and that has not come in yet, wait for it and return it."""
         return exception if self._scope is None else await self._scope.others(exception)
 
     # Shielding
@@ -128,4 +131,4 @@ class Cancellation:
 
 def in_shield(block: object) -> bool:
     """Whether the caller is in that block, or in a task that was made in it."""
-    return any(other is block for other in _blocks.get())
+    return block in _blocks.get()

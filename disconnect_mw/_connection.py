@@ -1,14 +1,16 @@
 """One connection per exchange: it wraps the server's `receive` and `send` and tracks the disconnect.
 
-While the client is there both pass straight through: a message costs one coroutine frame, and a check of what it starts
-or completes. The disconnect becomes known in one of three ways: the server's `receive` delivers it, the server's `send`
-fails with it, or the watcher's read finds it. All three call `_on_disconnect`.
+While the client is there both pass straight through: a message costs one coroutine frame, and a check of what it
+starts or completes. The disconnect becomes known when the server's `receive` returns it to a task of the app, when the
+server's `send` raises or takes too long, or when the watcher has the reader receive it. Each calls `_on_disconnect`,
+and so does an install further out, for the installs inside of it.
 """
 
 from __future__ import annotations
 
 import abc
 import contextvars
+import dataclasses
 import functools
 import math
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,7 +25,7 @@ from ._cancellation import Cancellation, in_shield
 from ._disconnected import Disconnected
 from ._errors import ClientDisconnected, is_disconnect_error
 from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, Remaining, field
-from ._options import Options
+from ._options import Options, Policy
 from ._reader import Reader
 from ._records import Disconnect, Exchange, Phase
 from ._sends import CountingSend, MutedSend, Send, TimedSend
@@ -36,13 +38,13 @@ _OPEN, _COMPLETE, _DISCONNECTED = State.OPEN, State.COMPLETE, State.DISCONNECTED
 _APP, _READER = Receiver.APP, Receiver.READER
 _UNREAD = Body.UNREAD
 
-# How long completing the response may take. gunicorn's `asgi` worker waits up to 5 s in a close, Hypercorn's HTTP/2 for
-# ever.
+# Seconds that completing the response may take: gunicorn's `asgi` worker waits up to 5 s in a close, Hypercorn's HTTP/2
+# for ever. And that middleware between two installs may go on after the app inside of it was cancelled.
 _SECONDS_TO_COMPLETE = 1.0
 
 
 class Parts:
-    """What most connections do without."""
+    """What only some connections have."""
 
     __slots__ = ("cancellation", "counter", "inner", "outer", "waiters", "watcher")
 
@@ -59,7 +61,7 @@ class Parts:
 
 
 NO_PARTS = Parts()
-"""Shared by all connections that have none of them."""
+"""Shared by all connections that have none of these; never set an attribute of it (see `own_parts`)."""
 
 
 class Connection(abc.ABC):
@@ -73,7 +75,7 @@ class Connection(abc.ABC):
         "backend",
         "began",
         "body",
-        "disconnect",
+        "disconnect_message",
         "disconnected",
         "options",
         "parts",
@@ -86,10 +88,10 @@ class Connection(abc.ABC):
     )
 
     protocol: ClassVar[Literal["http", "websocket"]]
-    can_be_peeked: ClassVar[bool]
+    is_http: ClassVar[bool]
     _FIRST_REMAINING: ClassVar[Remaining]
 
-    scope: Any  # None when the exchange is over: the scope holds the connection, and must not be held by it
+    scope: Any  # None when the exchange is over, since the scope holds the connection
     options: Options
     began: float  # on the clock of monotonic()
     backend: Backend
@@ -99,12 +101,14 @@ class Connection(abc.ABC):
     server_receive: Receive
     server_send: Send
     _send: Send  # the server's, or what stands between
-    _remaining: Remaining  # of the response, or of the WebSocket; none from the disconnect on
+    _remaining: Remaining  # what the app has not sent yet; none from the disconnect on (see `Disconnected`)
     _start: Mapping[str, Any]  # of the response, once that has begun
-    _reading: Any  # None; or the app's task that is at the server, or APP; or READER: a `receive` asks the reader
-    reader: Reader | None  # once it is not simply the app that reads
-    disconnect: Message | None  # what every `receive` answers, once it is known
-    disconnected: Disconnected | None
+    # What a `receive` finds. None: it may call the server's. A task of the app, or APP where it is not noted: that task
+    # awaits the server's. READER: it asks the reader.
+    _reading: Any
+    reader: Reader | None  # made by the first `receive` that may not simply call the server's
+    disconnect_message: Message | None  # what every `receive` answers, once it is known
+    disconnected: Disconnected | None  # once it is known, if the app had not sent its last message before
     parts: Parts
 
     def open(self, scope: Any, receive: Receive, send: Send, options: Options, token: Any) -> None:
@@ -119,7 +123,7 @@ class Connection(abc.ABC):
         self.body = _UNREAD
         self._remaining = self._FIRST_REMAINING
         self.parts = NO_PARTS
-        self.disconnect = self.disconnected = self.reader = self._reading = None
+        self.disconnect_message = self.disconnected = self.reader = self._reading = None
         self.began = monotonic()
         self.token = token
         if token is None:
@@ -140,7 +144,7 @@ class Connection(abc.ABC):
         return app if self.task is None else functools.partial(self.task.run, app)
 
     def observe(self, counts: bool, watches: bool) -> None:
-        """Do more than answer the app: what the options, or the log, ask for."""
+        """Add the time-out of `send`, and, if asked for, the counter and the watcher."""
         send_timeout = self.options.send_timeout
         if send_timeout is not None:
             self._send = TimedSend(self._send, send_timeout, self.backend)
@@ -151,20 +155,20 @@ class Connection(abc.ABC):
             self.watch(contextvars.copy_context())
 
     def watch(self, context: contextvars.Context) -> None:
-        """Detect the disconnect from now on, although the app may not ask."""
+        """Detect the disconnect from now on, even if the app does not call `receive`."""
         if self.parts.watcher is None and self.scope is not None and self.token is not None:
             watcher = self.own_parts().watcher = Watcher()
             watcher.start(self.check, context, self.backend, self.token)
 
     def own_parts(self) -> Parts:
-        """The parts of this connection, to be set."""
+        """The parts of this connection, made if it has none yet."""
         if self.parts is NO_PARTS:
             self.parts = Parts()
         return self.parts
 
     @property
     def state(self) -> State:
-        """Follows from what remains, and from whether the disconnect was known before nothing did."""
+        """DISCONNECTED if the disconnect became known while messages remained; else OPEN while any remain."""
         if self.disconnected is not None:
             return _DISCONNECTED
         return _OPEN if self._remaining else _COMPLETE
@@ -200,22 +204,22 @@ class Connection(abc.ABC):
 
     @abc.abstractmethod
     def _new_disconnect(self) -> Message:
-        """The disconnect message that no server delivered."""
+        """The disconnect message where the server delivers none."""
 
     @abc.abstractmethod
     def _may_read_ahead(self) -> bool:
-        """Whether reading takes nothing that the app may not have wanted."""
+        """Whether a message may be read from the server before the app asks for it."""
 
     @abc.abstractmethod
     def _phase(self) -> Phase:
         """How far the exchange has come."""
 
     def is_disconnect(self, exception: BaseException) -> bool:
-        """Whether a server raises it from `send` and `receive` alike where it should deliver a disconnect."""
+        """Whether a server raises `exception` from `send` and `receive` in place of delivering a disconnect."""
         return False
 
     def is_whole_body(self, messages: list[Message]) -> bool:
-        """Whether these, which the app has not read, are all of the request but perhaps its empty end."""
+        """Whether these messages, which the app has not read, have the whole request body."""
         return False
 
     def status(self) -> int | None:
@@ -225,10 +229,14 @@ class Connection(abc.ABC):
     # Receiving
 
     async def receive(self) -> Message:
-        """The server's next message; once the disconnect is known, that: without suspending, as often as asked."""
+        """The server's next message; once the disconnect is known, the disconnect, on every call.
+
+        Without suspending, unless a shielded block withholds it.
+        """
         if self._reading is not None:
             return await self.require_reader().receive()
-        current_task, server_receive = self.backend.current_task, self.server_receive  # a variable costs half a method
+        # Functions that a slot holds are called as variables: as attributes they cost twice as much.
+        current_task, server_receive = self.backend.current_task, self.server_receive
         self._reading = current_task(self.token) or _APP
         try:
             message = await server_receive()
@@ -239,31 +247,35 @@ class Connection(abc.ABC):
         return await self._answer(message)
 
     async def _answer(self, message: Message) -> Message:
-        """What the app receives, now that its own read has got `message` from the server."""
+        """What the app receives, whose own call to the server has returned `message`.
+
+        A message that the server returns after the disconnect has become known is dropped.
+        """
         if self.reader is None:
             self._reading = None
         else:
             self._end_read(None)
-        if self.disconnect is None:
+        if self.disconnect_message is None:
             message = self.received(message)
-        return message if self.disconnect is None else await self.require_reader().receive()
+        return message if self.disconnect_message is None else await self.require_reader().receive()
 
     def _read_failed(self, exception: BaseException) -> bool:
-        """The app's own read has raised. Returns whether the disconnect is why."""
+        """The app's own call to the server has raised. Returns whether the disconnect is why."""
         if self._end_read(exception) or self.receive_failed(exception):
             return True
-        self.require_reader().prefers_task = True  # a caller that cancels one read (a peek, a time-out) cancels more
+        # A caller that cancels one `receive` (a peek, a time-out) will cancel others: from now on a task of ours reads.
+        self.require_reader().prefers_task = True
         return False
 
     def _end_read(self, exception: BaseException | None) -> bool:
-        """The app's own read is back from the server. Returns whether it was woken, and by nothing else."""
+        """The app's own call to the server has ended. Returns whether our wake ended it, and nothing else did."""
         self._reading = _READER
         reader = self.require_reader()
         reader.wake()
         return reader.has_woken_app and self.backend.absorb(self.backend.current_task(self.token), exception)
 
     def _reading_task(self) -> Any:
-        """The app's task that is at the server."""
+        """The task of the app that awaits the server's `receive`."""
         return self._reading
 
     def receive_failed(self, exception: BaseException) -> bool:
@@ -276,20 +288,22 @@ class Connection(abc.ABC):
     def require_reader(self) -> Reader:
         """The reader, made if there is none yet."""
         if self.reader is None:
-            prefers_task = self.can_be_peeked and self.body is Body.COMPLETE
+            prefers_task = self.is_http and self.body is Body.COMPLETE
             self.reader = Reader(self, prefers_task)
             if self._reading is None:
                 self._reading = _READER
         return self.reader
 
     def drop_reader(self) -> None:
+        """The reader is closed and no task waits for it: do not hold it, since it holds this connection."""
         self.reader = None
 
     def is_being_read(self) -> bool:
-        """Whether a task of the app's is at the server."""
+        """Whether a task of the app awaits the server's `receive`."""
         return self._reading is not None and self._reading is not _READER
 
     def read_directly(self) -> Awaitable[Message]:
+        """Have the calling task of the app call the server's `receive` itself."""
         self._reading = None
         return self.receive()
 
@@ -321,45 +335,41 @@ class Connection(abc.ABC):
             del cause  # whose traceback holds this frame
 
     async def _send_failed(self, message: Message, before: Remaining, exception: BaseException) -> bool:
-        """The server's `send` raised. Returns whether the disconnect is why; learns of it if so.
+        """The server's `send` has raised. Returns whether the disconnect is why; if it is, calls `_on_disconnect`.
 
-        `before` is what remained before `message`; none, if the disconnect was known or the response complete.
+        `before` is what remained before `message`: nothing, if the disconnect was known or the response complete.
         """
         if _blocked_sends.absorb_wake(self, self.backend, exception):
             return True
-        handed_over = self._get_remaining()
-        is_last = bool(before) and self._completes(before, message)
-        if is_last:
-            self._set_remaining(before)  # the server did not take it: the exchange is not complete
         is_late = isinstance(exception, SendTimedOut)
-        if is_late and self.state is _COMPLETE:
-            return True  # a message after the last one, which the server neither took nor refused
-        if not before or self.state is _COMPLETE or self.is_ours(exception):
-            return False
-        if not field(message, "more_body"):
-            self._set_remaining(before)
-        if not isinstance(exception, Exception):
+        after = self._get_remaining()
+        is_last = bool(before) and self._completes(before, message)
+        if is_last or (before and not field(message, "more_body")):
+            self._set_remaining(before)  # undo the note of `message`: the server has not taken it
+        if self.state is _COMPLETE:
+            return is_late  # else the server refuses a message after the last one, and the app must hear of it (P3)
+        if not before or self.is_ours(exception) or not isinstance(exception, Exception):
             return False
         kind = field(message, "type")
         is_in_order = _messages.is_in_order(before, kind)
         is_reported = is_late or is_disconnect_error(exception, kind) or (is_in_order and self.is_disconnect(exception))
-        # A message that was out of order is the app's mistake whatever the server would say. After a last one it has
-        # nothing to say: uvicorn's receive gives the disconnect of a response that is complete, although its send has
-        # just refused the end of it ("Too little data for declared Content-Length").
+        # A message out of order is the app's mistake, whatever the server would answer. After the last message its
+        # answer proves nothing: uvicorn's receive gives the disconnect of a response that is complete, although its
+        # send has just refused the end of it ("Too little data for declared Content-Length").
         if not is_reported and ((is_last and kind != "websocket.close") or not is_in_order):
             return False
-        if self.disconnect is None and not is_late:
-            await self.require_reader().ask_server()  # for the evidence, and for the close code
-        is_guessed = self.disconnect is None
+        if self.disconnect_message is None and not is_late:
+            await self.require_reader().ask_server()  # does its receive confirm the disconnect, and by which code?
+        is_guessed = self.disconnect_message is None
         if is_guessed and not is_reported:
             return False
         if self.parts.counter is not None:
             self.parts.counter.was_not_sent(message)
-        self._on_disconnect(Cause.SEND_FAILED, self.disconnect or self._new_disconnect())
-        self._set_remaining(handed_over)  # the server, and outer middleware, have had it
+        self._on_disconnect(Cause.SEND_FAILED, self.disconnect_message or self._new_disconnect())
+        self._set_remaining(after)  # outer middleware has had `message`: it must not be sent again
         if self.disconnected is not None:
             self.disconnected.is_guessed |= is_guessed
-        if self.is_being_read():
+        if self.is_being_read():  # by a call that a server with such a `send` may never end
             self.require_reader().wake_app(self._reading_task())
         return True
 
@@ -379,67 +389,71 @@ class Connection(abc.ABC):
             self.disconnected.remaining = remaining
 
     async def _mute(self, message: Message, cause: BaseException) -> None:
-        """Mute a message whose `send` has reported the disconnect, or was woken because of it."""
+        """Mute a message whose `send` has reported the disconnect, or was woken because of it.
+
+        Not where the response is complete: a blocked last message, once woken, is the normal end.
+        """
         if isinstance(self._send, MutedSend):
             is_of_server = isinstance(cause, Exception) and not isinstance(cause, Woken)
             await self._send(message, cause if is_of_server else None)
-        # Else its last message had been blocked: that much is the normal end.
 
-    sends_by: ClassVar[CodeType] = send.__code__
+    sends_by: ClassVar[CodeType] = send.__code__  # tells the tasks that are in it
 
     # The disconnect
 
     def _on_disconnect(self, cause: Cause, message: Message) -> None:
-        """The disconnect is known. `message` is the one that a server delivered, or should have.
+        """The disconnect is known. `message` is the one that the server delivered, or should have.
 
         From here on, in this order: sends are muted; tasks that wait for the disconnect wake; inner installs hear of
-        it; the app's cancellation is scheduled; hooks are called; sends that the server blocks are woken.
+        it; the app is cancelled, now or later; hooks are called. After 50 ms sends that the server blocks are woken.
+        Where the response was complete it is the normal end: only the waiting tasks and the inner installs hear of it.
         """
         before = self.state
         departs = before is not _DISCONNECTED and TRANSITIONS[before, cause] is _DISCONNECTED
-        is_first = self.disconnect is None
+        is_first = self.disconnect_message is None
         if is_first:
-            self.disconnect = {**message}  # the one delivered is the app's, to change as it likes
+            self.disconnect_message = {**message}  # a copy: the server, or the app, may change its own
         if departs:
             self._mute_sends()
         if is_first:
             self._tell(message)
         if departs:
-            self._act()
+            self._cancel_and_call_hooks()
 
     def _mute_sends(self) -> None:
-        """Mute what the app sends from now on, by an object that does not hold this connection."""
+        """Mute what the app sends from now on."""
         raises = self.root.options.policy == "raise"
-        has_told_others = bool if self.scope is None else self._has_told_others  # that is, False
-        disconnected = Disconnected(self.disconnect, self._make_record(), self._remaining, raises)
+        disconnected = Disconnected(self.disconnect_message, self._make_record(), self._remaining, raises)
         self.disconnected = disconnected
         self._remaining = ()
-        self._send = MutedSend(
-            self.backend.unwakeable(self.server_send),
-            disconnected,
-            self.root.disconnected or disconnected,
-            self._after,
-            self.backend,
-            has_told_others,
-            self.parts.outer if self.can_be_peeked else None,
+        self._send = muted = MutedSend(
+            send=self.backend.unwrap(self.server_send),
+            disconnected=disconnected,
+            root=self.root.disconnected or disconnected,
+            after=self._after,
+            backend=self.backend,
+            has_told_others=self._has_told_others,
+            outer=self.parts.outer if self.is_http else None,
         )
+        if self.scope is None:  # the exchange is over
+            muted.close()
 
     def _make_record(self) -> Disconnect | None:
         scope = self.scope
-        if scope is None:  # only tasks that the app has left behind still ask
+        if scope is None:  # the exchange is over: only tasks that the app has left behind hear of the disconnect
             return None
         return Disconnect(
             self.protocol,
-            str(scope.get("method")) if self.protocol == "http" else None,
+            str(scope.get("method")) if self.is_http else None,
             str(scope.get("path")),
             _client_of(scope),
             self._phase(),
-            field(self.disconnect, "code") if self.protocol == "websocket" else None,
+            None if self.is_http else field(self.disconnect_message, "code"),
             monotonic() - self.began,
         )
 
     def _tell(self, message: Message) -> None:
-        """Wake the tasks that wait for the disconnect, tell inner installs, and have blocked sends woken."""
+        """Wake the tasks that wait for the disconnect, tell the inner installs, and have blocked sends woken later."""
         if not self.is_being_read():
             self._reading = _READER
         if self.reader is not None:
@@ -447,13 +461,13 @@ class Connection(abc.ABC):
         if self.parts.waiters is not None:
             self.parts.waiters.wake()
         self._for_inner(lambda inner: inner._on_disconnect(Cause.DISCONNECT_RECEIVED, message))
-        # The send of a complete response may be blocked as well, but not every such response is worth the question.
-        may_block = self.state is _DISCONNECTED or (self.can_be_peeked and self.parts.watcher is not None)
+        # The last `send` of a complete response may be blocked as well; that is asked only where there is a watcher.
+        may_block = self.state is _DISCONNECTED or (self.is_http and self.parts.watcher is not None)
         if may_block and self.scope is not None and self.token is not None and can_block():
             _blocked_sends.blocked.add(self, self.backend, self.token)
 
-    def _act(self) -> None:
-        """Schedule the app's cancellation, and call the hooks: once for all installs."""
+    def _cancel_and_call_hooks(self) -> None:
+        """Cancel the app, now or later, or have it warned of; and call the hooks. The outermost install does it."""
         record = self.record()
         if self.parts.outer is not None or self.token is None or record is None:
             return
@@ -475,10 +489,10 @@ class Connection(abc.ABC):
         return None if self.disconnected is None else self.disconnected.exchange
 
     def is_ours(self, exception: BaseException) -> bool:
-        """Whether this connection raised `exception`, by identity (P5)."""
-        return isinstance(exception, ClientDisconnected) and exception.message is self.disconnect
+        """Whether this connection raised `exception` (P5): told by the identity of its message."""
+        return isinstance(exception, ClientDisconnected) and exception.message is self.disconnect_message
 
-    # The tasks that wait for it
+    # The tasks that wait for the disconnect
 
     def check(self, context: contextvars.Context) -> None:
         """Read, if no task does, to find out whether the client has disconnected.
@@ -486,13 +500,13 @@ class Connection(abc.ABC):
         One message ahead at the most, and nothing of a body that the app has not asked for: that would have a server
         send `100 Continue`, and defeat its back-pressure.
         """
-        if self.disconnect is not None:
+        if self.disconnect_message is not None:
             return
         if self._may_read_ahead():
             if not self.is_being_read():
                 self.require_reader().read_for_disconnect(context)
-        elif self.can_be_peeked:
-            self.require_reader()  # so that `received` notes the end of the body
+        elif self.is_http:
+            self.require_reader()  # so that `received` is called at the end of the body, and checks again
 
     def require_waiters(self) -> DisconnectWaiters:
         """The tasks in `wait_disconnected`, made if there are none yet."""
@@ -523,27 +537,33 @@ class Connection(abc.ABC):
         return parts.cancellation
 
     def cancel_later(self, seconds: float) -> None:
+        """Call `cancel_app` after so many seconds, in place of an earlier call."""
         self.require_cancellation().call_later(seconds, self.cancel_app)
 
     def cancel_app(self) -> None:
-        """Cancel the app, or those inner parts of it that may still answer, unless a block is shielded."""
-        if self.scope is None or self.disconnected is None or not self.disconnected.unsent or self.cancels_app():
+        """Cancel the app; with inner installs, their apps instead; with a shielded block, at the end of that."""
+        if (
+            self.scope is None
+            or self.disconnected is None
+            or not self.disconnected.unsent
+            or self.has_requested_cancellation()
+        ):
             return
         outer = self.parts.outer
-        if outer is not None and outer.cancels_app() and outer.task is self.task:
-            return  # it is the clean-up of an app that has been cancelled
-        shielded = self.root.parts.cancellation
+        if outer is not None and outer.has_requested_cancellation() and outer.task is self.task:
+            return  # the outer install has cancelled this task already: what still runs is its clean-up
+        of_root = self.root.parts.cancellation
         if self.parts.inner:
             self._for_inner(Connection.cancel_app)
-        elif shielded is not None and shielded.blocks:
-            shielded.is_due = True
+        elif of_root is not None and of_root.blocks:
+            of_root.is_due = True
         else:
             seconds = self.require_cancellation().cancel(self._has_answered)
             if seconds is not None and seconds < math.inf:
                 self.cancel_later(seconds)
 
-    def cancels_app(self) -> bool:
-        """Whether this connection has requested the cancellation of its app."""
+    def has_requested_cancellation(self) -> bool:
+        """Whether the cancellation of the app was requested, by this install."""
         return self.parts.cancellation is not None and self.parts.cancellation.is_requested()
 
     async def absorb_cancellation(self, exception: BaseException | None) -> tuple[bool, BaseException | None]:
@@ -554,7 +574,7 @@ class Connection(abc.ABC):
         is_ours = cancellation.absorb(exception)
         if self.root.disconnected is not None:
             self.root.disconnected.is_cancelled |= is_ours or cancellation.has_ended_app()
-        if outer is not None:  # which takes that for an ordinary end
+        if outer is not None:  # middleware between takes our cancellation for an ordinary end, and may go on
             outer.backend.call_in(outer.token, functools.partial(outer.cancel_later, _SECONDS_TO_COMPLETE))
         if is_ours or exception is None:
             return is_ours, None
@@ -568,7 +588,7 @@ class Connection(abc.ABC):
         root = self.root
         cancellation = root.require_cancellation()
         cancellation.end_shield(block)
-        if not cancellation.blocks and root.disconnect is not None:
+        if not cancellation.blocks and root.disconnect_message is not None:
             root.backend.call_in(root.token, root.shield_ended)
 
     def shield_ended(self) -> None:
@@ -582,14 +602,14 @@ class Connection(abc.ABC):
     def withholds_disconnect(self) -> bool:
         """Whether `receive` should withhold the disconnect for now.
 
-        Frameworks cancel the app when one of their tasks receives it (Starlette a stream, Quart and Django all), which
-        would break a shielded block. It is not withheld from tasks inside of such a block, nor while the request body
-        is cut, which may be what the block waits for.
+        Frameworks cancel the app when one of their tasks receives it (Starlette a stream, Quart and Django every app),
+        which would break a shielded block. It is not withheld from tasks inside of such a block, nor while the request
+        body is incomplete, which may be what the block waits for.
         """
-        shielded = self.root.parts.cancellation
-        if shielded is None or not self.can_be_peeked or self.body is Body.PARTIAL:
+        of_root = self.root.parts.cancellation
+        if of_root is None or not self.is_http or self.body is Body.PARTIAL:
             return False
-        return bool(shielded.blocks) and not any(map(in_shield, shielded.blocks))
+        return bool(of_root.blocks) and not any(map(in_shield, of_root.blocks))
 
     # Several installs
 
@@ -598,13 +618,19 @@ class Connection(abc.ABC):
         """The connection of the outermost install, which deals with the server."""
         return self if self.parts.outer is None else self.parts.outer.root
 
-    def join(self, outer: Connection) -> None:
-        """Be the same exchange as that of an install further out: what that one learns, this one knows."""
+    def join(self, outer: Connection, policy: Policy | None) -> None:
+        """Share the exchange of an install further out: give the root these options, learn what it knows already.
+
+        `policy` is what `policy_for` chose for this install.
+        """
         self.own_parts().outer = outer
         outer.own_parts().inner += (self,)
         root = self.root
-        root.options = options = self.options.within(root.options)
-        if self.options.need_watcher:
+        options = self.options.within(root.options)
+        if policy is not None:
+            options = dataclasses.replace(options, policy=policy)
+        root.options = options
+        if self.options.needs_watcher:
             root.backend.call_in(root.token, functools.partial(root.watch, contextvars.copy_context()))
         disconnected, record = root.disconnected, root.record()
         if disconnected is None or record is None:
@@ -612,13 +638,13 @@ class Connection(abc.ABC):
                 root._send = TimedSend(root._send, self.options.send_timeout, root.backend)
             return
         disconnected.raises = options.policy == "raise"
-        self._on_disconnect(Cause.DISCONNECT_RECEIVED, root.disconnect)
+        self._on_disconnect(Cause.DISCONNECT_RECEIVED, root.disconnect_message)
         if options.seconds_to_cancel is not None and self.token is not None:
             ends = root.began + record.seconds + options.seconds_to_cancel
             self.cancel_later(max(0, ends - monotonic()))
 
     def _for_inner(self, call: Callable[[Connection], None]) -> None:
-        """Call `call` with each inner connection, on its own event loop: an adapter between may have a thread."""
+        """Call `call` with each inner connection, on its own event loop: an adapter may run it in another thread."""
         for inner in self.parts.inner:
             inner.backend.call_in(inner.token, functools.partial(call, inner))
 
@@ -627,7 +653,7 @@ class Connection(abc.ABC):
     async def complete_response(self, has_suppressed: bool) -> None:
         """Send what outer middleware still expects, now that the app has ended and its client has left (P11).
 
-        Not before: on uvicorn 0.28.0 it makes BaseHTTPMiddleware outside cancel the app.
+        Not while the app runs: on uvicorn 0.28.0 a complete response makes BaseHTTPMiddleware outside cancel it.
 
         Where nothing was muted or suppressed, the app fell silent by itself. That response too is completed, since
         BaseHTTPMiddleware outside raises for it, but not where no middleware can stand outside: into a queue (asgiref's
@@ -639,7 +665,7 @@ class Connection(abc.ABC):
             await self.backend.move_on_after(_SECONDS_TO_COMPLETE, self._pass_on(messages))
 
     async def _pass_on(self, messages: list[Message]) -> None:
-        """Send these to outer middleware, whatever comes of it."""
+        """Send these to outer middleware, and log what it raises."""
         try:
             for message in messages:
                 await self.server_send(message)
@@ -654,7 +680,7 @@ class Connection(abc.ABC):
         return _backends.is_asyncio_queue(owner)
 
     def close(self) -> None:
-        """Stop all that goes on beside the app."""
+        """Stop the reader, the watcher and the timers, wake what waits, and leave the outer install."""
         self.scope = None
         parts = self.parts
         if self.reader is not None:
@@ -670,7 +696,7 @@ class Connection(abc.ABC):
         if parts.outer is not None:
             siblings = parts.outer.parts
             siblings.inner = tuple(one for one in siblings.inner if one is not self)
-        if self.disconnect is not None and self.token is not None:
+        if self.disconnect_message is not None and self.token is not None:
             _blocked_sends.close(self, self.backend, self.token)
             _telling.abandoned.discard(self, self.token)
 

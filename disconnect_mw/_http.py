@@ -21,7 +21,7 @@ class HTTPConnection(Connection):
     __slots__ = ()
 
     protocol = "http"
-    can_be_peeked = True  # Starlette's request.is_disconnected()
+    is_http = True
     _FIRST_REMAINING = RESPONSE_REMAINING
     _after = staticmethod(after_http)
 
@@ -29,7 +29,7 @@ class HTTPConnection(Connection):
         """As `Connection.receive`, which this repeats for the usual path: each chunk of an upload comes this way."""
         if self._reading is not None:
             return await self.require_reader().receive()
-        self._reading = _APP  # which task that is can be found; to note it would cost each chunk
+        self._reading = _APP  # not which task: to note that would cost each chunk, and `_reading_task` can find it
         server_receive = self.server_receive
         try:
             message = await server_receive()
@@ -60,7 +60,7 @@ class HTTPConnection(Connection):
         code = HTTPConnection.receive.__code__
         for tasks in (() if self.task is None else (self.task,), None):  # nearly always it is the exchange's own
             for task, _, awaited in self.backend.suspended_in(code, calls, tasks):
-                if not is_running(Reader.receive.__code__, awaited[0]):  # else it waits for the task that is
+                if not is_running(Reader.receive.__code__, awaited[0]):  # else it waits in the reader
                     return task
         return None
 
@@ -75,7 +75,8 @@ class HTTPConnection(Connection):
         kind = field(message, "type")
         if kind == "http.request":
             self.body = Body.PARTIAL if message.get("more_body") else Body.COMPLETE
-            is_complete = self.require_reader().prefers_task = self.body is Body.COMPLETE
+            is_complete = self.body is Body.COMPLETE
+            self.require_reader().prefers_task = is_complete
             watcher = self.parts.watcher
             if is_complete and watcher is not None and watcher.has_checked:
                 watcher.check()  # now, not a second later

@@ -32,11 +32,11 @@ _LEVELS: Mapping[int, bool] = getattr(LOGGER, "_cache", {})
 # What uvicorn and granian state, and what is right where sends are muted (P4).
 _USUAL_VERSION = "2.3"
 
-# Where many exchanges share a connection, a server may block the sends of one for ever once it is lost: Hypercorn.
+# Where exchanges share one connection, Hypercorn may block their sends for ever once it is lost.
 _MULTIPLEXED = ("2", "3")
 
 inside: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
-"""Where `disconnect_mw.testing` is in use: what it gives the app in place of `receive` and `send`."""
+"""Set by `disconnect_mw.testing`: returns what it gives the app in place of `receive` and `send`."""
 
 
 class DisconnectMiddleware:
@@ -45,38 +45,40 @@ class DisconnectMiddleware:
     `app` is an ASGI application, of either the single or the double callable. `policy` is for HTTP, `websocket_policy`
     for WebSocket; each is
 
-    - `"mute"`: what the app sends after its client has gone goes nowhere, and the app goes on to its end;
-    - `"raise"`: it raises `ClientDisconnected`, which ends quietly at the edge of this middleware if the app lets it
-      out;
-    - `"cancel"`: it goes nowhere, and the app is cancelled as `asyncio.timeout` does it: once, in the task that the
-      server runs it in, so that `finally` blocks may await. On trio by a cancel scope. Not after its last message:
-      background tasks run.
+    - `"mute"`: what the app sends after the disconnect is dropped, and the app goes on to its end;
+    - `"raise"`: `send` raises `ClientDisconnected`, which ends quietly at the edge of this middleware if the app lets
+      it out;
+    - `"cancel"`: what the app sends is dropped, and the app is cancelled as `asyncio.timeout` does it: once, in the
+      task that the server runs it in, so that `finally` blocks may await. On trio by a cancel scope. Never after the
+      app's last message: background tasks run.
+
+    Under each, `receive` answers the disconnect from then on, on every call.
 
     `grace` is the number of seconds for which an app may go on after its client has left, under any policy, before it
-    is cancelled. None is 0 under `"cancel"` and no limit under the others; `math.inf` is no limit, and no warning of an
-    app that goes on for long.
+    is cancelled. None is 0 under `"cancel"` and no limit under the others; `math.inf` is no limit, without the warning
+    of an app that goes on for 10 s.
 
     `send_timeout` is the number of seconds that the client may take to drain one message where the server waits for
-    that; after it the client counts as gone. None is no limit.
+    that; after it the client counts as disconnected. None is no limit.
 
     `policy_for` is called with the scope of each HTTP and WebSocket exchange, and returns its policy, or None for the
     one of this middleware. It is not async.
 
-    `on_disconnect` is called with a `Disconnect`, once for each client that leaves before the app has said its last
-    word, as soon as that is known. If it returns an awaitable, that is awaited in a task of its own, which may outlive
-    the exchange. What it raises is logged, and changes nothing.
+    `on_disconnect` is called with a `Disconnect`, once for each client that leaves before the app has sent its last
+    message, as soon as that is known. If it returns an awaitable, that is awaited in a task of its own, which may
+    outlive the exchange. What it raises is logged, and changes nothing.
 
-    Raises `TypeError` or `ValueError` at once for anything else.
+    Raises `TypeError` or `ValueError` at once for invalid arguments.
 
-    While the client is there the app gets and sends the very same messages. An exception of the app's own always
-    passes, and so does a cancellation that is not ours.
+    While the client is there the app receives and sends the very same messages. An exception of the app's own always
+    passes, and so does a cancellation by other code.
 
-    Under `"raise"`, `"cancel"`, with `grace` or `on_disconnect`, and for every WebSocket, somebody looks whether the
-    client has gone, although the app may not ask: 50 to 75 ms after the beginning, then once a second. From there on a
-    task waits for the disconnect, as long as nothing else can come.
+    Under `"raise"` and `"cancel"`, with `grace` or `on_disconnect`, and for every WebSocket, the middleware checks for
+    a disconnect even if the app does not call `receive`: 50 to 75 ms after the start, then once a second. Once nothing
+    but the disconnect can come, a task waits for it.
 
-    Installed more than once around an app, the installs share one exchange. What an inner one is told (a policy other
-    than `"mute"`, and all other options) holds for the whole exchange, and hooks add up.
+    Installed more than once around an app, the installs share one exchange. The options of an inner one (a policy other
+    than `"mute"`, and all others) hold for the whole exchange, and hooks add up.
     """
 
     _app: ASGIApp
@@ -165,7 +167,8 @@ class DisconnectMiddleware:
             connection.open(scope, receive, send, options, token)
             if token is None:
                 app = connection.scoped(app)
-            self._set_up(connection, scope.setdefault(KEY, connection))
+            found = scope.setdefault(KEY, connection)
+            self._set_up(connection, found)
         receive, send = connection.receive, connection.send
         if inside is not None:
             receive, send = inside(scope, receive, send)
@@ -189,7 +192,7 @@ class DisconnectMiddleware:
                 rest, has_suppressed = await _judge(connection, None)
             if rest is not None:
                 raise rest
-            # Here, where the app's exception does not become the context of one that this meets.
+            # Outside of the `except`, so that the app's exception is not the context of one that this raises.
             await connection.complete_response(has_suppressed)
             return result
         finally:
@@ -208,12 +211,10 @@ class DisconnectMiddleware:
         if found is not connection:
             scope[KEY] = connection
             if isinstance(found, Connection) and found.scope is not None:
-                connection.join(found)
-                root = connection.root
-                if choice is not None:
-                    root.options = dataclasses.replace(root.options, policy=choice)
-                return set_spec_version(scope, root.options.policy)
-        if options.need_watcher or connection.protocol == "websocket":
+                connection.join(found, choice)
+                set_spec_version(scope, connection.root.options.policy)
+                return
+        if options.needs_watcher or connection.protocol == "websocket":
             connection.observe(counts=True, watches=True)
         else:
             is_multiplexed = scope.get("http_version") in _MULTIPLEXED
@@ -259,9 +260,10 @@ class RaiseOnDisconnect(DisconnectMiddleware):
 
 
 async def _judge(connection: Connection, exception: BaseException | None) -> tuple[BaseException | None, bool]:
-    """The app of a client that has left has ended. Returns what is to be raised, and whether less than was raised.
+    """The app of a client that has left has ended, with `exception` or none.
 
-    P5, P6: to be raised is all that the disconnect did not cause.
+    Returns the exception to be raised, which is all that the disconnect did not cause (P5, P6), or None; and whether
+    anything was suppressed.
     """
     is_cancelled, left = await connection.absorb_cancellation(exception)
     connection.close()

@@ -40,7 +40,7 @@ class Options:
         return None if self.grace == math.inf else self.grace
 
     @functools.cached_property
-    def need_watcher(self) -> bool:
+    def needs_watcher(self) -> bool:
         """Whether a disconnect must be detected even where the app does not ask."""
         return self.policy != "mute" or self.seconds_to_cancel is not None or self.hooks != ()
 

@@ -33,8 +33,8 @@ class Source(Protocol):
     scope: Any  # None when the exchange is over
     backend: Backend
     token: Any
-    disconnect: Message | None
-    can_be_peeked: ClassVar[bool]
+    disconnect_message: Message | None  # what every `receive` answers, once it is known
+    is_http: ClassVar[bool]
     server_receive: Call
 
     def withholds_disconnect(self) -> bool: ...
@@ -81,21 +81,21 @@ class Reader:
     async def receive(self) -> Message:
         source = self._source
         may_be_peek = True
-        while source.disconnect is None or source.withholds_disconnect():
-            if source.disconnect is None:
+        while source.disconnect_message is None or source.withholds_disconnect():
+            if source.disconnect_message is None:
                 if self._ahead:
                     # A receive that had to wait for this message would not have got it in a cancelled scope. Nor must
                     # a peek get it now: Starlette's is_disconnected() drops whatever it finds, a request body too.
-                    if source.can_be_peeked:
+                    if source.is_http:
                         await source.backend.checkpoint()
-                    if self._ahead and source.disconnect is None:
+                    if self._ahead and source.disconnect_message is None:
                         return self._ahead.pop(0)
                     continue
                 if self._failure is not None:
                     failure, self._failure = self._failure, None
                     raise failure
                 if not self._is_busy():
-                    reads_on = source.can_be_peeked
+                    reads_on = source.is_http  # after the request only the disconnect can come
                     if not (self.prefers_task and (await self._read_at_once() or self._start(reads_on=reads_on))):
                         return await source.read_directly()
                     if self._ahead:
@@ -109,7 +109,7 @@ class Reader:
         self._answered = source.backend.current_task(source.token)
         if self._answers % _ANSWERS_WITHOUT_A_TURN == 0:
             await source.backend.checkpoint()
-        return {**source.disconnect}
+        return {**source.disconnect_message}
 
     async def _wait(self) -> None:
         waiter = self._source.backend.create_waiter()
@@ -146,9 +146,9 @@ class Reader:
             with scope:
                 await self._read(mark)
         except BaseException:
-            self._start(reads_on=self._source.can_be_peeked)
+            self._start(reads_on=self._source.is_http)
             raise
-        return bool(self._ahead) or self._failure is not None or self._source.disconnect is not None
+        return bool(self._ahead) or self._failure is not None or self._source.disconnect_message is not None
 
     def read_for_disconnect(self, context: contextvars.Context) -> None:
         """Read although no task of the app waits, until there is a message that the app may want."""
@@ -181,7 +181,7 @@ class Reader:
         try:
             while True:
                 message = source.received(await source.server_receive())
-                if source.disconnect is not None:
+                if source.disconnect_message is not None:
                     break
                 self._ahead.append(message)
                 if not reads_on or self._is_far_ahead() or self._mark is not mark:
@@ -202,10 +202,10 @@ class Reader:
         """Give the server the occasion to deliver the disconnect. Other messages are kept for `receive`."""
         source = self._source
         for _ in range(_TURNS_TO_ASK):
-            while source.disconnect is None and self._failure is None and not self._is_busy():
+            while source.disconnect_message is None and self._failure is None and not self._is_busy():
                 if len(self._ahead) >= _MESSAGES_TO_ASK or not self._start():
                     return
-            if source.disconnect is not None or self._failure is not None:
+            if source.disconnect_message is not None or self._failure is not None:
                 return
             await source.backend.checkpoint()
 

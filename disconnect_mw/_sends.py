@@ -71,6 +71,7 @@ class MutedSend:
 
     def __init__(
         self,
+        *,
         send: Send,
         disconnected: Disconnected,
         root: Disconnected,
@@ -119,4 +120,9 @@ class MutedSend:
             raise
 
     def close(self) -> None:
-        self._has_told_others = bool  # False; the connection must not be held by what it holds
+        """Do not hold the connection any more, which holds this."""
+        self._has_told_others = _never
+
+
+def _never() -> bool:
+    return False

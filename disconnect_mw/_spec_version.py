@@ -17,8 +17,8 @@ _DEFAULT = "2.0"
 def set_spec_version(scope: Any, policy: Policy) -> None:
     """Have the scope state a version that is right under `policy`, whatever the server states.
 
-    A value that is no version ("", "3", None) counts as the specification's default, as an absent one does. The dict
-    that may be another request's too is replaced, not changed.
+    A value that is no version ("", "3", None) counts as the specification's default, as an absent one does.
+    `scope["asgi"]` is replaced, not changed: a server may share one dict among requests.
     """
     try:
         stated = scope["asgi"]["spec_version"]

@@ -20,7 +20,7 @@ LOGGER = logging.getLogger("disconnect_mw")
 
 
 def log_exchange(exchange: Exchange) -> None:
-    """Write one INFO line about `exchange`, which is an attribute of its log record, for a formatter of its own."""
+    """Write one INFO line about `exchange`, which is an attribute of the log record, for formatters that use it."""
     if not LOGGER.isEnabledFor(logging.INFO):
         return
     disconnect = exchange.disconnect
@@ -80,17 +80,17 @@ _named: set[tuple[str, str]] = set()
 
 
 class Abandoned(Protocol):
-    """What of a connection is needed for the warning."""
+    """What the warning needs of a connection."""
 
     scope: Any
 
     def record(self) -> Disconnect | None: ...
 
 
-def _warn(exchanges: Iterable[Abandoned], backend: Backend, token: Any) -> None:
-    for exchange in exchanges:
-        disconnect: Any = exchange.record()
-        route = disconnect.method or "WEBSOCKET", _route_of(exchange.scope, disconnect.path)
+def _warn(connections: Iterable[Abandoned], backend: Backend, token: Any) -> None:
+    for connection in connections:
+        disconnect: Any = connection.record()
+        route = disconnect.method or "WEBSOCKET", _route_of(connection.scope, disconnect.path)
         if route not in _named and len(_named) < _ROUTES_TO_NAME:
             _named.add(route)
             LOGGER.warning(
@@ -109,7 +109,7 @@ def _route_of(scope: Any, path: str) -> str:
     return route if isinstance(route, str) else path
 
 
-abandoned: SharedTimer[Abandoned] = SharedTimer(_UNTIL_WARNED, _warn, lambda exchange: exchange.scope is not None)
+abandoned: SharedTimer[Abandoned] = SharedTimer(_UNTIL_WARNED, _warn, lambda connection: connection.scope is not None)
 """Exchanges whose client has disconnected, and whose app no option will end."""
 
 
@@ -118,7 +118,9 @@ abandoned: SharedTimer[Abandoned] = SharedTimer(_UNTIL_WARNED, _warn, lambda exc
 
 def call_hook(hook: Hook, record: Disconnect, backend: Backend, context: contextvars.Context | None) -> None:
     """Call a hook, whose own errors are logged and change nothing."""
-    context = contextvars.Context() if context is None else context.copy()  # which may be in use
+    context = (
+        contextvars.Context() if context is None else context.copy()
+    )  # a context that is in use cannot be entered again
     try:
         result = context.run(hook, record)
         if inspect.isawaitable(result):

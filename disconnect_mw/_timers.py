@@ -14,11 +14,11 @@ _LOGGER = logging.getLogger("disconnect_mw")
 
 _Thing = TypeVar("_Thing")
 Callback = Callable[[Iterable[_Thing], Backend, Any], None]
-"""Given the things, and the event loop that runs."""
+"""Called with the things, and with the backend and the token of the event loop that runs."""
 
 
 class _Waiting(dict[_Thing, int]):
-    """What waits on one event loop, and how many timers each thing will have seen in full at the end of this one."""
+    """Maps each thing that waits to the number of whole timers that it will have waited for when this one ends."""
 
     def __init__(self, token: Any) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class SharedTimer(Generic[_Thing]):
         self._recent: Callable[[], _Waiting[_Thing] | None] = lambda: None  # nearly always the one that is wanted
 
     def add(self, thing: _Thing, backend: Backend, token: Any, timers: int = 0) -> None:
-        """`token` is that of the event loop that runs."""
+        """`token` is that of the event loop that runs. `timers` is how many whole timers the thing will have seen."""
         waiting = self._recent()
         if waiting is None or waiting.token() is not token:
             waiting = self._on(token)
@@ -77,7 +77,7 @@ class SharedTimer(Generic[_Thing]):
         things = waiting if self._is_waiting is None else self._ripe(waiting, self._is_waiting, backend, token)
         try:
             self._callback(things, backend, token)
-        except Exception:  # in a timer it would reach nobody, and on trio end everything
+        except Exception:  # asyncio would only report it to its exception handler, trio would end the run
             _LOGGER.exception("a timer of disconnect_mw failed: please report this")
 
     def _ripe(

@@ -67,8 +67,9 @@ def _watch(root: Connection) -> None:
 class ClientConnection:
     """The client of one exchange.
 
-    From the first time that `connected` or `disconnect` is asked, the disconnect is detected although the app may not
-    receive: within 50 to 75 ms, then at once. A request body that the app has not read is not read for that.
+    From the first time that `connected` or `disconnect` is asked, the middleware checks for a disconnect even if the
+    app does not call `receive`: after 50 to 75 ms, then once a second; once nothing but the disconnect can come, a task
+    waits for it. A request body that the app has not read is not read for that.
     """
 
     __slots__ = ("_found", "_scope")
@@ -86,7 +87,7 @@ class ClientConnection:
     def connected(self) -> bool:
         """Whether the client is there, as far as is known. May be asked from any thread.
 
-        True after the app's last message: a disconnect then is the normal end of an exchange.
+        A client that leaves after the app's last message still counts as connected: that is the normal end.
         """
         return self.disconnect is None
 
@@ -133,7 +134,7 @@ class ClientConnection:
             return
         root = found.root
         if root.state is State.DISCONNECTED:
-            raise ClientDisconnected(found.disconnect)
+            raise ClientDisconnected(found.disconnect_message)
         root.options = dataclasses.replace(root.options, policy=policy)
         set_spec_version(self._scope, policy)
         if policy != "mute":
@@ -193,7 +194,7 @@ class Shield:
         found = self._found
         if found is None:
             return
-        if found.disconnect is not None:
+        if found.disconnect_message is not None:
             for _ in range(_TURNS_TO_SETTLE):
                 await found.backend.checkpoint()
         self._blocks.append(found.shield())
@@ -206,5 +207,5 @@ class Shield:
             return
         mine = [number for number, block in enumerate(self._blocks) if in_shield(block)]
         found.end_shield(self._blocks.pop(mine[-1] if mine else -1))  # a generator may be closed by another task
-        if exception is None and found.disconnect is not None:
-            await found.backend.checkpoint()  # in which the cancellation comes
+        if exception is None and found.disconnect_message is not None:
+            await found.backend.checkpoint()  # in which the cancellation that was held off is delivered

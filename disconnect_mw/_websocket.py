@@ -17,7 +17,7 @@ class WebSocketConnection(Connection):
     __slots__ = ()
 
     protocol = "websocket"
-    can_be_peeked = False
+    is_http = False
     _FIRST_REMAINING = HANDSHAKE_REMAINING
     _after = staticmethod(after_websocket)
 

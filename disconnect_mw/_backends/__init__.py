@@ -34,7 +34,7 @@ running_loop = _find_running_loop
 """As `asyncio.get_running_loop`, but None where no loop runs."""
 
 asyncio_backend: Backend
-"""Set once `running_loop` has found a loop."""
+"""Set once `running_loop` has found a loop. Read both as attributes of this module, since they are rebound."""
 
 
 def current() -> tuple[Backend, Any]:

@@ -47,12 +47,7 @@ class AsyncioAppScope:
         self._cancelled_before = 0
 
     def cancel(self, tried_for: float) -> float | None:
-        """Request the cancellation, as `asyncio.timeout` does: once. See `AppScope.cancel`.
-
-        It is postponed while another cancellation of the task is pending, since the two could not be told apart
-        afterwards (P6), and while the task runs: it may be about to return, and a cancellation that it does not live to
-        see would reach the server's own code.
-        """
+        """See `AppScope.cancel`. Postponed as `Cancellation.cancel` says."""
         task = self._task
         self._cancelled_before = _cancelling(task)
         if _is_being_cancelled(task) or (self._cancelled_before and tried_for < _UNTIL_SWALLOWED):
@@ -92,8 +87,8 @@ def _cancelling(task: Any) -> int:
 
 def _is_being_cancelled(task: Any) -> bool:
     """Whether a cancellation of `task` is on its way, which it has not met yet."""
-    # None has neither, nor has the waiter of granian 1.7.6; that of a gather is cancelled only when all of its tasks
-    # are.
+    # None has neither attribute, nor has the waiter of granian 1.7.6; that of a gather is cancelled only when all of
+    # its tasks are.
     waiter = task._fut_waiter
     return bool(
         task._must_cancel or getattr(waiter, "cancelled", bool)() or getattr(waiter, "_cancel_requested", False)
@@ -101,9 +96,10 @@ def _is_being_cancelled(task: Any) -> bool:
 
 
 def _is_marked(exception: BaseException | None) -> bool:
-    """Whether it is our cancellation, or what an awaited task made of it, and none that came before or after.
+    """Whether it is our cancellation, or what an awaited task made of it, and no other came before or after.
 
-    Of two, the later one comes up while the earlier one is handled, and so in a frame that that one has passed as well.
+    The chain of `__context__` is walked. Of two cancellations the later one is raised while the earlier one is handled,
+    so both have passed through a common frame; an awaited task raises its own in frames of its own.
     """
     while exception is not None and _MARK not in exception.args:
         frames = {frame for frame, _ in traceback.walk_tb(exception.__traceback__)}
@@ -114,7 +110,8 @@ def _is_marked(exception: BaseException | None) -> bool:
 
 
 class AsyncioBackend:
-    # Until 3.12 asyncio.current_task is a Python function around this look-up, as dear as all the rest of a receive.
+    # Until 3.12 asyncio.current_task is a Python function around this look-up, and takes as long as all the rest of a
+    # receive.
     __slots__ = ("current_task",)
     repeats_cancellation: ClassVar = False
 
@@ -161,7 +158,7 @@ class AsyncioBackend:
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Handle:
         loop = asyncio.get_running_loop()
         context = contextvars.Context()
-        if not seconds:  # before whatever else comes next, a timer after it
+        if not seconds:  # in the next turn; a timer would come one turn later
             return loop.call_soon(callback, context=context)
         return loop.call_later(seconds, callback, context=context)
 
@@ -227,7 +224,7 @@ class AsyncioBackend:
     def wakeable(self, call: Call) -> Call:
         return call
 
-    def unwakeable(self, call: Call) -> Call:
+    def unwrap(self, call: Call) -> Call:
         return call
 
     def wake(self, task: Any, call: Call | None) -> bool:
@@ -271,7 +268,7 @@ class AsyncioBackend:
         return None
 
 
-_background: set[Any] = set()  # of which asyncio itself keeps no hold
+_background: set[Any] = set()  # asyncio itself keeps weak references only
 
 
 class _EagerCoroutine(Coroutine[Any, Any, Any]):
@@ -318,7 +315,7 @@ class _EagerCoroutine(Coroutine[Any, Any, Any]):
         raise TypeError("a task drives this coroutine: it cannot be awaited")
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._coroutine, name)  # cr_frame and the like, for whoever inspects the task
+        return getattr(self._coroutine, name)  # cr_frame and the like, for debuggers and Task.get_stack()
 
 
 class StartedCoroutine:

@@ -1,4 +1,4 @@
-"""What the rest of the package asks of an event loop, in anyio's words."""
+"""What the rest of the package asks of an event loop."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ class AppScope(Protocol):
         """Whether the app, which has ended with `exception`, ended by `cancel` alone. Takes the cancellation back."""
 
     async def others(self, exception: BaseException) -> BaseException:
-        """What others have requested, where `exception` is our cancellation and the app was cancelled by them too."""
+        """If other code has cancelled the app too, and that has not come in yet, wait for it and return it.
+
+        Else `exception`.
+        """
 
     def awaited_by_wait(self) -> Any:
         """The innermost awaitable of the app's task, if that is suspended in `asyncio.wait`; else None.
@@ -66,7 +69,7 @@ class AppScope(Protocol):
 
 
 class Backend(Protocol):
-    """One kind of event loop. An implementation keeps no state: a connection holds it beside the loop's token."""
+    """One kind of event loop. Stateless: each connection keeps the token of its event loop itself."""
 
     repeats_cancellation: ClassVar[bool]
     """Whether a cancelled task is cancelled at each await until it ends (trio), not once."""
@@ -108,12 +111,12 @@ class Backend(Protocol):
         """What `awaitable` returns; `SendTimedOut` if that takes longer than `seconds`."""
 
     def app_scope(self, task: Any) -> AppScope | None:
-        """The scope of the app that runs in `task`; on trio, where `task` is None, one to run the app in."""
+        """The scope of the app that runs in `task`. On trio a new scope where `task` is None, else `task` itself."""
 
     def wakeable(self, call: Call) -> Call:
         """`call` in a form that `wake` can end."""
 
-    def unwakeable(self, call: Call) -> Call:
+    def unwrap(self, call: Call) -> Call:
         """The call that `wakeable` was given."""
 
     def wake(self, task: Any, call: Call) -> bool:
@@ -134,16 +137,17 @@ class Backend(Protocol):
     ) -> Iterator[tuple[Any, Any, list[Any]]]:
         """Each task that is suspended in a method with this `code`, with the object that has it, and what it awaits.
 
-        `calls` are these objects, and the call to the server that each makes there. Of `tasks`, or of all tasks.
+        `calls` are these objects, and the call to the server that each makes there. `tasks` limits the search; None is
+        all tasks.
         """
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
-        """What must end a task of ours, and the rest of `exception`: of a group, both."""
+        """The part of `exception` that must end the task (a cancellation, an exit), and the part to be logged."""
 
     async def wait_before_peek(self) -> bool:
-        """In a cancelled scope of trio: give a task of ours that has its message two turns to handle it.
+        """If the caller is in a cancelled scope of trio, let the reader's task run for two turns, and return True.
 
-        No cancellation comes in meanwhile. False, and no turn, elsewhere: the caller may wait.
+        False, at once, elsewhere: the caller may wait.
         """
 
     def cancelled_scope(self) -> Any:

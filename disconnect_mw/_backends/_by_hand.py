@@ -1,4 +1,4 @@
-"""No event loop: a coroutine that is driven by `send(None)`. Nothing can be started, waked or called later."""
+"""No event loop: a coroutine that is driven by `send(None)`. Nothing can be started, woken or called later."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class PolledWaiter:
 
 
 class ByHandBackend:
+    """Does as much as is possible without an event loop: seconds are not counted, nothing is cancelled."""
+
     repeats_cancellation: ClassVar = False
 
     def current_task(self, token: Any) -> Any:
@@ -72,7 +74,7 @@ class ByHandBackend:
     def wakeable(self, call: Call) -> Call:
         return call
 
-    def unwakeable(self, call: Call) -> Call:
+    def unwrap(self, call: Call) -> Call:
         return call
 
     def wake(self, task: Any, call: Call) -> bool:

@@ -74,7 +74,7 @@ class WakeableCall:
                 return await self.call(*message)
             finally:
                 del self.scopes[task]
-        raise Woken
+        raise Woken  # only `wake` cancels the scope
 
 
 class TrioBackend:
@@ -160,7 +160,7 @@ class TrioBackend:
     def wakeable(self, call: Call) -> WakeableCall:
         return WakeableCall(call)
 
-    def unwakeable(self, call: Any) -> Call:
+    def unwrap(self, call: Any) -> Call:
         return call.call  # type: ignore[no-any-return]  # a WakeableCall's
 
     def wake(self, task: Any, call: Any) -> bool:
@@ -189,14 +189,14 @@ class TrioBackend:
         return (exception, None) if isinstance(exception, kinds) else (None, exception)
 
     async def wait_before_peek(self) -> bool:
-        if trio.current_effective_deadline() != -math.inf:
+        if trio.current_effective_deadline() != -math.inf:  # not in a cancelled scope
             return False
         await trio.lowlevel.cancel_shielded_checkpoint()
         await trio.lowlevel.cancel_shielded_checkpoint()
         return True
 
     def cancelled_scope(self) -> Any:
-        if trio.current_effective_deadline() != -math.inf:
+        if trio.current_effective_deadline() != -math.inf:  # not in a cancelled scope
             return None
         scope = trio.CancelScope()
         scope.cancel()
