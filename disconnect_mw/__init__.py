@@ -2,6 +2,7 @@
 
 from ._errors import ClientDisconnected
 from ._middleware import CancelOnDisconnect, DisconnectMiddleware, RaiseOnDisconnect
+from ._options import Policy
 from ._records import Disconnect, Exchange
 from ._view import ClientConnection, connection
 
@@ -13,6 +14,7 @@ __all__ = [
     "Disconnect",
     "DisconnectMiddleware",
     "Exchange",
+    "Policy",
     "RaiseOnDisconnect",
     "__version__",
     "connection",

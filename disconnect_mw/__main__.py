@@ -1,4 +1,4 @@
-"""The command line: `python -m disconnect_mw`, also installed as `disconnect-mw`."""
+"""The command line: `python -m disconnect_mw`, installed as `disconnect-mw` too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status; `arguments` are those of the process unless given."""
+    """Run the command and return its exit status. `arguments` default to those of the process."""
     parser = _make_parser()
     options = parser.parse_args(arguments)
     if options.command is None:
@@ -23,14 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _demo(options.uvicorn)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        return 130  # 128 + SIGINT, as a shell has it
-    except BrokenPipeError:  # `| head`: the interpreter's own flush at exit must not complain either
+        return 130  # 128 + SIGINT, as a shell reports it
+    except BrokenPipeError:  # `| head`: nor may the interpreter's flush at exit complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def _demo(uvicorn: str | None) -> int:
-    from ._demo.run import DemoError, run  # not before it is asked for
+    from ._demo.run import DemoError, run  # other commands do without it
 
     try:
         return run(uvicorn, sys.stdout)
@@ -45,15 +45,16 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     demo = commands.add_parser(
         "demo",
-        help="see what uvicorn logs when clients leave, without the middleware and with it",
-        description="Start two real uvicorn servers on free ports of the loopback, one without the middleware and one "
-        "with it, have clients leave both in the middle of four kinds of exchange, and compare. The exit status is 0 "
-        "if the server with the middleware behaved as promised, 1 if not, 2 if the demo could not run.",
+        help="show what uvicorn logs when clients leave, without the middleware and with it",
+        description="Starts two uvicorn servers on free loopback ports, one without the middleware and one with it. "
+        "Clients leave both in the middle of five kinds of exchange: an SSE stream, a slow JSON response, a model's "
+        "answer, an upload and a WebSocket. The report compares the two servers. Exit status: 0 if the server with the "
+        "middleware behaved as promised, 1 if it did not, 2 if the demo could not run.",
     )
     demo.add_argument(
         "--uvicorn",
         metavar="VERSION",
-        help="run this version of uvicorn (0.28.0, say), installed for the occasion in a throw-away environment",
+        help="the version of uvicorn to run, such as 0.28.0; it is installed in a throw-away environment",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Whose exception is it? (P5)"""
+"""Which exceptions the disconnect caused, and which are the app's own (P5)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 class ClientDisconnected(OSError):
-    """Raised by `send` under the `raise` policy once the client has gone.
+    """Raised by `send` under the policy `raise` after the disconnect.
 
-    An `OSError`, because the ASGI specification (HTTP & WebSocket 2.4) asks for one and frameworks catch that:
+    It is an `OSError`, because the ASGI specification (HTTP & WebSocket 2.4) asks for one and frameworks catch that:
     Starlette makes a `WebSocketDisconnect` of it. Left unhandled it ends quietly at the edge of the middleware.
 
-    `message` is the `http.disconnect` or `websocket.disconnect` that `receive` answers from now on; a WebSocket's has
-    the close code and the reason. The server's own exception, where there was one, is the `__cause__`.
+    `message` is the `http.disconnect` or `websocket.disconnect` that `receive` answers from now on; that of a WebSocket
+    has the close code and the reason. The server's own exception, if it raised one, is the `__cause__`.
     """
 
     def __init__(self, message: Any) -> None:
@@ -25,8 +25,8 @@ class ClientDisconnected(OSError):
         return type(self), (self.message,)  # OSError would hand its own two arguments to __init__
 
 
-# Frameworks' words for "my client has gone". Named, never imported.
-_FRAMEWORK_WORDS = frozenset(
+# How frameworks say that the client has disconnected: by module and class, never imported.
+_FRAMEWORK_ERRORS = frozenset(
     {
         ("starlette.requests", "ClientDisconnect"),
         ("starlette.websockets", "WebSocketDisconnect"),
@@ -41,11 +41,11 @@ _FRAMEWORK_WORDS = frozenset(
 
 # What a server's send raises, other than an OSError, that can mean nothing but a closed connection: uvicorn up to
 # 0.26 lets it out of the `websockets` package.
-_SERVER_WORDS = frozenset({("websockets.exceptions", "ConnectionClosed")})
+_SERVER_ERRORS = frozenset({("websockets.exceptions", "ConnectionClosed")})
 
-# What writing to an accepted connection can give. Any other errno (a full disk, a missing file) is of something else
-# that whatever stands between this middleware and the server does in its `send`; so is a connection refused.
-_OF_A_CONNECTION = frozenset(
+# What writing to an accepted connection can give. Any other errno (a full disk, a missing file) comes from something
+# else that other middleware does in its `send`; so does a refused connection.
+_CONNECTION_ERRNOS = frozenset(
     {
         errno.EBADF,
         errno.ECONNABORTED,
@@ -60,7 +60,7 @@ _OF_A_CONNECTION = frozenset(
         errno.ETIMEDOUT,
     }
 )
-_NOT_OF_A_CLIENT = frozenset(
+_NEVER_OF_A_CLIENT = frozenset(
     {
         ("builtins", "ConnectionRefusedError"),
         ("socket", "gaierror"),
@@ -70,47 +70,49 @@ _NOT_OF_A_CLIENT = frozenset(
 )
 
 
-def _is_called(exception: BaseException, words: frozenset[tuple[str, str]]) -> bool:
-    return any((kind.__module__, kind.__qualname__) in words for kind in type(exception).__mro__)
+def _is_named(exception: BaseException, names: frozenset[tuple[str, str]]) -> bool:
+    return any((kind.__module__, kind.__qualname__) in names for kind in type(exception).__mro__)
 
 
-def tells_of_departure(exception: Exception, message_type: Any) -> bool:
-    """Does this exception of the server's `send` by itself say that the client has gone?
+def is_disconnect_error(exception: Exception, message_type: Any) -> bool:
+    """Whether this exception of the server's `send` by itself reports a disconnect.
 
     An `OSError` does (ASGI 2.4: a send on a closed connection "should raise a server-specific subclass of OSError"),
-    unless it is of a kind that no client causes. For anything else somebody has to ask the server.
+    unless it is of a kind that no client causes. For any other exception the server has to be asked.
     """
-    if _is_called(exception, _SERVER_WORDS):
+    if _is_named(exception, _SERVER_ERRORS):
         return True
-    if not isinstance(exception, OSError) or _is_called(exception, _NOT_OF_A_CLIENT):
+    if not isinstance(exception, OSError) or _is_named(exception, _NEVER_OF_A_CLIENT):
         return False
     if message_type in ("http.response.pathsend", "http.response.zerocopysend"):
         return isinstance(exception, ConnectionError)  # the server opens or reads a file there
     if isinstance(exception, TimeoutError):
         return exception.errno == errno.ETIMEDOUT  # the kernel gave the connection up; asyncio.timeout sets no errno
     if type(exception).__module__ == "builtins" and not isinstance(exception, ConnectionError):
-        return type(exception) is OSError and exception.errno in (None, *_OF_A_CONNECTION)
+        return type(exception) is OSError and exception.errno in (None, *_CONNECTION_ERRNOS)
     return True
 
 
-def tells_of_lost_websocket(exception: BaseException) -> bool:
-    """Is this granian 1.7.6's word for a WebSocket that is lost? Its `send` raises it, and its `receive` as well.
+def is_lost_websocket_error(exception: BaseException) -> bool:
+    """Whether it is what granian 1.7.6 raises from `send` and `receive` of a WebSocket that is lost.
 
-    It is also that server's only word for a message out of order.
+    That server raises the same for a message out of order.
     """
     return type(exception) is RuntimeError and exception.args == ("ASGI flow error",)
 
 
-def without_disconnect(exception: BaseException, is_own: Callable[[BaseException], bool]) -> BaseException | None:
-    """What is left of `exception` when all that the disconnect caused is taken out: itself, a part, or nothing.
+def remove_disconnect_errors(
+    exception: BaseException, is_ours: Callable[[BaseException], bool]
+) -> BaseException | None:
+    """What is left of `exception` without all that the disconnect caused: itself, a part of it, or None.
 
-    `is_own` says by identity whether an exception is one that this connection raised. Of an exception group the rest is
-    kept. A chain of `raise … from …` is walked; an exception that came up while another was handled (`__context__`)
-    is the application's own, and so is whatever is no `Exception`: a cancellation, an exit.
+    `is_ours` tells by identity whether this connection raised an exception. Of an exception group the rest is kept. A
+    chain of `raise … from …` is walked; an exception that came up while another was handled (`__context__`) is the
+    app's own, and so is one that is no `Exception`: a cancellation, an exit.
     """
 
     def is_explained(exception: BaseException) -> bool:
-        return not isinstance(exception, BaseExceptionGroup) and _is_of_disconnect(exception, is_own, set())
+        return not isinstance(exception, BaseExceptionGroup) and _is_of_disconnect(exception, is_ours, set())
 
     if not isinstance(exception, BaseExceptionGroup):
         return None if is_explained(exception) else exception
@@ -119,13 +121,13 @@ def without_disconnect(exception: BaseException, is_own: Callable[[BaseException
     return exception if rest is not None and len(_leaves(rest)) == len(_leaves(exception)) else rest
 
 
-def _is_of_disconnect(exception: BaseException, is_own: Callable[[BaseException], bool], seen: set[int]) -> bool:
+def _is_of_disconnect(exception: BaseException, is_ours: Callable[[BaseException], bool], seen: set[int]) -> bool:
     link: BaseException | None = exception
     while isinstance(link, Exception) and id(link) not in seen:
         seen.add(id(link))
         if isinstance(link, BaseExceptionGroup):
-            return all(_is_of_disconnect(leaf, is_own, seen) for leaf in _leaves(link))
-        if is_own(link) or _is_called(link, _FRAMEWORK_WORDS) or _is_no_response_returned(link):
+            return all(_is_of_disconnect(leaf, is_ours, seen) for leaf in _leaves(link))
+        if is_ours(link) or _is_named(link, _FRAMEWORK_ERRORS) or _is_no_response_returned(link):
             return True
         link = _cause(link)
     return False
@@ -137,14 +139,14 @@ _STARLETTE_BASE = "starlette.middleware.base"
 def _cause(exception: Exception) -> BaseException | None:
     """What `exception` was raised from, by its author.
 
-    Starlette's BaseHTTPMiddleware raises what the app raised once more, `from` its context: what merely came up while
-    another was handled then looks as if it was raised from that. After it no cause can be trusted.
+    Starlette's BaseHTTPMiddleware raises the app's exception again, `from` its context: an exception that merely came
+    up while another was handled then looks as if it was raised from that. After it no cause can be trusted.
     """
     return None if (_STARLETTE_BASE, "call_next") in _frames_passed(exception) else exception.__cause__
 
 
 def _is_no_response_returned(exception: Exception) -> bool:
-    """BaseHTTPMiddleware's, when the app inside it fell silent: a bare RuntimeError, known by its birthplace."""
+    """Whether it is BaseHTTPMiddleware's, for an app that sent nothing: a bare RuntimeError, known by its origin."""
     return (
         type(exception) is RuntimeError
         and exception.args == ("No response returned.",)

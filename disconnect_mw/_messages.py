@@ -1,7 +1,7 @@
-"""The words of the ASGI specification: what a message means for its exchange.
+"""What a message of the ASGI specification means for its exchange.
 
 HTTP & WebSocket ASGI Message Format 2.5, and the extensions trailers, pathsend, zerocopysend and
-websocket.http.response. Nothing here keeps state: what an exchange still owes travels as a tuple of messages.
+websocket.http.response. Nothing here keeps state: what remains of a response is a tuple of messages.
 """
 
 from __future__ import annotations
@@ -11,41 +11,42 @@ from typing import Any
 from urllib.parse import quote
 
 Message = Any
-"""A message as it came. Neither side promises a dict, and whatever came is passed on as it is."""
+"""A message as it came. Neither side promises a dict, and each message is passed on as it is."""
 
-Owed = tuple[Mapping[str, Any], ...]
-"""What an exchange lacks to be whole: the least messages that would end it. Nothing, once the last word is said."""
+Remaining = tuple[Mapping[str, Any], ...]
+"""The least messages that would complete the exchange. None, once the last message has been sent."""
 
-# 499 is nginx's "client closed request": no client ever sees it, but whatever stands between the server and this
-# middleware does, and may log or count it.
+# 499 is nginx's "client closed request": no client ever sees it, but middleware between the server and this one does,
+# and may log or count it.
 _START: Mapping[str, Any] = {"type": "http.response.start", "status": 499, "headers": []}
 _BODY: Mapping[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 _TRAILERS: Mapping[str, Any] = {"type": "http.response.trailers", "headers": [], "more_trailers": False}
 _DENIAL_BODY: Mapping[str, Any] = {"type": "websocket.http.response.body", "body": b"", "more_body": False}
 _CLOSE: Mapping[str, Any] = {"type": "websocket.close"}
 
-HTTP_OWES_ALL: Owed = (_START, _BODY)
-HTTP_OWES_BODY: Owed = (_BODY,)
-_HTTP_OWES_BODY_AND_TRAILERS: Owed = (_BODY, _TRAILERS)
-_HTTP_OWES_TRAILERS: Owed = (_TRAILERS,)
-WEBSOCKET_OWES_HANDSHAKE: Owed = (_CLOSE,)
-WEBSOCKET_ACCEPTED: Owed = (_CLOSE,)
-_WEBSOCKET_OWES_DENIAL: Owed = (_DENIAL_BODY,)
+RESPONSE_REMAINING: Remaining = (_START, _BODY)
+BODY_REMAINING: Remaining = (_BODY,)
+_BODY_AND_TRAILERS_REMAINING: Remaining = (_BODY, _TRAILERS)
+_TRAILERS_REMAINING: Remaining = (_TRAILERS,)
+HANDSHAKE_REMAINING: Remaining = (_CLOSE,)
+CLOSE_REMAINING: Remaining = (_CLOSE,)
+_DENIAL_BODY_REMAINING: Remaining = (_DENIAL_BODY,)
 
+STARTS = ("http.response.start", "websocket.http.response.start")
 _BODIES = ("http.response.body", "http.response.pathsend", "http.response.zerocopysend")
 
-# What ends a WebSocket without having been one, or having been: an application that sends this wants no answer to it.
+# What ends a WebSocket, accepted or denied: an app that sends this wants no answer to it, not even an exception.
 WEBSOCKET_ENDS = ("websocket.close", "websocket.http.response.start", "websocket.http.response.body")
 
-_IN_ORDER: Mapping[Any, tuple[Owed, ...]] = {
-    "http.response.start": (HTTP_OWES_ALL,),
-    **dict.fromkeys(_BODIES, (HTTP_OWES_BODY, _HTTP_OWES_BODY_AND_TRAILERS)),
-    "http.response.trailers": (_HTTP_OWES_TRAILERS,),
-    "websocket.accept": (WEBSOCKET_OWES_HANDSHAKE,),
-    "websocket.close": (WEBSOCKET_OWES_HANDSHAKE, WEBSOCKET_ACCEPTED),
-    "websocket.send": (WEBSOCKET_ACCEPTED,),
-    "websocket.http.response.start": (WEBSOCKET_OWES_HANDSHAKE,),
-    "websocket.http.response.body": (_WEBSOCKET_OWES_DENIAL,),
+_IN_ORDER: Mapping[Any, tuple[Remaining, ...]] = {
+    "http.response.start": (RESPONSE_REMAINING,),
+    **dict.fromkeys(_BODIES, (BODY_REMAINING, _BODY_AND_TRAILERS_REMAINING)),
+    "http.response.trailers": (_TRAILERS_REMAINING,),
+    "websocket.accept": (HANDSHAKE_REMAINING,),
+    "websocket.close": (HANDSHAKE_REMAINING, CLOSE_REMAINING),
+    "websocket.send": (CLOSE_REMAINING,),
+    "websocket.http.response.start": (HANDSHAKE_REMAINING,),
+    "websocket.http.response.body": (_DENIAL_BODY_REMAINING,),
 }
 
 _NO_STATUS_RECEIVED = 1005
@@ -60,46 +61,46 @@ def field(message: Message, name: str) -> Any:
         return None
 
 
-def after_http(owed: Owed, message: Mapping[str, Any]) -> Owed:
-    """What an HTTP exchange owes after `message`."""
+def after_http(remaining: Remaining, message: Mapping[str, Any]) -> Remaining:
+    """What remains of an HTTP exchange after `message`."""
     kind = message["type"]
     if kind == "http.response.start":
         trailers = "trailers" in message and message["trailers"]
-        return _HTTP_OWES_BODY_AND_TRAILERS if trailers else HTTP_OWES_BODY
+        return _BODY_AND_TRAILERS_REMAINING if trailers else BODY_REMAINING
     if kind in _BODIES and not message.get("more_body"):
-        return _HTTP_OWES_TRAILERS if owed is _HTTP_OWES_BODY_AND_TRAILERS else ()
-    if kind == "http.response.trailers" and owed is _HTTP_OWES_TRAILERS and not message.get("more_trailers"):
+        return _TRAILERS_REMAINING if remaining is _BODY_AND_TRAILERS_REMAINING else ()
+    if kind == "http.response.trailers" and remaining is _TRAILERS_REMAINING and not message.get("more_trailers"):
         return ()
-    return owed
+    return remaining
 
 
-def after_websocket(owed: Owed, message: Mapping[str, Any]) -> Owed:
-    """What a WebSocket exchange owes after `message`."""
+def after_websocket(remaining: Remaining, message: Mapping[str, Any]) -> Remaining:
+    """What remains of a WebSocket exchange after `message`."""
     kind = message["type"]
     if kind == "websocket.send":
-        return owed
+        return remaining
     if kind == "websocket.accept":
-        return WEBSOCKET_ACCEPTED
+        return CLOSE_REMAINING
     if kind == "websocket.http.response.start":
-        return _WEBSOCKET_OWES_DENIAL
+        return _DENIAL_BODY_REMAINING
     if kind == "websocket.close" or (kind == "websocket.http.response.body" and not message.get("more_body")):
         return ()
-    return owed
+    return remaining
 
 
-def is_in_order(owed: Owed, kind: Any) -> bool:
-    """May a message of this type come, where `owed` is still owed? If not, it is the application's mistake."""
-    return not isinstance(kind, str) or kind not in _IN_ORDER or any(owed is one for one in _IN_ORDER[kind])
+def is_in_order(remaining: Remaining, kind: Any) -> bool:
+    """Whether the app may send a message of this type now. If not, it is the app's mistake."""
+    return not isinstance(kind, str) or kind not in _IN_ORDER or any(remaining is one for one in _IN_ORDER[kind])
 
 
 def brings_input(message: Message) -> bool:
-    """Is it of the client's own making, not just the request or the handshake that each exchange begins with?"""
+    """Whether the client sent it, beyond the request or the handshake that each exchange begins with."""
     kind = field(message, "type")
     return not (kind == "websocket.connect" or (kind == "http.request" and not field(message, "more_body")))
 
 
 def announces_body(scope: Mapping[str, Any]) -> bool:
-    """May a body come with this request? (RFC 9112, 6.3; HTTP/2 need not announce it: RFC 9113, 8.1.1.)"""
+    """Whether a body may come with this request. (RFC 9112, 6.3; HTTP/2 need not announce it: RFC 9113, 8.1.1.)"""
     for name, value in scope.get("headers") or ():
         if name.lower() == b"transfer-encoding":
             return True
@@ -109,16 +110,16 @@ def announces_body(scope: Mapping[str, Any]) -> bool:
 
 
 def announced_length(scope: Mapping[str, Any]) -> int | None:
-    """Of the request's body, if it is announced."""
+    """The announced length of the request body in bytes, if there is one."""
     for name, value in scope.get("headers") or ():
         if name.lower() == b"content-length" and value.strip().isdigit():
             return int(value)
     return None
 
 
-def fresh(owed: Owed) -> list[Message]:
-    """The messages of `owed`, for others to keep and to change: middleware adds headers in place."""
-    return [{**message, **({"headers": []} if "headers" in message else {})} for message in owed]
+def copy_messages(remaining: Remaining) -> list[Message]:
+    """The messages as new dicts: middleware keeps them, and adds headers in place."""
+    return [{**message, **({"headers": []} if "headers" in message else {})} for message in remaining]
 
 
 def _announces_length(name: bytes, value: bytes) -> bool:
@@ -126,34 +127,34 @@ def _announces_length(name: bytes, value: bytes) -> bool:
 
 
 def without_length(start: Message) -> Message:
-    """An application's `http.response.start` as that of a response that stays empty.
+    """The app's `http.response.start` for a response that stays empty.
 
-    A server that counts (h11) complains of a length that is not kept, to whatever stands between it and us.
+    A server that counts (h11) raises in the middleware between for a `content-length` that is not kept.
     """
     try:
         headers = [header for header in start["headers"] if not _announces_length(*header)]
-    except (KeyError, TypeError, ValueError, IndexError):  # no headers, or none of their kind: not ours to judge
+    except (KeyError, TypeError, ValueError, IndexError):  # no headers, or malformed ones: the server complains of them
         return start
     return {**start, "headers": headers}
 
 
 def with_code(message: Message) -> Message:
-    """A `websocket.disconnect` with the code that the specification has it mean if it brings none.
+    """A `websocket.disconnect` with the specification's default code if it has none.
 
-    uvicorn 0.13.4 with wsproto brings none; Starlette then raises `KeyError`.
+    uvicorn 0.13.4 with wsproto gives none; Starlette then raises `KeyError`.
     """
     return {**message, "code": _NO_STATUS_RECEIVED} if message.get("code") is None else message
 
 
 def payload(message: Message) -> int:
-    """How many bytes of payload it has."""
+    """The payload of `message` in bytes."""
     body = field(message, "body") or field(message, "bytes") or field(message, "text") or b""
     try:
         return len(body if not isinstance(body, str) or body.isascii() else body.encode(errors="surrogatepass"))
-    except TypeError:  # no ASGI message: that is for others to complain of
+    except TypeError:  # no ASGI message: the server complains of it
         return 0
 
 
 def quoted(text: Any, safe: str = "/") -> str:
-    """As it stood in the request line: what the client chose to put there must not break the log's lines."""
+    """`text` as it stood in the request line: what the client chose to put there must not break the log's lines."""
     return quote(str(text), safe, errors="replace")

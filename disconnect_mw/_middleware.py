@@ -1,39 +1,42 @@
-"""The middleware: scope in, connection made, app called, edge guarded."""
+"""The middleware: checks its options once; per call it makes the connection, runs the app, and judges its end."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import _policy
-from ._connection import Connection, HTTPConnection, WebSocketConnection
-from ._errors import without_disconnect
-from ._log import tell
-from ._policy import VERSIONS_BEFORE_RAISING, Hook, Policy, PolicyFor, Terms, make_truthful
-from ._runtime import others_cancellation
-from ._state import State
-from ._view import KEY, Over
+from . import _backends, _options
+from ._connection import NO_PARTS, Connection
+from ._errors import remove_disconnect_errors
+from ._http import HTTPConnection
+from ._options import Hook, Options, Policy, PolicyFor
+from ._spec_version import set_spec_version
+from ._telling import LOGGER, log_exchange
+from ._view import KEY, ended
+from ._websocket import WebSocketConnection
 
-# As loose as they are on purpose: an app annotated with asgiref.typing and one annotated with Starlette's types fit,
-# which no stricter type lets both do.
+# Loose on purpose: apps annotated with asgiref.typing and with Starlette's types both fit, which no stricter type
+# allows.
 ASGIApp = Callable[[Any, Any, Any], Awaitable[Any]]
 
-_DISCONNECTED = State.DISCONNECTED
 _INFO = logging.INFO
 
-# Where many exchanges share a connection, a server may hold the sends of one back for ever once it is lost: Hypercorn.
+# The logger's own cache of its levels, which logging empties whenever a level changes. It is private to logging: where
+# it is missing, the logger is asked for every exchange.
+_LEVELS: Mapping[int, bool] = getattr(LOGGER, "_cache", {})
+
+# What uvicorn and granian state, and what is right where sends are muted (P4).
+_USUAL_VERSION = "2.3"
+
+# Where many exchanges share a connection, a server may block the sends of one for ever once it is lost: Hypercorn.
 _MULTIPLEXED = ("2", "3")
 
-_LOGGER = logging.getLogger("disconnect_mw")
-_is_enabled_for = _LOGGER.isEnabledFor
-
 inside: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
-"""Where `disconnect_mw.testing` is in use: what it has to give the application in place of `receive` and `send`."""
+"""Where `disconnect_mw.testing` is in use: what it gives the app in place of `receive` and `send`."""
 
 
 class DisconnectMiddleware:
@@ -77,11 +80,11 @@ class DisconnectMiddleware:
     """
 
     _app: ASGIApp
-    _terms: Terms
-    _websocket_terms: Terms
+    _options: Options
+    _websocket_options: Options
     _policy_for: PolicyFor | None
     _has_complained: bool
-    _is_plain: bool
+    _is_default: bool
 
     if TYPE_CHECKING:
 
@@ -118,120 +121,127 @@ class DisconnectMiddleware:
                     "version"
                 )
             self._app = single_callable(app)
-            hook = _policy.checked_function("on_disconnect", "the Disconnect", on_disconnect, is_async=True)
+            hook = _options.check_function("on_disconnect", "the Disconnect", on_disconnect, is_async=True)
             others = (
-                _policy.checked_grace(grace),
-                _policy.checked_send_timeout(send_timeout),
+                _options.check_grace(grace),
+                _options.check_send_timeout(send_timeout),
                 () if hook is None else (hook,),
             )
-            self._terms = Terms(_policy.checked("policy", policy), *others)
-            self._websocket_terms = Terms(_policy.checked("websocket_policy", websocket_policy), *others)
-            self._policy_for = _policy.checked_function("policy_for", "the scope", policy_for, is_async=False)
+            self._options = Options(_options.check_policy("policy", policy), *others)
+            self._websocket_options = Options(_options.check_policy("websocket_policy", websocket_policy), *others)
+            self._policy_for = _options.check_function("policy_for", "the scope", policy_for, is_async=False)
             self._has_complained = False
-            self._is_plain = self._terms == Terms("mute") and policy_for is None
+            self._is_default = self._options == Options("mute") and policy_for is None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
-        kind = scope.get("type")
         connection: Connection
-        if kind == "http":
-            connection, terms = HTTPConnection(), self._terms
-            try:
-                is_usual = (
-                    self._is_plain
-                    and scope["http_version"] == "1.1"
-                    and scope["asgi"]["spec_version"] in VERSIONS_BEFORE_RAISING
-                    and not _is_enabled_for(_INFO)  # then the line is to tell how much was sent
-                )
-            except (KeyError, TypeError):
-                is_usual = False
-        elif kind == "websocket":
-            connection, terms, is_usual = WebSocketConnection(), self._websocket_terms, False
+        app, token = self._app, _backends.running_loop()
+        is_usual = False
+        try:
+            if (
+                self._is_default
+                and token is not None
+                and scope["type"] == "http"
+                and scope["http_version"] == "1.1"
+                and scope["asgi"]["spec_version"] == _USUAL_VERSION
+                and KEY not in scope
+                and not _LEVELS[_INFO]  # else the log line is to tell how much was sent
+            ):
+                is_usual = True
+        except (KeyError, TypeError):
+            pass
+        if is_usual:
+            connection = HTTPConnection()
+            connection.open(scope, receive, send, self._options, token)
+            scope[KEY] = connection
         else:
-            return await self._app(scope, receive, send)
-        connection.open(scope, receive, send, terms)
-        found = scope.setdefault(KEY, connection)
-        if found is not connection or not is_usual:
-            is_usual = False
-            self._attend(connection, found)
-        app = self._app
-        if connection.stand_in is not None and connection.task is not None:
-            app = functools.partial(connection.task.run, app)
-        rest = None
+            kind = scope.get("type")
+            if kind == "http":
+                connection, options = HTTPConnection(), self._options
+            elif kind == "websocket":
+                connection, options = WebSocketConnection(), self._websocket_options
+            else:
+                return await app(scope, receive, send)
+            connection.open(scope, receive, send, options, token)
+            if token is None:
+                app = connection.scoped(app)
+            self._set_up(connection, scope.setdefault(KEY, connection))
         receive, send = connection.receive, connection.send
         if inside is not None:
             receive, send = inside(scope, receive, send)
+        rest = None
         try:
             try:
-                connection.running = app(scope, receive, send)
-                result = await connection.running
+                result = await app(scope, receive, send)
             except BaseException as exception:
-                if connection.state is not _DISCONNECTED:
-                    connection.leave()
+                if connection.disconnected is None:
+                    connection.close()
                     raise
-                rest, has_swallowed = await _judge(connection, exception)
+                rest, has_suppressed = await _judge(connection, exception)
                 if rest is exception:
                     raise
                 result = None
             else:
-                if connection.state is not _DISCONNECTED:
-                    if connection.shared_reader is not None or connection.attention is not None or not is_usual:
-                        connection.leave()
+                if connection.disconnected is None:
+                    if connection.reader is not None or connection.parts is not NO_PARTS:
+                        connection.close()
                     return result
-                rest, has_swallowed = await _judge(connection, None)
+                rest, has_suppressed = await _judge(connection, None)
             if rest is not None:
                 raise rest
-            # Here, where what the application raised does not become the context of whatever this meets.
-            await connection.end_orderly(has_swallowed)
+            # Here, where the app's exception does not become the context of one that this meets.
+            await connection.complete_response(has_suppressed)
             return result
         finally:
-            del rest  # whose traceback holds this frame
             # The scope may outlive all this, and what the server gave us holds the scope.
-            scope[KEY] = connection.outer if connection.exchange is None else Over(connection)
-            connection.scope = connection.task = connection.running = None
+            scope[KEY] = connection.parts.outer if connection.disconnected is None else ended(connection)
+            connection.scope = connection.task = None
+            rest = None  # whose traceback holds this frame
 
-    def _attend(self, connection: Connection, found: Any) -> None:
-        """See to all that the usual exchange needs not. `found` is what the scope had in place of `connection`."""
+    def _set_up(self, connection: Connection, found: Any) -> None:
+        """See to all that the usual exchange does not need. `found` is what the scope had in place of `connection`."""
         scope = connection.scope
-        choice = None if self._policy_for is None else self._choice_for(scope)
+        choice = None if self._policy_for is None else self._choose(scope)
         if choice is not None:
-            connection.terms = dataclasses.replace(connection.terms, policy=choice)
-        terms = connection.terms
+            connection.options = dataclasses.replace(connection.options, policy=choice)
+        options = connection.options
         if found is not connection:
             scope[KEY] = connection
             if isinstance(found, Connection) and found.scope is not None:
                 connection.join(found)
                 root = connection.root
                 if choice is not None:
-                    root.terms = dataclasses.replace(root.terms, policy=choice)
-                return make_truthful(scope, root.terms.policy)
-        if terms.asks or connection.protocol == "websocket":
-            connection.attend(True, True)
+                    root.options = dataclasses.replace(root.options, policy=choice)
+                return set_spec_version(scope, root.options.policy)
+        if options.need_watcher or connection.protocol == "websocket":
+            connection.observe(counts=True, watches=True)
         else:
-            connection.attend(_is_enabled_for(_INFO), scope.get("http_version") in _MULTIPLEXED)
-        make_truthful(scope, terms.policy)
+            is_multiplexed = scope.get("http_version") in _MULTIPLEXED
+            connection.observe(counts=LOGGER.isEnabledFor(_INFO), watches=is_multiplexed)
+        set_spec_version(scope, options.policy)
 
-    def _choice_for(self, scope: Any) -> Policy | None:
-        """What `policy_for` says. Its mistakes are logged once, and harm no request."""
+    def _choose(self, scope: Any) -> Policy | None:
+        """What `policy_for` returns. Its mistakes are logged once, and harm no request."""
         function: Any = self._policy_for
         try:
             choice = function(scope)
         except Exception:
-            self._complain("policy_for=%s raised an exception, the default policy is used", _policy.name_of(function))
+            self._complain("policy_for=%s raised an exception, the default policy is used", _options.name_of(function))
             return None
-        if choice is None or _policy.is_policy(choice):
+        if choice is None or _options.is_policy(choice):
             return choice  # type: ignore[no-any-return]  # one of the two
         self._complain(
             "policy_for=%s returned %r, the default policy is used: return %s or None",
-            _policy.name_of(function),
+            _options.name_of(function),
             choice,
-            _policy.CHOICES,
+            _options.CHOICES,
         )
         return None
 
     def _complain(self, text: str, *arguments: Any) -> None:
         if not self._has_complained:
             self._has_complained = True
-            _LOGGER.error(text, *arguments, exc_info=sys.exc_info()[0] is not None)
+            LOGGER.error(text, *arguments, exc_info=sys.exc_info()[0] is not None)
 
 
 class CancelOnDisconnect(DisconnectMiddleware):
@@ -249,22 +259,19 @@ class RaiseOnDisconnect(DisconnectMiddleware):
 
 
 async def _judge(connection: Connection, exception: BaseException | None) -> tuple[BaseException | None, bool]:
-    """The application of a client that has gone has ended. What is to be raised, and was anything kept from that?
+    """The app of a client that has left has ended. Returns what is to be raised, and whether less than was raised.
 
-    P5, P6: that is all that is not put down to the disconnect.
+    P5, P6: to be raised is all that the disconnect did not cause.
     """
-    is_cancelled = False
-    if connection.has_been_cancelled():
-        is_cancelled = connection.takes_back_cancellation(exception)
-        if exception is not None and not is_cancelled:
-            exception = await others_cancellation(exception)
-    connection.leave()
-    rest = None if exception is None or is_cancelled else without_disconnect(exception, connection.has_raised)
-    if rest is not exception:
-        _LOGGER.debug("put down to the disconnect of the client", exc_info=exception)
-    if connection.outer is None:
-        tell(connection.sum_up(rest))
-    return rest, rest is not exception or is_cancelled
+    is_cancelled, left = await connection.absorb_cancellation(exception)
+    connection.close()
+    rest = None if left is None else remove_disconnect_errors(left, connection.is_ours)
+    has_suppressed = is_cancelled or rest is not left
+    if has_suppressed and exception is not None:
+        LOGGER.debug("caused by the disconnect of the client", exc_info=exception)
+    if connection.parts.outer is None:
+        log_exchange(connection.make_exchange(rest))
+    return rest, has_suppressed
 
 
 def single_callable(app: Any) -> ASGIApp:

@@ -1,4 +1,4 @@
-"""What is told of a client that left: at once, and when the application has ended."""
+"""The public records of a disconnect: one made at once, one when the app has ended."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ Ended = Literal["returned", "cancelled", "raised"]
 
 @dataclass(frozen=True)
 class Disconnect:
-    """A client that left before the application had said its last word."""
+    """A client that left before the app had sent its last message."""
 
     protocol: Literal["http", "websocket"]
     method: str | None
     """Of the request; None for a WebSocket."""
     path: str
     peer: tuple[str, int] | None
-    """Host and port, as `scope["client"]` has them; None where the server does not say."""
+    """Host and port, as in `scope["client"]`; None where the server does not state them."""
     phase: Phase
     """How far the exchange had come."""
     code: int | None
     """The close code of a WebSocket (RFC 6455, 7.4): 1005 where the close frame had none, 1006 where none came; else
     None."""
     seconds: float
-    """Since the application was called, until the departure was known."""
+    """From the call of the app until the disconnect was known."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """An exchange whose client left, when all is over."""
+    """An exchange whose client left, once the app has ended."""
 
     disconnect: Disconnect
     status: int | None
     """Of the response that had begun by then (HTTP)."""
     messages_sent: int | None
-    """What the server took, the start of the response included. None where nobody counted: under the default options
-    with logger `disconnect_mw` above INFO, since it would cost each message."""
+    """What the server took, the start of the response included. None where it was not counted: under the default
+    options with logger `disconnect_mw` above INFO, since it would cost each message."""
     bytes_sent: int | None
-    """Their payload; of a file that the server itself sends (pathsend, zerocopysend) nothing. None as above."""
+    """Their payload, without files that the server itself sends (pathsend, zerocopysend). None as above."""
     messages_muted: int
-    """What the application sent into the void."""
+    """What the app sent after the disconnect."""
     bytes_muted: int
     seconds: float
-    """For which the application went on after the departure was known."""
+    """For which the app went on after the disconnect was known."""
     ended: Ended
-    """`"cancelled"`: by this middleware or by somebody else."""
+    """`"cancelled"`: by this middleware or by other code."""
     exception: str | None
-    """The name of the class of what the application raised, and this middleware let pass."""
+    """The class name of the exception that the app raised and this middleware let pass."""

@@ -7,15 +7,15 @@ import enum
 
 class State(enum.Enum):
     OPEN = "open"
-    COMPLETE = "complete"  # the application has said its last word
+    COMPLETE = "complete"  # the app has sent its last message
     DISCONNECTED = "disconnected"  # the client left before that
 
 
 class Cause(enum.Enum):
-    LAST_MESSAGE = "the application's last message is on its way"
+    LAST_MESSAGE = "the app's last message is on its way"
     LAST_MESSAGE_REFUSED = "the server did not take the last message"
     DISCONNECT_RECEIVED = "the server delivered a disconnect"
-    SEND_FAILED = "the server's send reported the departure"
+    SEND_FAILED = "the server's send reported the disconnect"
 
 
 # COMPLETE counts from the moment the last message is handed over, not from when the server's send returns: Hypercorn
@@ -34,3 +34,18 @@ TRANSITIONS = {
     (State.DISCONNECTED, Cause.DISCONNECT_RECEIVED): State.DISCONNECTED,
     (State.DISCONNECTED, Cause.SEND_FAILED): State.DISCONNECTED,
 }
+
+
+class Body(enum.Enum):
+    """How much of the request body the server has delivered."""
+
+    UNREAD = "unread"
+    PARTIAL = "partial"
+    COMPLETE = "complete"
+
+
+class Receiver(enum.Enum):
+    """Who reads from the server, if it is known no better."""
+
+    APP = "app"  # one of the app's tasks
+    READER = "reader"  # the reader, for every task that calls `receive`

@@ -1,4 +1,4 @@
-"""The handler's view of its exchange: is the client still there, and what if not?"""
+"""The handler's view of its exchange: whether the client is there, and what to do when it leaves."""
 
 from __future__ import annotations
 
@@ -7,33 +7,41 @@ import dataclasses
 from types import TracebackType
 from typing import Any
 
-from . import _runtime
+from . import _backends
+from ._cancellation import in_shield
 from ._connection import Connection
 from ._errors import ClientDisconnected
-from ._policy import Policy, checked, make_truthful
+from ._options import Policy, check_policy
 from ._records import Disconnect, Exchange
+from ._spec_version import set_spec_version
 from ._state import State
 
 KEY = "disconnect_mw.connection"
-"""Where the scope has the connection of the innermost install; None, or an `Over`, when the exchange is over."""
+"""Where the scope has the connection of the innermost install; None, or an `EndedExchange`, when that is over."""
 
 
-class Over:
-    """What is left of an exchange whose client had gone."""
+class EndedExchange:
+    """What is left of an exchange whose client had left."""
 
     __slots__ = ("exchange", "policy")
     policy: Policy
 
-    def __init__(self, connection: Connection) -> None:
-        self.exchange = connection.exchange
-        self.policy = connection.terms.policy
+    def __init__(self, exchange: Exchange, policy: Policy) -> None:
+        self.exchange = exchange
+        self.policy = policy
+
+
+def ended(connection: Connection) -> EndedExchange | Connection | None:
+    """What the scope has under `KEY` once the exchange of `connection` is over."""
+    exchange = connection.exchange()
+    return connection.parts.outer if exchange is None else EndedExchange(exchange, connection.options.policy)
 
 
 def connection(exchange: Any) -> ClientConnection:
-    """The view that a handler has of its client: of a scope, or of anything that has one (`request`, `websocket`).
+    """The handler's view of its client, from a scope, or from an object that has one (`request`, `websocket`).
 
-    It works wherever in the stack the middleware stands. Raises `LookupError` if it stands nowhere around the caller,
-    and `TypeError` for what has no scope.
+    The middleware may stand anywhere around the caller. Raises `LookupError` if it stands nowhere around it, and
+    `TypeError` for an object that has no scope.
     """
     scope = getattr(exchange, "scope", exchange)
     try:
@@ -50,16 +58,22 @@ def connection(exchange: Any) -> ClientConnection:
     return ClientConnection(found, scope)
 
 
+def _watch(root: Connection) -> None:
+    """Detect the disconnect from now on. From any thread."""
+    context = contextvars.copy_context()
+    root.backend.call_in(root.token, lambda: root.watch(context))
+
+
 class ClientConnection:
     """The client of one exchange.
 
-    Whoever asks `connected` or `disconnect` for the first time has somebody look for the departure from then on, within
-    50 ms: the app need not receive. A request body that the app has not read is not read for that.
+    From the first time that `connected` or `disconnect` is asked, the disconnect is detected although the app may not
+    receive: within 50 to 75 ms, then at once. A request body that the app has not read is not read for that.
     """
 
     __slots__ = ("_found", "_scope")
 
-    def __init__(self, found: Connection | Over | None, scope: Any) -> None:
+    def __init__(self, found: Connection | EndedExchange | None, scope: Any) -> None:
         self._found = found
         self._scope = scope
 
@@ -70,95 +84,101 @@ class ClientConnection:
 
     @property
     def connected(self) -> bool:
-        """Is the client there, as far as is known? From any thread.
+        """Whether the client is there, as far as is known. May be asked from any thread.
 
-        After the app's last message it is: what happens then is the normal end of an exchange.
+        True after the app's last message: a disconnect then is the normal end of an exchange.
         """
         return self.disconnect is None
 
     @property
     def disconnect(self) -> Disconnect | None:
-        """What is known of the departure, once it is. From any thread."""
+        """The record of the disconnect, once it is known. May be asked from any thread."""
         found = self._found
-        if isinstance(found, Over):
-            return None if found.exchange is None else found.exchange.disconnect
+        if isinstance(found, EndedExchange):
+            return found.exchange.disconnect
         if found is None:
             return None
         root = found.root
-        if not root.is_watched and root.record is None and root.loop is not None:
-            context = contextvars.copy_context()
-            _runtime.call_in(root.loop, lambda: root.watch(context))
-        return root.record
+        record = root.record()
+        if root.parts.watcher is None and record is None:
+            _watch(root)
+        return record
 
     @property
     def exchange(self) -> Exchange | None:
-        """The record of the exchange, when it is over and its client had gone before."""
-        return (
-            None
-            if self._found is None
-            else (self._found.root if isinstance(self._found, Connection) else self._found).exchange
-        )
+        """The record of the exchange, once the app has ended, if its client had left before."""
+        found = self._found
+        if isinstance(found, Connection):
+            return found.root.exchange()
+        return None if found is None else found.exchange
 
     @property
     def policy(self) -> Policy:
-        """What becomes of the app when its client goes away. It can be set until then.
+        """What becomes of the app when its client leaves. It can be set until then.
 
-        Setting it to another policy raises `ClientDisconnected` once the client has gone: an app that lets that out
-        ends quietly. It raises `TypeError` or `ValueError` for what is no policy, and does nothing when the exchange is
-        over. The scope's `spec_version` is true afterwards.
+        Setting it to another policy raises `ClientDisconnected` once the client has left: an app that lets that out
+        ends quietly. It raises `TypeError` or `ValueError` for a value that is no policy, and does nothing when the
+        exchange is over. The scope's `spec_version` is right afterwards.
         """
         found = self._found
         if isinstance(found, Connection):
-            return found.root.terms.policy
+            return found.root.options.policy
         return "mute" if found is None else found.policy
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
-        checked("policy", policy)
+        check_policy("policy", policy)
         found = self._found
-        if not isinstance(found, Connection) or found.scope is None or policy == found.root.terms.policy:
+        if not isinstance(found, Connection) or found.scope is None or policy == found.root.options.policy:
             return
         root = found.root
         if root.state is State.DISCONNECTED:
             raise ClientDisconnected(found.disconnect)
-        root.terms = dataclasses.replace(root.terms, policy=policy)
-        make_truthful(self._scope, policy)
-        if policy != "mute" and root.loop is not None:
-            context = contextvars.copy_context()
-            _runtime.call_in(root.loop, lambda: root.watch(context))
+        root.options = dataclasses.replace(root.options, policy=policy)
+        set_spec_version(self._scope, policy)
+        if policy != "mute":
+            _watch(root)
 
     async def wait_disconnected(self) -> Disconnect | None:
-        """Wait until the client has gone. None if the exchange ends, or the response is complete, without that.
+        """Wait until the client has left. None if the exchange ends, or the response is complete, without that.
 
-        On the event loop that runs the exchange; `RuntimeError` on another one.
+        To be awaited on the event loop that runs the exchange; raises `RuntimeError` on another one.
         """
         found = self._found
         if not isinstance(found, Connection):
             return self.disconnect
         root = found.root
-        if root.loop is not _runtime.event_loop():
+        backend, token = _backends.current()
+        if root.token is not token:
             raise RuntimeError("wait_disconnected() must be awaited on the event loop of the exchange: ask `connected`")
         root.watch(contextvars.copy_context())
-        if root.is_watched:
-            root.attended.look()
-        while root.record is None and found.scope is not None and root.state is not State.COMPLETE:
-            waiter = _runtime.new_waiter()
-            with root.attended.waiting(waiter), found.attended.waiting(waiter):
+        if root.parts.watcher is not None:
+            root.parts.watcher.check()
+        # The root knows of the disconnect first; an inner exchange may end before the root's.
+        waiters = (root.require_waiters(), found.require_waiters())
+        while root.record() is None and found.scope is not None and root.state is not State.COMPLETE:
+            waiter = backend.create_waiter()
+            for each in waiters:
+                each.add(waiter)
+            try:
                 await waiter
-        return root.record
+            finally:
+                for each in waiters:
+                    each.discard(waiter)
+        return root.record()
 
     def shield(self) -> Shield:
-        """`async with client.shield():` a block that is not cancelled in the middle because the client has gone.
+        """`async with client.shield():` a block that is not cancelled in the middle because the client has left.
 
         The cancellation by this middleware comes at the end of the block. So does the disconnect for other tasks that
         wait to receive it, since frameworks cancel on it: Starlette ends a stream, Quart and Django everything. A
-        cancellation from elsewhere is not held off: of the server, of a time-out, of the app's own.
+        cancellation by the server, by a time-out or by the app itself is not held off.
         """
         return Shield(self._found if isinstance(self._found, Connection) else None)
 
 
-# Turns of the loop for a framework that has been told of the disconnect to cancel whom it will, before a block begins.
-# Through one BaseHTTPMiddleware it takes six.
+# Turns of the loop for a framework that has received the disconnect to cancel the app, before a block begins. Through
+# one BaseHTTPMiddleware it takes six.
 _TURNS_TO_SETTLE = 32
 
 
@@ -175,7 +195,7 @@ class Shield:
             return
         if found.disconnect is not None:
             for _ in range(_TURNS_TO_SETTLE):
-                await _runtime.checkpoint()
+                await found.backend.checkpoint()
         self._blocks.append(found.shield())
 
     async def __aexit__(
@@ -184,7 +204,7 @@ class Shield:
         found = self._found
         if found is None:
             return
-        mine = [number for number, block in enumerate(self._blocks) if found.is_within(block)]
-        found.unshield(self._blocks.pop(mine[-1] if mine else -1))  # a generator that was left may be closed elsewhere
+        mine = [number for number, block in enumerate(self._blocks) if in_shield(block)]
+        found.end_shield(self._blocks.pop(mine[-1] if mine else -1))  # a generator may be closed by another task
         if exception is None and found.disconnect is not None:
-            await _runtime.checkpoint()  # in which the cancellation comes
+            await found.backend.checkpoint()  # in which the cancellation comes

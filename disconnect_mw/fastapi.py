@@ -1,4 +1,4 @@
-"""A dependency for FastAPI: `from disconnect_mw.fastapi import Client`, and a parameter `client: Client`."""
+"""A FastAPI dependency: a parameter `client: Client` is the view of the endpoint's client."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ._view import connection as _connection
 
 
 async def client_connection(connection: HTTPConnection) -> ClientConnection:
-    """What `disconnect_mw.connection(request)` gives, for HTTP and WebSocket endpoints alike."""
+    """Return `disconnect_mw.connection(request)`; for HTTP and WebSocket endpoints."""
     return _connection(connection)
 
 
 Client = Annotated[ClientConnection, Depends(client_connection)]
-"""The type of a parameter by which an endpoint is given its client."""
+"""The type of an endpoint's parameter that is to be a `ClientConnection`."""

@@ -241,7 +241,7 @@ def test_a_generator_is_refused(option: str, function: Any, shown: str) -> None:
     with pytest.raises(TypeError) as caught:
         DisconnectMiddleware(single, **{option: function})
     assert str(caught.value) == (
-        f"{option} must be a function, not {shown}, whose yield makes it a generator that nobody would run: "
+        f"{option} must be a function, not {shown}, whose yield makes it a generator that nothing would run: "
         "remove the yield"
     )
 

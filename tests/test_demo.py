@@ -145,6 +145,13 @@ def test_arguments(arguments: list[str], status: int, printed: str, capsys: pyte
     assert printed in "".join(capsys.readouterr())
 
 
+def test_the_help_counts_the_scenes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    number = ("no", "one", "two", "three", "four", "five", "six", "seven")[len(SCENES)]
+    assert f"{number} kinds of exchange" in " ".join(capsys.readouterr().out.split())
+
+
 def test_python_m_is_the_same_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["disconnect-mw"])
     monkeypatch.delitem(sys.modules, "disconnect_mw.__main__")
@@ -240,7 +247,7 @@ def test_another_uvicorn_is_shown_in_a_throw_away_environment(
 @pytest.mark.parametrize("version", ["", "latest", "0.28.0 evil", "-e .", "https://example.org/uvicorn.whl"])
 def test_what_is_no_version_is_refused(version: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", f"--uvicorn={version}"]) == 2
-    assert f"must be a version, not {version!r}: write 0.28.0, say" in " ".join(capsys.readouterr().err.split())
+    assert f"must be a version such as 0.28.0, not {version!r}" in " ".join(capsys.readouterr().err.split())
 
 
 @posix_only
@@ -249,14 +256,14 @@ def test_what_is_no_version_is_refused(version: str, capsys: pytest.CaptureFixtu
     [
         (
             "  x No solution found when resolving dependencies:\n  Because there is no version of uvicorn==9.9.9 and\n",
-            "there is no uvicorn 9.9.9, or none for this Python: see pip index versions uvicorn",
+            "there is no uvicorn 9.9.9 for this Python: see pip index versions uvicorn",
         ),
         (
             "error: Request failed after 3 retries\n  Caused by: dns error\n",
             "uvicorn 9.9.9 could not be installed (is there a network?); "
-            "the installer's last word: Caused by: dns error",
+            "the installer's last line: Caused by: dns error",
         ),
-        ("", "uvicorn 9.9.9 could not be installed (is there a network?); the installer's last word: nothing"),
+        ("", "uvicorn 9.9.9 could not be installed (is there a network?); the installer's last line: nothing"),
     ],
 )
 def test_a_failed_installation_says_why(
@@ -274,7 +281,7 @@ def test_a_failed_installation_says_why(
     [
         ("none", r"is there a network\?"),
         ("0.54.0); connection broken", r"is there a network\?"),
-        ("0.1.0, 0.54.0", "there is no uvicorn 9.9.9, or none for"),
+        ("0.1.0, 0.54.0", "there is no uvicorn 9.9.9 for this Python"),
     ],
 )
 def test_without_uv_it_is_venv_and_pip(
@@ -321,8 +328,8 @@ def test_an_installation_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("program", "told"),
     [
-        ("echo one >&2; echo two >&2; exit 3", r"\(exit status 3\); the last that it said: two"),
-        ("exec sleep 60", r"\(exit status -9\); the last that it said: nothing"),
+        ("echo one >&2; echo two >&2; exit 3", r"\(exit status 3\); its last line: two"),
+        ("exec sleep 60", r"\(exit status -9\); its last line: nothing"),
     ],
 )
 def test_a_server_that_does_not_start(program: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +348,7 @@ def test_a_server_that_is_gone(tmp_path: Path) -> None:
         server.wait_started()
     with pytest.raises(DemoError, match="does not answer: ConnectionRefusedError"):
         server.exchanges("/events")
-    with pytest.raises(DemoError, match="does not take a request"):
+    with pytest.raises(DemoError, match="does not accept a request"):
         play(EVENTS, [server])
 
 
@@ -502,10 +509,10 @@ def test_good_evidence_has_no_faults() -> None:
             dataclasses.replace(GOOD, exchanges=[]),
             ["0 of 2 clients were served", "'not served', not 'stopped, background task ran'"],
         ),
-        (dataclasses.replace(GOOD, log=GROUP + 2 * INFO), ["1 ERROR lines and 2 tracebacks in the log"]),
-        (dataclasses.replace(GOOD, log=INFO), ["1 INFO lines for 2 clients that left"]),
+        (dataclasses.replace(GOOD, log=GROUP + 2 * INFO), ["1 ERROR line and 2 tracebacks in the log"]),
+        (dataclasses.replace(GOOD, log=INFO), ["1 INFO line for 2 clients that left"]),
         (dataclasses.replace(GOOD, log=3 * INFO), ["3 INFO lines for 2 clients that left"]),
-        (changed(payloads=[2.0, 3.5, 4.0]), ["2 messages sent to nobody"]),
+        (changed(payloads=[2.0, 3.5, 4.0]), ["2 messages sent after the disconnect"]),
         (changed(is_running=True), ["'still running', not 'stopped, background task ran'"]),
         (changed(notes=[]), ["'stopped, background task lost', not 'stopped, background task ran'"]),
     ],
@@ -518,12 +525,12 @@ def test_each_broken_promise_is_a_fault(evidence: Evidence, found: list[str]) ->
 
 
 def test_where_the_server_never_says_so_all_counts_that_was_sent_after_the_client_left() -> None:
-    assert changed(disconnected_at=None, payloads=[2.0, 2.6, 2.9, 3.5]).sent_to_nobody == 3
+    assert changed(disconnected_at=None, payloads=[2.0, 2.6, 2.9, 3.5]).wasted_messages == 3
 
 
-def test_the_telling_lines_of_an_exception_group_name_what_is_in_it() -> None:
+def test_the_first_error_of_an_exception_group_names_what_is_in_it() -> None:
     evidence = dataclasses.replace(GOOD, log=GROUP)
-    assert evidence.telling_lines == [
+    assert evidence.first_error == [
         "ERROR:    Exception in ASGI application",
         "uvicorn.protocols.utils.ClientDisconnected",
     ]

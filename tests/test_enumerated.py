@@ -13,22 +13,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _connection, _watch
-from disconnect_mw._policy import Policy
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _blocked_sends, _connection, _watcher
+from disconnect_mw._options import Policy
 from disconnect_mw.testing import Raises
 
-from .far_side import (
-    ALL_BEHAVIOURS,
-    CHUNK,
-    DISCONNECT,
-    EMPTY_FINAL,
-    FINAL,
-    START,
-    START_499,
-    ServerBehaviour,
-    SimulatedServer,
-    http_scope,
-)
+from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499, http_scope
+from .support.simulated_server import ALL_BEHAVIOURS, ServerBehaviour, SimulatedServer
 
 MESSAGES = {"start": START, "chunk": CHUNK, "final": FINAL}
 STEPS = ("start", "chunk", "final", "receive", "leave")
@@ -112,7 +102,7 @@ def check(run: Run) -> None:
             is_told = has_left and tells
             # Once its buffer is full; before that, the last message, to see it empty.
             if run.behaviour.send == "blocks":
-                is_told = late_bytes > 0 and (late_bytes >= run.behaviour.buffers or step == "final")
+                is_told = late_bytes > 0 and (late_bytes >= run.behaviour.buffer_size or step == "final")
             if not known and not is_told:
                 assert outcome is None
                 accepted.append(message)
@@ -149,9 +139,9 @@ async def test_every_script_keeps_the_promises(
         return  # gunicorn does not run there, and a peek on trio cancels a receive, which it takes for a departure
     # A server that blocks for ever is waited for, again and again: not for as long as in earnest.
     if behaviour.send == "blocks":
-        monkeypatch.setattr(_connection, "_SECONDS_TO_END", 0.001)
-        monkeypatch.setattr(_watch._first_looks, "seconds", 0.001)
-        monkeypatch.setattr(_watch.departures, "seconds", 0.001)
+        monkeypatch.setattr(_connection, "_SECONDS_TO_COMPLETE", 0.001)
+        monkeypatch.setattr(_watcher._first_checks, "seconds", 0.001)
+        monkeypatch.setattr(_blocked_sends.blocked, "seconds", 0.001)
     for script in SCRIPTS:
         if (
             behaviour.send == "blocks"

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from starlette.websockets import WebSocketDisconnect
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware
-from disconnect_mw._errors import tells_of_departure, without_disconnect
+from disconnect_mw._errors import is_disconnect_error, remove_disconnect_errors
 
 DISCONNECT = {"type": "websocket.disconnect", "code": 1001, "reason": "bye"}
 
@@ -92,7 +92,7 @@ class ServersClosed(ConnectionResetError):
 )
 @pytest.mark.parametrize("message_type", ["http.response.body", "websocket.send", None])
 def test_send_says_by_itself_that_the_client_has_gone(exception: Exception, message_type: str | None) -> None:
-    assert tells_of_departure(exception, message_type) is True
+    assert is_disconnect_error(exception, message_type) is True
 
 
 NOT_BY_ITSELF = [
@@ -126,7 +126,7 @@ NOT_BY_ITSELF = [
 @pytest.mark.parametrize("message_type", ["http.response.body", "websocket.send", "http.response.pathsend", None])
 def test_send_does_not_say_so_by_itself(exception: Exception, message_type: str | None) -> None:
     """Somebody has to ask the server whether the client has gone."""
-    assert tells_of_departure(exception, message_type) is False
+    assert is_disconnect_error(exception, message_type) is False
 
 
 @pytest.mark.parametrize("message_type", ["http.response.pathsend", "http.response.zerocopysend"])
@@ -147,12 +147,12 @@ def test_send_does_not_say_so_by_itself(exception: Exception, message_type: str 
 def test_where_the_server_reads_a_file_only_a_connection_error_says_so(
     message_type: str, exception: Exception, says_so: bool
 ) -> None:
-    assert tells_of_departure(exception, message_type) is says_so
+    assert is_disconnect_error(exception, message_type) is says_so
 
 
 @pytest.mark.parametrize("message_type", ["http.response.pathsend", "http.response.zerocopysend"])
 def test_a_timeout_of_the_file_does_not_say_so(message_type: str) -> None:
-    assert tells_of_departure(TimeoutError(errno.ETIMEDOUT, "timed out"), message_type) is False
+    assert is_disconnect_error(TimeoutError(errno.ETIMEDOUT, "timed out"), message_type) is False
 
 
 class ConnectionClosed(Exception):
@@ -160,7 +160,7 @@ class ConnectionClosed(Exception):
 
 
 def test_a_class_is_known_by_its_module_too() -> None:
-    assert tells_of_departure(ConnectionClosed(), "websocket.send") is False
+    assert is_disconnect_error(ConnectionClosed(), "websocket.send") is False
 
 
 # The edge. OWN is what this connection raised; everything else has to speak for itself.
@@ -169,7 +169,7 @@ OWN = ClientDisconnected(DISCONNECT)
 
 
 def left_of(exception: BaseException) -> BaseException | None:
-    return without_disconnect(exception, lambda candidate: candidate is OWN)
+    return remove_disconnect_errors(exception, lambda candidate: candidate is OWN)
 
 
 def named(module: str, name: str, base: type[Exception] = Exception) -> type[Exception]:

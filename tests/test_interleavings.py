@@ -16,7 +16,8 @@ import pytest
 from disconnect_mw import DisconnectMiddleware
 from disconnect_mw._connection import Connection
 
-from .far_side import CHUNK, DISCONNECT, REQUEST, START, ServersWord, http_scope
+from .support.messages import CHUNK, DISCONNECT, REQUEST, START, http_scope
+from .support.simulated_server import ServersWord
 
 STEPS = 8
 

@@ -97,12 +97,16 @@ def _named(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
 RESPONDING, NOTHING, NONE_MUTED = "during the response", "nothing sent", "0 messages muted"
 
 
+def plural(count: int, noun: str) -> str:
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def sent(messages: int, payload: int) -> str:
-    return f"status 200, {messages} messages sent ({payload} bytes)"
+    return f"status 200, {plural(messages, 'message')} sent ({plural(payload, 'byte')})"
 
 
 def muted(messages: int, payload: int) -> str:
-    return f"{messages} messages muted ({payload} bytes)"
+    return f"{plural(messages, 'message')} muted ({plural(payload, 'byte')})"
 
 
 def http_line(where: str, sent: str, muted: str, end: str = "returned") -> list[tuple[str, str]]:
@@ -152,25 +156,25 @@ def websocket_line(where: str, sent: str, muted: str) -> list[tuple[str, str]]:
             [..., ..., ACCEPT],
             [CONNECT, LEFT],
             9,
-            websocket_line("before the handshake", "nothing", ", 1 messages muted (0 bytes)"),
+            websocket_line("before the handshake", "nothing", ", 1 message muted (0 bytes)"),
         ),
         (
             [..., ACCEPT, ..., CLOSE],
             [CONNECT, LEFT],
             9,
-            websocket_line("while open", "1 messages", " (0 bytes), 1 messages muted (0 bytes)"),
+            websocket_line("while open", "1 message", " (0 bytes), 1 message muted (0 bytes)"),
         ),
         (
             [..., ACCEPT, TEXT, BYTES, ..., TEXT],
             [CONNECT, LEFT],
             9,
-            websocket_line("while open", "3 messages", " (8 bytes), 1 messages muted (5 bytes)"),
+            websocket_line("while open", "3 messages", " (8 bytes), 1 message muted (5 bytes)"),
         ),
         (
             [..., ACCEPT, TEXT, TEXT],
             [CONNECT, LEFT],
             2,
-            websocket_line("while open", "2 messages", " (5 bytes), 1 messages muted (5 bytes)"),
+            websocket_line("while open", "2 messages", " (5 bytes), 1 message muted (5 bytes)"),
         ),
     ],
 )
@@ -317,7 +321,7 @@ async def test_a_swallowed_exception_is_shown_at_debug_only_with_its_traceback(
         ("DEBUG", swallowed),
         ("INFO", None),
     ]
-    assert records[0].getMessage() == "put down to the disconnect of the client"
+    assert records[0].getMessage() == "caused by the disconnect of the client"
     assert caplog.text.count("Traceback (most recent call last)") == 1
     assert "starlette.requests.ClientDisconnect" in caplog.text
 

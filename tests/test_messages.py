@@ -10,12 +10,12 @@ import pytest
 
 from disconnect_mw import _messages
 from disconnect_mw._messages import (
-    Owed,
+    Remaining,
     after_http,
     after_websocket,
     announces_body,
+    copy_messages,
     field,
-    fresh,
     is_in_order,
     with_code,
     without_length,
@@ -60,12 +60,14 @@ MORE = body(body=b"x", more_body=True)
 END = body(body=b"x")
 
 
-def owed_after(messages: list[Words], owed: Owed, after: Callable[[Owed, Words], Owed]) -> list[list[str]]:
-    """The types of what is owed after each of `messages`."""
+def remaining_after(
+    messages: list[Words], remaining: Remaining, after: Callable[[Remaining, Words], Remaining]
+) -> list[list[str]]:
+    """The types of what remains after each of `messages`."""
     result = []
     for message in messages:
-        owed = after(owed, message)
-        result.append([lacking["type"].split(".", 1)[1] for lacking in owed])
+        remaining = after(remaining, message)
+        result.append([lacking["type"].split(".", 1)[1] for lacking in remaining])
     return result
 
 
@@ -77,7 +79,7 @@ NOTHING: list[str] = []
 
 
 @pytest.mark.parametrize(
-    ("messages", "owed"),
+    ("messages", "remaining"),
     [
         ([start(), END], [BODY, NOTHING]),
         ([start(), body()], [BODY, NOTHING]),
@@ -101,8 +103,8 @@ NOTHING: list[str] = []
         ([start(), END, END], [BODY, NOTHING, NOTHING]),
     ],
 )
-def test_every_way_an_http_response_ends(messages: list[Words], owed: list[list[str]]) -> None:
-    assert owed_after(messages, _messages.HTTP_OWES_ALL, after_http) == owed
+def test_every_way_an_http_response_ends(messages: list[Words], remaining: list[list[str]]) -> None:
+    assert remaining_after(messages, _messages.RESPONSE_REMAINING, after_http) == remaining
 
 
 @pytest.mark.parametrize(
@@ -118,10 +120,10 @@ def test_every_way_an_http_response_ends(messages: list[Words], owed: list[list[
 )
 @pytest.mark.parametrize("before", [[], [start()], [start(trailers=True)], [start(trailers=True), END]])
 def test_what_neither_starts_nor_ends_a_response_changes_nothing(before: list[Words], message: Words) -> None:
-    owed = _messages.HTTP_OWES_ALL
+    remaining = _messages.RESPONSE_REMAINING
     for earlier in before:
-        owed = after_http(owed, earlier)
-    assert after_http(owed, message) is owed
+        remaining = after_http(remaining, earlier)
+    assert after_http(remaining, message) is remaining
 
 
 HTTP_TYPES = [f"http.response.{kind}" for kind in ("start", "body", "pathsend", "zerocopysend", "trailers")]
@@ -143,10 +145,12 @@ WEBSOCKET_TYPES = [
 )
 def test_which_message_of_an_http_response_is_in_order(said: list[Words], in_order: list[str]) -> None:
     """P5: of one that is not, the server's complaint is the app's to hear, whether the client is there or not."""
-    owed = _messages.HTTP_OWES_ALL
+    remaining = _messages.RESPONSE_REMAINING
     for message in said:
-        owed = after_http(owed, message)
-    assert [kind for kind in HTTP_TYPES if is_in_order(owed, kind)] == [f"http.response.{kind}" for kind in in_order]
+        remaining = after_http(remaining, message)
+    assert [kind for kind in HTTP_TYPES if is_in_order(remaining, kind)] == [
+        f"http.response.{kind}" for kind in in_order
+    ]
 
 
 @pytest.mark.parametrize(
@@ -164,28 +168,30 @@ def test_which_message_of_an_http_response_is_in_order(said: list[Words], in_ord
 )
 def test_which_message_of_a_websocket_is_in_order(said: list[Words], in_order: list[str]) -> None:
     """P5, P7."""
-    owed = _messages.WEBSOCKET_OWES_HANDSHAKE
+    remaining = _messages.HANDSHAKE_REMAINING
     for message in said:
-        owed = after_websocket(owed, message)
-    assert [kind for kind in WEBSOCKET_TYPES if is_in_order(owed, kind)] == [f"websocket.{kind}" for kind in in_order]
+        remaining = after_websocket(remaining, message)
+    assert [kind for kind in WEBSOCKET_TYPES if is_in_order(remaining, kind)] == [
+        f"websocket.{kind}" for kind in in_order
+    ]
 
 
 @pytest.mark.parametrize("kind", ["http.response.push", "http.response.early_hint", "unknown", None, 3, ["unhashable"]])
-@pytest.mark.parametrize("owed", [_messages.HTTP_OWES_ALL, _messages.WEBSOCKET_ACCEPTED, ()])
-def test_a_message_of_unknown_type_is_always_in_order(owed: Owed, kind: Any) -> None:
-    assert is_in_order(owed, kind)
+@pytest.mark.parametrize("remaining", [_messages.RESPONSE_REMAINING, _messages.CLOSE_REMAINING, ()])
+def test_a_message_of_unknown_type_is_always_in_order(remaining: Remaining, kind: Any) -> None:
+    assert is_in_order(remaining, kind)
 
 
 def test_before_the_start_a_whole_response_is_owed() -> None:
-    assert [lacking["type"].split(".", 1)[1] for lacking in _messages.HTTP_OWES_ALL] == ALL
+    assert [lacking["type"].split(".", 1)[1] for lacking in _messages.RESPONSE_REMAINING] == ALL
 
 
 def test_before_the_handshake_a_close_is_owed() -> None:
-    assert _messages.WEBSOCKET_OWES_HANDSHAKE == ({"type": "websocket.close"},)
+    assert _messages.HANDSHAKE_REMAINING == ({"type": "websocket.close"},)
 
 
 @pytest.mark.parametrize(
-    ("messages", "owed"),
+    ("messages", "remaining"),
     [
         ([ACCEPT, TEXT, CLOSE], [["close"], ["close"], []]),
         ([CLOSE], [[]]),
@@ -198,46 +204,46 @@ def test_before_the_handshake_a_close_is_owed() -> None:
         ([ACCEPT, {"type": "websocket.ping"}, CLOSE, TEXT], [["close"], ["close"], [], []]),
     ],
 )
-def test_every_way_a_websocket_ends(messages: list[Words], owed: list[list[str]]) -> None:
-    assert owed_after(messages, _messages.WEBSOCKET_OWES_HANDSHAKE, after_websocket) == owed
+def test_every_way_a_websocket_ends(messages: list[Words], remaining: list[list[str]]) -> None:
+    assert remaining_after(messages, _messages.HANDSHAKE_REMAINING, after_websocket) == remaining
 
 
 @pytest.mark.parametrize("message", [TEXT, {"type": "websocket.ping"}, {"type": "http.response.body"}, {"type": None}])
 @pytest.mark.parametrize("before", [[], [ACCEPT], [denial_start()]])
 def test_what_neither_opens_nor_ends_a_websocket_changes_nothing(before: list[Words], message: Words) -> None:
-    owed = _messages.WEBSOCKET_OWES_HANDSHAKE
+    remaining = _messages.HANDSHAKE_REMAINING
     for earlier in before:
-        owed = after_websocket(owed, earlier)
-    assert after_websocket(owed, message) is owed
+        remaining = after_websocket(remaining, earlier)
+    assert after_websocket(remaining, message) is remaining
 
 
 def test_the_least_response_is_a_499_with_an_empty_body() -> None:
-    assert fresh(_messages.HTTP_OWES_ALL) == [
+    assert copy_messages(_messages.RESPONSE_REMAINING) == [
         {"type": "http.response.start", "status": 499, "headers": []},
         {"type": "http.response.body", "body": b"", "more_body": False},
     ]
 
 
 def test_the_least_trailers_are_empty() -> None:
-    owed = after_http(_messages.HTTP_OWES_ALL, start(trailers=True))
-    assert fresh(owed) == [
+    remaining = after_http(_messages.RESPONSE_REMAINING, start(trailers=True))
+    assert copy_messages(remaining) == [
         {"type": "http.response.body", "body": b"", "more_body": False},
         {"type": "http.response.trailers", "headers": [], "more_trailers": False},
     ]
 
 
 def test_the_least_denial_is_an_empty_body() -> None:
-    assert fresh(after_websocket(_messages.WEBSOCKET_OWES_HANDSHAKE, denial_start())) == [
+    assert copy_messages(after_websocket(_messages.HANDSHAKE_REMAINING, denial_start())) == [
         {"type": "websocket.http.response.body", "body": b"", "more_body": False}
     ]
 
 
 def test_what_others_do_to_a_fresh_message_stays_with_them() -> None:
     """Middleware adds headers in place."""
-    for message in fresh(_messages.HTTP_OWES_ALL):
+    for message in copy_messages(_messages.RESPONSE_REMAINING):
         message.get("headers", []).append((b"x-seen", b"yes"))
         message["seen"] = True
-    assert fresh(_messages.HTTP_OWES_ALL) == [
+    assert copy_messages(_messages.RESPONSE_REMAINING) == [
         {"type": "http.response.start", "status": 499, "headers": []},
         {"type": "http.response.body", "body": b"", "more_body": False},
     ]

@@ -10,7 +10,8 @@ import pytest
 from starlette.responses import StreamingResponse
 
 from disconnect_mw import DisconnectMiddleware
-from disconnect_mw._policy import Policy, checked, make_truthful
+from disconnect_mw._options import Policy, check_policy
+from disconnect_mw._spec_version import set_spec_version
 
 ABSENT: Any = object()
 
@@ -52,7 +53,7 @@ def with_version(version: Any) -> dict[str, Any]:
 @policy_and_claim
 def test_what_the_scope_claims_is_true_under_the_policy(policy: Policy, claimed: Any, true: Any) -> None:
     scope = {"type": "http", "asgi": with_version(claimed), "path": "/"}
-    make_truthful(scope, policy)
+    set_spec_version(scope, policy)
     assert scope == {"type": "http", "asgi": with_version(true), "path": "/"}
 
 
@@ -60,7 +61,7 @@ def test_what_the_scope_claims_is_true_under_the_policy(policy: Policy, claimed:
 def test_the_dict_that_other_requests_may_share_is_never_changed(policy: Policy, claimed: Any, true: Any) -> None:
     shared = with_version(claimed)
     before = copy.deepcopy(shared)
-    make_truthful({"asgi": shared}, policy)
+    set_spec_version({"asgi": shared}, policy)
     assert shared == before
 
 
@@ -68,23 +69,23 @@ def test_the_dict_that_other_requests_may_share_is_never_changed(policy: Policy,
 def test_the_dict_is_replaced_only_where_it_was_not_true(policy: Policy, claimed: Any, true: Any) -> None:
     shared = with_version(claimed)
     scope = {"asgi": shared}
-    make_truthful(scope, policy)
+    set_spec_version(scope, policy)
     assert (scope["asgi"] is shared) == (claimed == true)
 
 
 @pytest.mark.parametrize("asgi", [None, "3.0", 3, ["3.0"]])
 def test_an_asgi_that_is_no_mapping_counts_as_the_default_version(asgi: Any) -> None:
     ignoring, raising = {"asgi": asgi}, {"asgi": asgi}
-    make_truthful(ignoring, "mute")
-    make_truthful(raising, "raise")
+    set_spec_version(ignoring, "mute")
+    set_spec_version(raising, "raise")
     assert (ignoring, raising) == ({"asgi": asgi}, {"asgi": {"spec_version": "2.4"}})
 
 
 def test_an_absent_asgi_counts_as_the_default_version() -> None:
     ignoring: dict[str, Any] = {}
     raising: dict[str, Any] = {}
-    make_truthful(ignoring, "mute")
-    make_truthful(raising, "raise")
+    set_spec_version(ignoring, "mute")
+    set_spec_version(raising, "raise")
     assert (ignoring, raising) == ({}, {"asgi": {"spec_version": "2.4"}})
 
 
@@ -158,7 +159,7 @@ async def test_starlette_listens_for_the_disconnect_under_a_server_that_claims_2
 
 @pytest.mark.parametrize("policy", ["mute", "raise"])
 def test_a_policy_is_given_back_as_it_is(policy: str) -> None:
-    assert checked("policy", policy) == policy
+    assert check_policy("policy", policy) == policy
 
 
 class Word(str):
@@ -166,14 +167,14 @@ class Word(str):
 
 
 def test_a_policy_may_be_a_subclass_of_str() -> None:
-    got = checked("policy", Word("raise"))
+    got = check_policy("policy", Word("raise"))
     assert (got, type(got)) == ("raise", str)
 
 
 @pytest.mark.parametrize("policy", ["", "Raise", "cancle", "mute "])
 def test_an_unknown_policy_is_refused(policy: str) -> None:
     with pytest.raises(ValueError) as caught:
-        checked("websocket_policy", policy)
+        check_policy("websocket_policy", policy)
     assert str(caught.value) == (
         f"websocket_policy must be 'mute', 'raise' or 'cancel', not {policy!r}: look for a misspelling"
     )
@@ -182,5 +183,5 @@ def test_an_unknown_policy_is_refused(policy: str) -> None:
 @pytest.mark.parametrize("policy", [None, True, b"raise", ("raise",), object])
 def test_a_policy_that_is_no_string_is_refused(policy: object) -> None:
     with pytest.raises(TypeError) as caught:
-        checked("policy", policy)
+        check_policy("policy", policy)
     assert str(caught.value) == f"policy must be 'mute', 'raise' or 'cancel', not {policy!r}: pass a string"

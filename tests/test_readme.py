@@ -15,11 +15,12 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 
 import disconnect_mw
-from disconnect_mw._policy import Policy, Terms
+from disconnect_mw._options import Options, Policy
 from disconnect_mw._state import TRANSITIONS, Cause, State
 from disconnect_mw.testing import HTTPClient, Transcript, servers, visit
 
-from .far_side import DISCONNECT, SimulatedServer, http_scope
+from .support.messages import DISCONNECT, http_scope
+from .support.simulated_server import SimulatedServer
 
 README = (Path(__file__).parent.parent / "README.rst").read_text(encoding="utf-8")
 ALL_BLOCKS = [
@@ -124,7 +125,7 @@ def test_the_table_of_states_is_the_table() -> None:
 def test_what_the_default_options_are_said_to_be_they_are() -> None:
     middleware = disconnect_mw.DisconnectMiddleware(endpoint)
     assert 'policy="mute", websocket_policy="raise"' in README
-    assert (middleware._terms, middleware._websocket_terms) == (Terms("mute"), Terms("raise"))
+    assert (middleware._options, middleware._websocket_options) == (Options("mute"), Options("raise"))
 
 
 class Model:

@@ -16,17 +16,8 @@ from starlette.requests import Request
 
 from disconnect_mw import DisconnectMiddleware
 
-from .far_side import (
-    DISCONNECT,
-    GUNICORN,
-    HYPERCORN,
-    REQUEST,
-    START,
-    UVICORN_0_28_0,
-    ServerBehaviour,
-    SimulatedServer,
-    http_scope,
-)
+from .support.messages import DISCONNECT, REQUEST, START, http_scope
+from .support.simulated_server import GUNICORN, HYPERCORN, UVICORN_0_28_0, ServerBehaviour, SimulatedServer
 
 pytestmark = pytest.mark.anyio
 

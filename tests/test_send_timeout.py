@@ -14,29 +14,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware, Exchange, _connection, _runtime, _watch, connection
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, Exchange, _blocked_sends, _connection, connection
+from disconnect_mw._backends._asyncio import AsyncioBackend
 
-from .far_side import CHUNK, DISCONNECT, FINAL, REQUEST, START
-from .serving import (
-    ACCEPT,
-    CLOSE,
-    ON_ASYNCIO,
-    SECONDS,
-    TEXT,
-    Until,
-    call,
-    cancellations,
-    http,
-    is_trio,
-    look_soon,
-    serve,
-    turns,
-    websocket,
-)
+from .support.messages import ACCEPT, CHUNK, CLOSE, DISCONNECT, FINAL, REQUEST, START, TEXT
+from .support.serving import SECONDS, Until, call, cancellations, is_trio, look_soon, on_asyncio, serve, turns
+from .support.simulated_server import http, websocket
 
 pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
 
 TIMEOUT = 0.03
 
@@ -44,7 +29,7 @@ TIMEOUT = 0.03
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     look_soon(monkeypatch)
-    monkeypatch.setattr(_connection, "_SECONDS_TO_END", 0.05)
+    monkeypatch.setattr(_connection, "_SECONDS_TO_COMPLETE", 0.05)
 
 
 class Stalling:
@@ -457,12 +442,12 @@ async def test_a_cancellation_from_elsewhere_passes(moment: str, monkeypatch: py
     """P6."""
     server = Stalling()
     steps: list[str] = []
-    interrupt = _runtime.interrupt
+    wake = AsyncioBackend.wake
 
-    def both(task: Any) -> Any:
+    def both(self: Any, task: Any, call: Any) -> Any:
         if moment == "in the same turn, theirs first":
             task.cancel()
-        result = interrupt(task)
+        result = wake(self, task, call)
         if moment == "in the same turn, ours first":
             task.cancel()
         return result
@@ -472,7 +457,7 @@ async def test_a_cancellation_from_elsewhere_passes(moment: str, monkeypatch: py
         await send(CHUNK)
         steps.append("came back")
 
-    monkeypatch.setattr(_runtime, "interrupt", both)
+    monkeypatch.setattr(AsyncioBackend, "wake", both)
     middleware = DisconnectMiddleware(app, send_timeout=TIMEOUT)
     task = asyncio.ensure_future(middleware(server.scope(), server.receive, server.send))
     if moment == "before":
@@ -549,7 +534,7 @@ async def test_the_end_of_a_stalled_app_leaves_nothing_behind() -> None:
 
 async def test_a_departure_known_before_the_time_is_over_ends_the_send(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the server would never wake it."""
-    monkeypatch.setattr(_watch, "BLOCKING", (*_watch.BLOCKING, Until.__module__))
+    monkeypatch.setattr(_blocked_sends, "BLOCKING", (*_blocked_sends.BLOCKING, Until.__module__))
     server = Stalling()
 
     async def receive_gone() -> Any:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from disconnect_mw._http import HTTPConnection
+from disconnect_mw._options import Options
 from disconnect_mw._state import TRANSITIONS, Cause, State
+from disconnect_mw._websocket import WebSocketConnection
+
+from .support.simulated_server import SimulatedServer
 
 
 def test_the_table_has_one_row_for_each_state_and_cause() -> None:
@@ -41,3 +46,10 @@ def test_a_last_message_that_the_server_refused_was_not_the_last() -> None:
 
 def test_a_second_last_message_changes_nothing() -> None:
     assert TRANSITIONS[State.COMPLETE, Cause.LAST_MESSAGE] is State.COMPLETE
+
+
+def test_a_connection_shows_its_state() -> None:
+    for kind, name in ((HTTPConnection, "HTTPConnection"), (WebSocketConnection, "WebSocketConnection")):
+        connection = kind()
+        connection.open({}, SimulatedServer.receive, SimulatedServer.send, Options("mute"), None)  # type: ignore[arg-type]  # never called
+        assert repr(connection) == f"<{name} open>"

@@ -1,68 +1,33 @@
-"""What is told of a client that left: the hooks, the record of its exchange, `policy_for`, and the one warning."""
+"""What is told of a client that left: the hooks, and the one warning of an app that goes on."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import functools
-import logging
 import math
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from disconnect_mw import (
-    ClientDisconnected,
-    Disconnect,
-    DisconnectMiddleware,
-    Exchange,
-    _watch,
-    connection,
-)
-from disconnect_mw.testing import servers
+from disconnect_mw import ClientDisconnected, Disconnect, DisconnectMiddleware, _telling, connection
 
-from .far_side import CHUNK, DISCONNECT, FINAL, START, UVICORN_0_28_0, SimulatedServer
-from .serving import ACCEPT, ON_ASYNCIO, TEXT, App, Until, call, http, left, look_soon, serve, turns, websocket
+from .support.apps import leaving
+from .support.messages import ACCEPT, CHUNK, FINAL, START
+from .support.records import record_of
+from .support.serving import App, Until, call, left, on_asyncio, serve, turns
+from .support.simulated_server import UVICORN_0_28_0, SimulatedServer, http, websocket
 
-pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    look_soon(monkeypatch)
-
-
-@pytest.fixture
-def counting(caplog: pytest.LogCaptureFixture) -> None:
-    """Somebody wants to know how much was sent."""
-    caplog.set_level(logging.INFO, logger="disconnect_mw")
-
-
-def record_of(scope: Any) -> Exchange:
-    exchange = connection(scope).exchange
-    assert exchange is not None
-    return exchange
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
 
 
 # on_disconnect
-
-
-async def leaving(scope: Any, receive: Any, send: Any) -> str:
-    """An app whose client leaves, and which goes on for a while."""
-    await receive()
-    send.__self__.server_receive.__self__.leave()
-    assert await receive() == DISCONNECT
-    await turns()
-    return "done"
 
 
 async def test_a_hook_is_told_at_once() -> None:
@@ -404,394 +369,6 @@ async def test_an_async_hook_is_not_cancelled_with_the_app() -> None:
         await until("saved")
 
 
-# The record of the exchange
-
-
-async def test_the_record_of_an_http_exchange(counting: None, caplog: pytest.LogCaptureFixture) -> None:
-    far = http()
-    scope = far.scope()
-    during: list[Any] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send({**START, "status": 201})
-        await send(CHUNK)
-        await send({"type": "http.response.body", "more_body": True})
-        far.leave()
-        assert await receive() == DISCONNECT
-        await send(CHUNK)
-        await send(FINAL)
-        during.append(connection(scope).exchange)
-        await anyio.sleep(0.004)
-
-    await serve(app, far, scope)
-    exchange = record_of(scope)
-    assert exchange == Exchange(
-        disconnect=connection(scope).disconnect,  # type: ignore[arg-type]  # there is one
-        status=201,
-        messages_sent=3,
-        bytes_sent=7,
-        messages_muted=2,
-        bytes_muted=14,
-        seconds=exchange.seconds,
-        ended="returned",
-        exception=None,
-    )
-    assert 0.002 <= exchange.seconds < 1
-    assert during == [None], "not before the end"
-    (line,) = [one for one in caplog.records if one.name == "disconnect_mw"]
-    assert line.exchange is exchange  # type: ignore[attr-defined]  # the line has it
-
-
-async def test_the_record_of_a_websocket_exchange(counting: None) -> None:
-    far = websocket()
-    scope = far.scope()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(ACCEPT)
-        await send({"type": "websocket.send", "text": "caf\u00e9"})
-        await send({"type": "websocket.send", "bytes": b"new", "text": None})
-        far.leave()
-        await receive()
-        await send(TEXT)
-
-    await serve(app, far, scope, websocket_policy="mute")
-    exchange = record_of(scope)
-    assert (exchange.status, exchange.messages_sent, exchange.bytes_sent) == (None, 3, 8)
-    assert (exchange.messages_muted, exchange.bytes_muted) == (1, 4)
-
-
-@pytest.mark.parametrize("body", [b"x" * 10, bytearray(10), memoryview(bytes(10))])
-async def test_bytes_of_every_kind_are_counted(body: Any, counting: None) -> None:
-    far = http()
-    scope = far.scope()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(START)
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-        far.leave()
-        await receive()
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-
-    await serve(app, far, scope)
-    assert (record_of(scope).bytes_sent, record_of(scope).bytes_muted) == (10, 10)
-
-
-@pytest.mark.parametrize("kind", ["http", "websocket"])
-async def test_a_send_that_failed_is_not_counted_as_sent(kind: str, counting: None) -> None:
-    far: Any = SimulatedServer(UVICORN_0_28_0)
-    if kind == "websocket":
-        far = websocket()
-        far.behaviour = servers.UVICORN_0_54_0.websocket
-    first, then = (START, CHUNK) if kind == "http" else (ACCEPT, TEXT)
-    scope = far.scope()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(first)
-        await send(then)
-        far.leave()
-        await send(then)
-        await send(then)
-
-    await serve(app, far, scope, websocket_policy="mute")
-    exchange = record_of(scope)
-    payload = 7 if kind == "http" else 4
-    assert (exchange.messages_sent, exchange.bytes_sent) == (2, payload)
-    assert (exchange.messages_muted, exchange.bytes_muted) == (2, 2 * payload)
-
-
-@pytest.mark.parametrize("message", [{"type": "http.response.body", "body": 7, "more_body": True}, None])
-async def test_what_is_no_message_is_not_counted_and_left_to_the_server(message: Any, counting: None) -> None:
-    far = http()
-    scope = far.scope()
-    taken: list[Any] = []
-
-    async def taking(message: Any) -> None:
-        taken.append(message)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(START)
-        await send(message)
-        far.leave()
-        await receive()
-        await send(message)
-
-    await DisconnectMiddleware(app)(scope, far.receive, taking)
-    assert taken[:2] == [START, message]
-    assert (record_of(scope).bytes_sent, record_of(scope).bytes_muted) == (0, 0)
-
-
-async def test_where_nobody_counts_the_record_has_none(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="disconnect_mw")
-    far = http()
-    scope = far.scope()
-    await serve(leaving, far, scope)
-    assert (record_of(scope).messages_sent, record_of(scope).bytes_sent) == (None, None)
-
-
-@pytest.mark.parametrize(
-    "options", [{"policy": "raise"}, {"policy": "cancel"}, {"grace": 60}, {"on_disconnect": lambda disconnect: None}]
-)
-async def test_who_asks_has_it_counted(options: Any, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="disconnect_mw")
-    far = http()
-    scope = far.scope()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(START)
-        far.leave()
-        await receive()
-
-    await serve(app, far, scope, **options)
-    assert (record_of(scope).messages_sent, record_of(scope).bytes_sent) == (1, 0)
-
-
-@pytest.mark.parametrize("ends", ["returned", "cancelled", "raised", "swallowed"])
-async def test_the_record_tells_how_the_app_ended(ends: str) -> None:
-    far = http()
-    scope = far.scope()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        far.leave()
-        await receive()
-        await receive()
-        if ends == "raised":
-            raise FileNotFoundError
-        if ends == "swallowed":
-            raise ClientDisconnect
-        if ends == "cancelled":
-            await anyio.sleep_forever()
-
-    if ends == "raised":
-        with pytest.raises(FileNotFoundError):
-            await serve(app, far, scope, policy="cancel")
-    else:
-        await serve(app, far, scope, policy="cancel")
-    exchange = record_of(scope)
-    assert (exchange.ended, exchange.exception) == {
-        "raised": ("raised", "FileNotFoundError"),
-        "swallowed": ("returned", None),
-        "cancelled": ("cancelled", None),
-        "returned": ("returned", None),
-    }[ends]
-
-
-async def test_a_status_that_came_too_late_is_none(counting: None) -> None:
-    far = http()
-    scope = far.scope()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        far.leave()
-        await receive()
-        await send(START)
-
-    await serve(app, far, scope)
-    assert (record_of(scope).status, record_of(scope).messages_sent, record_of(scope).messages_muted) == (None, 0, 1)
-
-
-async def test_nested_installs_have_one_record_and_one_line(counting: None, caplog: pytest.LogCaptureFixture) -> None:
-    far = http()
-    scope = far.scope()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(START)
-        await left(far)
-
-    await serve(DisconnectMiddleware(app, policy="cancel"), far, scope)
-    (line,) = [one for one in caplog.records if one.name == "disconnect_mw"]
-    assert line.exchange is record_of(scope)  # type: ignore[attr-defined]  # the line has it
-    assert (record_of(scope).ended, record_of(scope).messages_sent) == ("cancelled", 1)
-
-
-async def test_an_exchange_whose_client_stayed_has_no_record() -> None:
-    far = http()
-    scope = far.scope()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(START)
-        await send(FINAL)
-
-    await serve(app, far, scope, policy="cancel")
-    assert connection(scope).exchange is None
-
-
-def test_the_records_cannot_be_changed() -> None:
-    disconnect = Disconnect("http", "GET", "/", None, "during the response", None, 0.5)
-    exchange = Exchange(disconnect, 200, 1, 2, 3, 4, 0.5, "returned", None)
-    for record in (disconnect, exchange):
-        with pytest.raises(AttributeError):
-            record.seconds = 7.0  # type: ignore[misc]  # the mistake
-    assert {disconnect: 1}[Disconnect("http", "GET", "/", None, "during the response", None, 0.5)] == 1
-
-
-# policy_for
-
-
-async def ends_how(far: Any, **options: Any) -> str:
-    scope = far.scope()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        if scope["type"] == "websocket":
-            await send(ACCEPT)
-        far.leave()
-        await receive()
-        try:
-            await send(TEXT if scope["type"] == "websocket" else START)
-        except ClientDisconnected:
-            raised.append("raised")
-        await turns()
-
-    raised: list[str] = []
-    await serve(app, far, scope, **options)
-    return (raised + [record_of(scope).ended])[0]
-
-
-ENDS_HOW = {"mute": "returned", "raise": "raised", "cancel": "cancelled"}
-
-
-@pytest.mark.parametrize("kind", ["http", "websocket"])
-@pytest.mark.parametrize("chosen", ["mute", "raise", "cancel"])
-@pytest.mark.parametrize("default", ["mute", "raise", "cancel"])
-async def test_each_request_may_have_a_policy_of_its_own(kind: str, chosen: Any, default: Any) -> None:
-    far: Any = http() if kind == "http" else websocket()
-    scopes: list[Any] = []
-
-    def policy_for(scope: Any) -> Any:
-        scopes.append(scope["type"])
-        return chosen
-
-    how = await ends_how(far, policy=default, websocket_policy=default, policy_for=policy_for)
-    assert (how, scopes) == (ENDS_HOW[chosen], [kind])
-
-
-@pytest.mark.parametrize("kind", ["http", "websocket"])
-@pytest.mark.parametrize("default", ["mute", "raise", "cancel"])
-async def test_none_is_the_default(kind: str, default: Any) -> None:
-    far: Any = http() if kind == "http" else websocket()
-    assert (
-        await ends_how(far, policy=default, websocket_policy=default, policy_for=lambda scope: None)
-        == (ENDS_HOW[default])
-    )
-
-
-async def test_the_function_has_the_scope() -> None:
-    app = functools.partial(ends_how, policy_for=lambda scope: "cancel" if scope["path"] == "/slow" else None)
-    assert [await app(http(path=path)) for path in ("/slow", "/fast")] == ["cancelled", "returned"]
-
-
-async def test_a_policy_of_its_own_claims_a_true_version() -> None:
-    """P4."""
-    versions: list[str] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        versions.append(scope["asgi"]["spec_version"])
-
-    for policy in ("mute", "raise", "cancel"):
-        await serve(app, http(), policy_for=lambda scope, policy=policy: policy)
-    assert versions == ["2.3", "2.4", "2.3"]
-
-
-@pytest.mark.parametrize("kind", ["lifespan", "mystery"])
-async def test_it_is_not_asked_about_what_is_no_exchange(kind: str) -> None:
-    asked: list[Any] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None: ...
-
-    await DisconnectMiddleware(app, policy_for=asked.append)({"type": kind}, http().receive, http().send)
-    assert asked == []
-
-
-def nonsense(scope: Any) -> Any:
-    return "cancle"
-
-
-def number(scope: Any) -> Any:
-    return 7
-
-
-def unhashable(scope: Any) -> Any:
-    return ["cancel"]
-
-
-def failing(scope: Any) -> Any:
-    raise KeyError("path")
-
-
-class Choice:
-    def __repr__(self) -> str:
-        return "<a choice>"
-
-    def __call__(self, scope: Any) -> Any:
-        return True
-
-
-@pytest.mark.parametrize(
-    ("function", "line"),
-    [
-        (nonsense, "policy_for=tests.test_telling.nonsense returned 'cancle', the default policy is used: "),
-        (number, "policy_for=tests.test_telling.number returned 7, the default policy is used: "),
-        (unhashable, "policy_for=tests.test_telling.unhashable returned ['cancel'], the default policy is used: "),
-        (Choice(), "policy_for=<a choice> returned True, the default policy is used: "),
-        (failing, "policy_for=tests.test_telling.failing raised an exception, the default policy is used"),
-    ],
-)
-async def test_a_mistake_of_the_function_is_logged_once_and_harms_no_request(
-    function: Any, line: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    app = DisconnectMiddleware(leaving, policy_for=function)
-    for _ in range(3):
-        assert await call(app, http()) == "done"
-    (record,) = caplog.records
-    assert (record.name, record.levelname) == ("disconnect_mw", "ERROR")
-    assert record.getMessage() == line + ("" if function is failing else "return 'mute', 'raise' or 'cancel' or None")
-    assert bool(record.exc_info) == (function is failing)
-
-
-async def test_the_mistakes_of_two_functions_are_two(caplog: pytest.LogCaptureFixture) -> None:
-    for function in (nonsense, number):
-        await serve(leaving, http(), policy_for=function)
-    assert len(caplog.records) == 2
-
-
-async def test_an_exit_of_the_function_passes() -> None:
-    def leaves(scope: Any) -> Any:
-        raise SystemExit
-
-    far = http()
-    with pytest.raises(SystemExit):
-        await DisconnectMiddleware(leaving, policy_for=leaves)(far.scope(), far.receive, far.send)
-
-
-async def test_the_function_of_an_inner_install_is_heard() -> None:
-    far = http()
-    scope = far.scope()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await left(far)
-
-    await serve(DisconnectMiddleware(app, policy_for=lambda scope: "cancel"), far, scope)
-    assert record_of(scope).ended == "cancelled"
-
-
-async def test_the_function_of_an_inner_install_may_ask_for_the_default_of_all() -> None:
-    far = http()
-
-    async def app(scope: Any, receive: Any, send: Any) -> str:
-        far.leave()
-        await connection(scope).wait_disconnected()
-        await turns()
-        return "done"
-
-    assert await serve(DisconnectMiddleware(app, policy_for=lambda scope: "mute"), far, policy="cancel") == "done"
-
-
 # The warning
 
 
@@ -816,16 +393,16 @@ class Warned:
 @pytest.fixture
 def warned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Warned:
     """Soon; and nothing has been named before."""
-    warn = _watch.voids._turn
+    warn = _telling.abandoned._callback
     warned = Warned(caplog)
 
-    def turn(connections: Any) -> None:
-        warn(connections)
+    def turn(connections: Any, backend: Any, token: Any) -> None:
+        warn(connections, backend, token)
         warned.looked_at.extend(connection.scope for connection in connections)
 
-    monkeypatch.setattr(_watch.voids, "_turn", turn)
-    monkeypatch.setattr(_watch.voids, "seconds", 0.01)
-    monkeypatch.setattr(_watch, "_named", set())
+    monkeypatch.setattr(_telling.abandoned, "_callback", turn)
+    monkeypatch.setattr(_telling.abandoned, "seconds", 0.01)
+    monkeypatch.setattr(_telling, "_named", set())
     return warned
 
 
@@ -839,8 +416,8 @@ async def long(scope: Any, receive: Any, send: Any) -> None:
 
 def text(route: str) -> str:
     return (
-        f"the app goes on for nobody: {route}, 10 s after its client has left. "
-        'policy="cancel" stops it, grace=SECONDS does so later, math.inf never and without this warning; '
+        f"the app goes on without a client: {route}, 10 s after the client left. "
+        'policy="cancel" stops it, grace=SECONDS stops it later, grace=math.inf lets it go on without this warning; '
         "for one route use policy_for=, or disconnect_mw.connection(request).policy. Each route is named once."
     )
 
@@ -859,7 +436,7 @@ async def test_apps_that_end_in_time_one_after_the_other_are_not_warned_of(
     warned: Warned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although others have left before, whose time is over."""
-    monkeypatch.setattr(_watch.voids, "seconds", 0.3)
+    monkeypatch.setattr(_telling.abandoned, "seconds", 0.3)
 
     async def brief(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -886,7 +463,7 @@ async def test_each_route_is_named_once(warned: Warned) -> None:
 
 async def test_no_more_than_so_many_routes_are_named(warned: Warned, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no framework tells the route it is the path, and these a client can make up."""
-    monkeypatch.setattr(_watch, "_ROUTES_TO_NAME", 2)
+    monkeypatch.setattr(_telling, "_ROUTES_TO_NAME", 2)
     app = DisconnectMiddleware(warned.goes_on)
     async with anyio.create_task_group() as tasks:
         for number in range(4):

@@ -1,4 +1,4 @@
-"""`disconnect_mw.testing.Hang`: an application that does not end is a failure that names the await it hangs in."""
+"""`disconnect_mw.testing.Hang`: an app that does not end is a failure that names the await in which it hangs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from starlette.routing import Route
 from disconnect_mw import DisconnectMiddleware
 from disconnect_mw.testing import Hang, HTTPClient, Server, WebSocketClient, _hang, servers, visit, visit_now
 
-from .far_side import CHUNK, DISCONNECT, START
+from .support.messages import CHUNK, DISCONNECT, START
 
 on_each_backend = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 LEFT = HTTPClient(leaves_after_messages=0)
@@ -169,7 +169,7 @@ async def reads_for_ever(scope: Any, receive: Any, send: Any) -> None:
 
 @on_each_backend
 @pytest.mark.parametrize("app", [streams, reads_for_ever])
-def test_a_loop_that_gives_nobody_a_turn_is_a_hang_too(app: Any, backend: Any) -> None:
+def test_a_loop_that_gives_no_other_task_a_turn_is_a_hang_too(app: Any, backend: Any) -> None:
     client = HTTPClient() if app is streams else LEFT
     error = hang(app, client, servers.UVICORN_0_54_0, backend=backend)
     assert place(app, "await send(CHUNK)" if app is streams else "await receive()") in str(error)
@@ -225,23 +225,23 @@ def visit_now_ends(app: Any, backend: Any) -> bool:
 
 
 @on_each_backend
-def test_a_script_that_never_gets_to_its_departure_says_what_it_waits_for(backend: Any) -> None:
+def test_a_client_that_waits_for_the_app_in_vain_says_what_for(backend: Any) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
         while await receive() != DISCONNECT:
             pass
 
     text = str(hang(app, HTTPClient(leaves_after_messages=3), backend=backend))
-    assert "The client waits for 3 messages before it leaves and has got 1; for 0.05 s" in text
+    assert "The client leaves after 3 messages and has got 1; for 0.05 s" in text
     text = str(hang(waits, HTTPClient(body=[b"a", b"b"], leaves_after_chunks=1), backend=backend))
-    assert "The client waits until 1 chunks of its body have been read before it leaves; for 0.05 s" in text
+    assert "The client leaves when the app has read 1 chunk of its body; for 0.05 s" in text
 
 
 def test_a_client_that_stays_says_so() -> None:
     assert "The app had not ended after 0.05 s, and its client stays." in str(hang(waits, HTTPClient()))
     assert "and its client stays." in str(hang(waits, WebSocketClient()))
     text = str(hang(streams, HTTPClient(stalls_after_messages=1)))
-    assert "and its client stays (it has stalled, and reads no more)." in text
+    assert "and its client stays (it has stalled: it reads no more)." in text
 
 
 @on_each_backend
@@ -260,7 +260,7 @@ def test_patience_counts_from_the_last_message_that_got_the_exchange_any_further
 
 
 @on_each_backend
-def test_patience_counts_from_the_departure(backend: Any) -> None:
+def test_patience_counts_from_the_disconnect(backend: Any) -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await anyio.sleep(0.3)
 
@@ -320,7 +320,7 @@ def test_each_message_of_a_websocket_client_gives_the_app_new_patience(backend: 
 
 @on_each_backend
 def test_a_loop_over_receives_that_a_middleware_answers_by_itself_is_a_hang(backend: Any) -> None:
-    """Once the disconnect is known none of them reaches the far side, and none gives anybody a turn."""
+    """Once the disconnect is known no call reaches the server, and none gives another task a turn."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while True:

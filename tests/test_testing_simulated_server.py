@@ -23,7 +23,7 @@ from disconnect_mw.testing import (
     servers,
 )
 
-from .far_side import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, REQUEST, START
+from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, REQUEST, START
 
 MESSAGES: dict[str, dict[str, Any]] = {
     "start": START,
@@ -554,7 +554,7 @@ def test_two_tasks_may_not_read_one_websocket_of_uvicorns() -> None:
         assert answers(calls)[0].startswith("DISC")
 
 
-def test_a_websocket_message_that_was_not_read_hides_the_departure() -> None:
+def test_an_unread_websocket_message_hides_the_disconnect() -> None:
     client = WebSocketClient(messages=["one"])
     for server, first in ((servers.UVICORN_0_54_0_SANSIO, "ok"), (servers.UVICORN_0_54_0, GONE)):
         server_side = WebSocketSimulatedServer(server.websocket, client=client)
@@ -625,7 +625,7 @@ def test_only_hypercorn_delivers_to_a_client_that_is_half_closed() -> None:
 def test_a_client_leaves_once_and_only_in_a_way_there_is() -> None:
     server_side = HTTPSimulatedServer()
     departures: list[str] = []
-    server_side.on_departure = lambda: departures.append(server_side.left_by)
+    server_side.on_leave = lambda: departures.append(server_side.left_by)
     with pytest.raises(ValueError, match="'fin' or 'rst' or 'half', not 'close'"):
         server_side.leave("close")
     server_side.leave("rst")
@@ -731,7 +731,7 @@ def test_the_scope_claims_what_the_server_claims(server: Server) -> None:
     assert set(scope.get("extensions", ())) == set(server.websocket.extensions)
 
 
-def test_a_far_side_whose_time_is_over_lets_nobody_back() -> None:
+def test_a_server_that_is_out_of_time_blocks_every_call() -> None:
     server_side = HTTPSimulatedServer(HTTPServerBehaviour())
     server_side.is_out_of_time = lambda: True
     assert play(server_side, "R start") == "R:HANG start:HANG"
@@ -739,7 +739,7 @@ def test_a_far_side_whose_time_is_over_lets_nobody_back() -> None:
     assert DISCONNECT not in server_side.delivered
 
 
-def test_gunicorn_takes_no_cancelled_receive_for_a_departure_before_the_body_has_been_read() -> None:
+def test_gunicorn_takes_no_cancelled_receive_for_a_disconnect_before_the_body_has_been_read() -> None:
     chunk = {"type": "http.request", "body": b"a", "more_body": True}
     server_side = HTTPSimulatedServer(servers.GUNICORN_27_0_1.http, [chunk])
     assert play(server_side, "R R") == "R:req R:HANG"

@@ -1,4 +1,4 @@
-"""`disconnect_mw.testing.visit`: whole exchanges of an application, and what is written down of them."""
+"""`disconnect_mw.testing.visit`: whole exchanges of an app, and their transcripts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket
 from disconnect_mw import DisconnectMiddleware
 from disconnect_mw.testing import HTTPClient, Server, Transcript, WebSocketClient, servers, visit, visit_now
 
-from .far_side import CHUNK, DISCONNECT, FINAL, START
+from .support.messages import CHUNK, DISCONNECT, FINAL, START
 
 pytestmark = pytest.mark.anyio
 
@@ -102,7 +102,7 @@ async def test_of_nested_middlewares_the_innermost_gives_the_apps_view() -> None
     assert transcript.muted == [START]
 
 
-async def test_what_the_middleware_adds_for_whoever_stands_outside_is_wasted_not_muted() -> None:
+async def test_what_the_middleware_adds_for_outer_middleware_is_wasted_not_muted() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await receive()

@@ -1,4 +1,4 @@
-"""P7, P10: where the application does not ask for its client, somebody looks; and no send stays blocked."""
+"""P7, P10: where the application does not ask for its client, somebody looks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import contextvars
 import functools
 import gc
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import anyio
@@ -21,54 +21,18 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _watch
-from disconnect_mw.testing import (
-    HTTPClient,
-    HTTPServerBehaviour,
-    HTTPSimulatedServer,
-    Server,
-    WebSocketClient,
-    WebSocketSimulatedServer,
-    servers,
-)
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _blocked_sends, _watcher
+from disconnect_mw.testing import HTTPClient, HTTPServerBehaviour, HTTPSimulatedServer, servers
 
-from .far_side import CHUNK, DISCONNECT, FINAL, REQUEST, START
+from .support.messages import ACCEPT, CHUNK, DISCONNECT, FINAL, REQUEST, START, TEXT
+from .support.silent_server import http, http_scope, look_soon_at_silent_servers, run, silent, websocket
 
 pytestmark = pytest.mark.anyio
-
-App = Callable[[Any, Any, Any], Awaitable[Any]]
-
-ACCEPT = {"type": "websocket.accept"}
-TEXT = {"type": "websocket.send", "text": "tick"}
-
-SILENT = servers.HYPERCORN_0_18_0  # its `send` never tells
 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The looks come fast, so that the tests do."""
-    monkeypatch.setattr(_watch, "BLOCKING", (*_watch.BLOCKING, __name__))
-    for batch, seconds in ((_watch._first_looks, 0.01), (_watch._looks, 0.02), (_watch.departures, 0.01)):
-        monkeypatch.setattr(batch, "seconds", seconds)
-
-
-async def run(far: Any, app: App, **options: Any) -> Any:
-    with anyio.fail_after(5):
-        return await DisconnectMiddleware(app, **options)(far.scope(), far.receive, far.send)
-
-
-class SlowFarSide(HTTPSimulatedServer):
-    async def deliver_soon(self, message: Any) -> None:
-        await anyio.sleep(0.01)
-        self.deliver(message)
-
-
-def http(behaviour: Any = SILENT.http, client: HTTPClient | None = None, incoming: Any = None) -> SlowFarSide:
-    return SlowFarSide(behaviour, incoming, client=client or HTTPClient())
-
-
-def websocket(server: Server = SILENT, **client: Any) -> WebSocketSimulatedServer:
-    return WebSocketSimulatedServer(server.websocket, client=WebSocketClient(**client))
+    look_soon_at_silent_servers(monkeypatch, __name__)
 
 
 async def ticks(send: Any, message: Any) -> None:
@@ -108,7 +72,7 @@ async def test_nobody_looks_at_what_is_shorter_than_it_takes_until_the_first_loo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Although it began when others had their turn."""
-    monkeypatch.setattr(_watch._first_looks, "seconds", 0.3)
+    monkeypatch.setattr(_watcher._first_checks, "seconds", 0.3)
     fars = [http() for _ in range(10)]
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -124,7 +88,7 @@ async def test_nobody_looks_at_what_is_shorter_than_it_takes_until_the_first_loo
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # which is not used
 async def test_the_time_is_the_event_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test's may have its own: that of the machine stands still."""
-    for batch, seconds in ((_watch._first_looks, 0.05), (_watch._looks, 1)):
+    for batch, seconds in ((_watcher._first_checks, 0.05), (_watcher._checks, 1)):
         monkeypatch.setattr(batch, "seconds", seconds)
     seen: list[float] = []
 
@@ -241,7 +205,7 @@ async def test_an_app_that_reads_is_left_alone_and_is_looked_at_again_later() ->
             tasks.start_soon(receive)
             await anyio.sleep(0.05)
             assert far.reads == 3, "it reads by itself"
-            assert send.__self__.shared_reader is None, "and by the shortest way"
+            assert send.__self__.reader is None, "and by the shortest way"
             tasks.cancel_scope.cancel()
         far.leave()
         with pytest.raises(ClientDisconnected):
@@ -406,7 +370,7 @@ async def test_an_app_that_asks_for_ever_does_not_starve_the_loop() -> None:
 
 
 async def departed() -> weakref.ref[Any]:
-    """A far side whose exchange is over."""
+    """A simulated server whose exchange is over."""
     far = http()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -419,7 +383,7 @@ async def departed() -> weakref.ref[Any]:
 
 
 async def test_nothing_of_a_departure_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_watch.departures, "seconds", 1)
+    monkeypatch.setattr(_blocked_sends.blocked, "seconds", 1)
     left = await departed()
     gc.collect()
     assert left() is None
@@ -439,10 +403,6 @@ async def test_the_timer_keeps_no_context_alive() -> None:
     del thing, token
     gc.collect()
     assert left() is None
-
-
-async def silent(scope: Any, receive: Any, send: Any) -> None:
-    pass
 
 
 async def test_nothing_that_was_watched_is_left_behind() -> None:
@@ -482,7 +442,7 @@ async def test_a_scope_that_is_none_keeps_nobody_from_looking_at_others(caplog: 
         tasks.start_soon(bad)
         await anyio.sleep(0)
         await run(far, app, policy="raise")
-    assert "an exchange could not be looked at" in caplog.messages
+    assert "an exchange could not be checked" in caplog.messages
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
@@ -548,361 +508,3 @@ async def test_a_receive_in_time_loses_nothing_of_what_others_take_before_they_w
         assert seen == ["0", "1", "2"]
 
     await DisconnectMiddleware(app)({"type": "websocket", "asgi": {}}, outer_receive, websocket().send)
-
-
-# Blocked
-
-
-class Blocking:
-    """A server whose `send` of a body or a text never comes back, once it has said so."""
-
-    def __init__(self) -> None:
-        self.is_blocked = anyio.Event()
-        self.is_gone = anyio.Event()
-        self._has_begun = False
-
-    async def receive(self) -> Any:
-        if not self._has_begun:
-            self._has_begun = True
-            return dict(REQUEST)
-        await self.is_gone.wait()
-        return dict(DISCONNECT)
-
-    async def send(self, message: Any) -> None:
-        if message.get("body"):
-            self.is_blocked.set()
-            await anyio.sleep_forever()
-
-
-async def told(receive: Any, server: Blocking) -> None:
-    """Wait for the disconnect, once a send is blocked."""
-    await server.is_blocked.wait()
-    server.is_gone.set()
-    assert await receive() == DISCONNECT
-
-
-@pytest.mark.parametrize("policy", ["mute", "raise"])
-@pytest.mark.parametrize("listens", ["before", "after"])
-async def test_a_send_that_is_blocked_wakes_when_the_disconnect_is_known(listens: str, policy: Any) -> None:
-    server = Blocking()
-    outcomes: list[Any] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(START)
-
-        async def stream() -> None:
-            for _ in range(2):
-                try:
-                    outcomes.append(await send(CHUNK))
-                except ClientDisconnected as exception:
-                    outcomes.append(exception)
-
-        async with anyio.create_task_group() as tasks:
-            if listens == "before":
-                tasks.start_soon(told, receive, server)
-                await anyio.sleep(0)
-            tasks.start_soon(stream)
-            if listens == "after":
-                await server.is_blocked.wait()
-                tasks.start_soon(told, receive, server)
-        await anyio.sleep(0)  # no cancellation is left behind
-
-    with anyio.fail_after(5):
-        await DisconnectMiddleware(app, policy=policy)(http_scope(), server.receive, server.send)
-    if policy == "mute":
-        assert outcomes == [None, None]
-    else:
-        assert [type(outcome) for outcome in outcomes] == [ClientDisconnected] * 2
-        assert [outcome.__cause__ for outcome in outcomes] == [None] * 2
-
-
-def http_scope(version: str = "1.1") -> dict[str, Any]:
-    return {**HTTPSimulatedServer().scope(), "http_version": version}
-
-
-async def through_a_generator(send: Any) -> AsyncGenerator[None, None]:
-    await send(CHUNK)
-    yield
-
-
-async def test_a_send_is_found_wherever_the_tasks_wait_for_it() -> None:
-    """In an async generator, say, of which nothing that the task awaits tells."""
-    server = Blocking()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(START)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(told, receive, server)
-            async with contextlib.aclosing(through_a_generator(send)) as steps:
-                async for _ in steps:
-                    pass
-
-    with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
-
-
-@pytest.mark.parametrize("policy", ["mute", "raise"])
-async def test_a_last_message_that_is_blocked_over_http_2_comes_back(policy: Any) -> None:
-    """Hypercorn, once the connection is lost: nobody asks, and without a look the app would wait for ever."""
-    server = Blocking()
-    server.is_gone.set()
-
-    async def app(scope: Any, receive: Any, send: Any) -> str:
-        await send(START)
-        await send(FINAL)
-        return "done"
-
-    with anyio.fail_after(5):
-        run = DisconnectMiddleware(app, policy=policy)(http_scope("2"), server.receive, server.send)
-        assert await run == "done"
-
-
-async def test_a_send_that_is_muted_is_no_send_that_is_blocked() -> None:
-    far = http()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        far.leave()
-        assert await receive() == DISCONNECT
-        with anyio.move_on_after(0.05):
-            while True:
-                await send(CHUNK)
-
-    await run(far, app)
-
-
-async def test_a_send_that_the_server_wakes_itself_is_not_cut_short() -> None:
-    server = Blocking()
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        if message.get("body"):
-            server.is_blocked.set()
-            await server.is_gone.wait()
-            await anyio.sleep(0)
-            sent.append(message)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(START)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(told, receive, server)
-            tasks.start_soon(send, CHUNK)
-        await anyio.sleep(0.05)
-
-    with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, send)
-    assert sent == [CHUNK]
-
-
-async def test_a_cancellation_from_outside_passes_through_a_blocked_send() -> None:
-    """P6, also in the turn in which the send is woken."""
-    server = Blocking()
-    passed: list[str] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(START)
-
-        async def stream(scope: anyio.CancelScope) -> None:
-            with scope:
-                await send(CHUNK)
-                passed.append("came back")
-
-        async with anyio.create_task_group() as tasks:
-            cancelled = anyio.CancelScope()
-            tasks.start_soon(stream, cancelled)
-            await server.is_blocked.wait()
-            tasks.start_soon(told, receive, server)
-            await anyio.sleep(0)
-            cancelled.cancel()
-
-    with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
-    assert passed == []
-
-
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
-@pytest.mark.parametrize("order", ["ours first", "theirs first"])
-async def test_a_cancellation_in_the_very_turn_of_ours_passes(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Blocking()
-    ended: list[str] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(START)
-
-        async def stream() -> None:
-            await send(CHUNK)
-            ended.append("came back")
-
-        bystander = asyncio.ensure_future(send(CHUNK))
-        task = asyncio.ensure_future(stream())
-        await server.is_blocked.wait()
-        wake = _watch.departures._turn
-
-        def both(connections: Any) -> None:
-            if order == "theirs first":
-                task.cancel()
-            wake(connections)
-            if order == "ours first":
-                task.cancel()
-
-        monkeypatch.setattr(_watch.departures, "_turn", both)
-        await told(receive, server)
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert await bystander is None
-
-    with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
-    assert ended == []
-
-
-@pytest.mark.parametrize("version", ["1.1", "2"])
-async def test_what_others_do_in_their_send_is_never_cut_short(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A middleware outside that saves its session, say: only a server's own code is interrupted."""
-    monkeypatch.setattr(_watch, "BLOCKING", tuple(name for name in _watch.BLOCKING if name != __name__))
-    far = http()
-    saved: list[str] = []
-
-    async def outer_send(message: Any) -> None:
-        await far.send(message)
-        far.leave()
-        await anyio.sleep(0.05)
-        saved.append(message["type"])
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(receive)
-            await send(START)
-
-    scope = {**far.scope(), "http_version": version}
-    await DisconnectMiddleware(app)(scope, far.receive, outer_send)
-    assert "http.response.start" in saved
-
-
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
-@pytest.mark.parametrize("ends", ["with a send", "at once"])
-async def test_an_interruption_that_was_swallowed_leaves_no_count_behind(ends: str) -> None:
-    server = Blocking()
-
-    async def swallowing_send(message: Any) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await server.send(message)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(START)
-        asking = asyncio.ensure_future(told(receive, server))
-        await send(CHUNK)
-        await asking
-        if ends == "with a send":
-            await send(CHUNK)
-            assert_nothing_is_left()
-
-    def assert_nothing_is_left() -> None:
-        task: Any = asyncio.current_task()
-        assert task.cancelling() == 0
-
-    with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, swallowing_send)
-    assert_nothing_is_left()
-
-
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
-async def test_an_interruption_that_is_swallowed_is_nobody_elses() -> None:
-    server, may_end = Blocking(), asyncio.Event()
-
-    async def stubborn_send(message: Any) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await server.send(message)
-        if message.get("body"):
-            await may_end.wait()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(START)
-        sending = asyncio.ensure_future(send(CHUNK))
-        await told(receive, server)
-        await asyncio.sleep(0.05)
-        assert await send(CHUNK) is None
-        may_end.set()
-        assert await sending is None
-
-    with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, stubborn_send)
-
-
-async def test_a_send_that_waits_in_nobodys_code_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a bare queue, say, as a test has it: somebody may still empty that."""
-    with_room = anyio.create_memory_object_stream[Any](1)
-    far = http()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(empty_late, with_room[1])
-            tasks.start_soon(leave_soon, receive)
-            await send(START)
-            await send(CHUNK)
-
-    async def leave_soon(receive: Any) -> None:
-        await anyio.sleep(0.01)
-        far.leave()
-        await receive()
-
-    async def empty_late(stream: Any) -> None:
-        await anyio.sleep(0.05)
-        async with stream:
-            seen.extend([await stream.receive(), await stream.receive()])
-
-    seen: list[Any] = []
-    async with with_room[0]:
-        await DisconnectMiddleware(app)(far.scope(), far.receive, with_room[0].send)
-    assert seen == [START, CHUNK]
-
-
-async def test_a_watcher_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(things: Any) -> None:
-        raise ValueError("a bug of the watcher's")
-
-    monkeypatch.setattr(_watch._first_looks, "_turn", fail)
-    far = websocket()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(DisconnectMiddleware(silent), far.scope(), far.receive, far.send)
-        await anyio.sleep(0.05)
-    assert "the watcher failed: please report this" in caplog.messages
-
-
-async def test_nobody_reads_any_more_when_the_apps_own_close_goes_out() -> None:
-    """granian's send waits as long as anybody is in its receive."""
-    far = websocket()
-    reading: list[bool] = []
-
-    async def receive() -> Any:
-        reading.append(True)
-        try:
-            return await far.receive()
-        finally:
-            reading.append(False)
-
-    async def send(message: Any) -> None:
-        if message["type"] == "websocket.close":
-            await anyio.lowlevel.checkpoint()
-            await anyio.lowlevel.checkpoint()
-            assert not reading[-1], "it has been looked at, and that is over"
-        await far.send(message)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(ACCEPT)
-        with anyio.fail_after(5):
-            while reading != [True, False, True]:  # the connect, and then it waits
-                await anyio.sleep(0.005)
-        await send({"type": "websocket.close"})
-
-    await DisconnectMiddleware(app)(far.scope(), receive, send)
-    assert reading == [True, False, True, False]

@@ -1,1 +1,1 @@
-"""What `python -m disconnect_mw demo` shows: the same departures, without the middleware and with it."""
+"""`python -m disconnect_mw demo`: clients leave two uvicorn servers, one without the middleware and one with it."""

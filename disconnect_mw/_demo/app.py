@@ -1,6 +1,6 @@
-"""The demo's server process: an application as many have it, and a witness at the server's door.
+"""The demo's server process: an app of the usual kind, and a witness between it and the server.
 
-It imports what the demo needs of uvicorn and Starlette, so nothing else imports this module.
+Imports uvicorn and Starlette, so nothing else imports this module.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from .. import DisconnectMiddleware
-from .._policy import Policy
+from .._options import Policy
 
 _EXCHANGE = "disconnect_mw.demo"
 _SECONDS_BETWEEN_MESSAGES = 0.02
 _STEPS_OF_WORK = 30
 
 
-# The application, as it is in many a project
+# The app
 
 
 async def events(request: Request) -> Response:
-    """Tokens of a language model, the progress of a job: a generator without an end, and a task for afterwards."""
+    """An endless SSE stream (tokens, progress of a job), with a background task."""
 
     async def stream() -> AsyncIterator[str]:
         while True:
             yield f"data: {time.time()}\n\n"
             await asyncio.sleep(_SECONDS_BETWEEN_MESSAGES)
 
-    afterwards = BackgroundTask(note, request, "background task ran")
-    return StreamingResponse(stream(), media_type="text/event-stream", background=afterwards)
+    background = BackgroundTask(note, request, "background task ran")
+    return StreamingResponse(stream(), media_type="text/event-stream", background=background)
 
 
 async def report(request: Request) -> Response:
-    """Work that takes a while and is saved, and is mailed to a client that does not wait for it."""
+    """Slow work that is saved, and mailed if the client has left before it is done."""
     note(request, "started")
     has_left = False
     for _ in range(_STEPS_OF_WORK):
@@ -64,7 +64,7 @@ async def report(request: Request) -> Response:
 
 
 async def answer(request: Request) -> Response:
-    """A language model's, all at once: for nobody it is not worth the GPU."""
+    """A language model's answer in one piece: without a client it is not worth the GPU."""
     note(request, "started")
     try:
         await asyncio.sleep(_STEPS_OF_WORK * _SECONDS_BETWEEN_MESSAGES)
@@ -83,7 +83,7 @@ async def upload(request: Request) -> Response:
 
 
 async def feed(websocket: WebSocket) -> None:
-    """Sends what is new while a task of its own listens to the client."""
+    """Sends news, while another task of the handler listens to the client."""
 
     async def listen() -> None:
         async for _ in websocket.iter_text():
@@ -101,7 +101,7 @@ async def feed(websocket: WebSocket) -> None:
 
 
 class Timing(BaseHTTPMiddleware):
-    """Adds a header to all but the stream, whose time says nothing."""
+    """Adds a header with the time taken to all responses but the stream, whose time means nothing."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/events":
@@ -141,12 +141,12 @@ def make_app(is_wrapped: bool) -> Starlette:
 
 @dataclasses.dataclass
 class Exchange:
-    """What one client and the application did, as seen from the server."""
+    """What one client and the app did, as the server saw it."""
 
     target: str
     notes: list[str] = dataclasses.field(default_factory=list)
-    payloads: list[float] = dataclasses.field(default_factory=list)  # when each reached the server, by time.time()
-    disconnected_at: float | None = None  # when the server first said so
+    payloads: list[float] = dataclasses.field(default_factory=list)  # time.time() of each message with content
+    disconnected_at: float | None = None  # time.time() of the first disconnect that the server delivered
     is_running: bool = True
 
 
@@ -155,7 +155,7 @@ def note(connection: HTTPConnection, what: str) -> None:
 
 
 class Witness:
-    """Writes down what passes between the server and `app`, changes nothing, and tells it to whoever asks."""
+    """Records the messages between the server and `app`, changes none, and answers `GET /witness` with its records."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -190,7 +190,7 @@ class Witness:
 
 
 def serve(is_wrapped: bool, commands: TextIO, answers: TextIO) -> None:
-    """Serve on a free port of the loopback until `commands` ends, as it does when the demo ends, however that ends."""
+    """Serve on a free loopback port until `commands` is closed, as it is when the demo ends, killed or not."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
@@ -217,5 +217,5 @@ def serve(is_wrapped: bool, commands: TextIO, answers: TextIO) -> None:
 
 
 def _implementation(protocol: Any) -> str:
-    """`httptools` of `uvicorn.protocols.http.httptools_impl.HttpToolsProtocol`."""
+    """Return `httptools` for `uvicorn.protocols.http.httptools_impl.HttpToolsProtocol`."""
     return str(protocol.__module__).rpartition(".")[2].removesuffix("_impl")

@@ -1,4 +1,4 @@
-"""Where the demo's servers come from: this very environment, or a throw-away one with another uvicorn."""
+"""The environment of the demo's servers: the one that runs now, or a throw-away one with another uvicorn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Environment:
 
 
 def this_environment() -> Environment:
-    """What runs now. Raises `DemoError` where it lacks what the extra `demo` brings."""
+    """Return the environment that runs now. Raises `DemoError` if packages of the extra `demo` are missing."""
     missing = [name for name in ("uvicorn", "starlette", "websockets") if importlib.util.find_spec(name) is None]
     if missing:
         raise DemoError(
@@ -38,12 +38,13 @@ def this_environment() -> Environment:
 
 
 def throw_away_environment(uvicorn: str, directory: Path, output: TextIO) -> Environment:
-    """Install that version of uvicorn, and what the demo needs beside it, below `directory`.
+    """Install that version of uvicorn, and what else the demo needs, below `directory`.
 
-    The servers import the package that runs now: a copy, because beside the original there may be another uvicorn.
+    The servers import a copy of the package that runs now: beside the original there may be another uvicorn. Raises
+    `DemoError` if the installation fails or takes longer than 300 s.
     """
     if not re.fullmatch(r"\d+(\.\d+)*((a|b|rc|\.post|\.dev)\d+)*", uvicorn):
-        raise DemoError(f"--uvicorn must be a version, not {uvicorn!r}: write 0.28.0, say")
+        raise DemoError(f"--uvicorn must be a version such as 0.28.0, not {uvicorn!r}")
     import_path = directory / "import"
     shutil.copytree(_PACKAGE, import_path / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     home = directory / "environment"
@@ -55,7 +56,7 @@ def throw_away_environment(uvicorn: str, directory: Path, output: TextIO) -> Env
     else:
         make = [sys.executable, "-m", "venv", str(home)]
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # The websockets of its time for a uvicorn from before 0.20, which fails with those of today.
+    # uvicorn before 0.20 fails with websockets 14 and later.
     websockets = "websockets<14" if [*map(int, re.findall(r"\d+", uvicorn))] < [0, 20] else "websockets"
     packages = [f"uvicorn=={uvicorn}", "starlette", "asgiref", "httptools", websockets]
     what = f"Installing uvicorn {uvicorn} in a throw-away environment ({'uv' if uv else 'venv and pip'})"
@@ -85,25 +86,25 @@ def _run(command: list[str], directory: Path, uvicorn: str, progress: _Progress)
             except subprocess.TimeoutExpired:
                 continue
     finally:
-        process.kill()  # nothing, once it has ended
+        process.kill()  # does nothing if it has ended
         process.wait()
     if process.returncode:
         raise DemoError(_why_not_installed(uvicorn, said_path.read_text(errors="replace")))
 
 
 def _why_not_installed(uvicorn: str, said: str) -> str:
-    """An installer's report in two lines. Without a network pip, too, says that there is no such version."""
+    """Return the reason in one sentence. Without a network pip, too, says that there is no such version."""
     is_offline = "from versions: none" in said or "connection broken" in said
     if not is_offline and ("no version of uvicorn" in said or "No matching distribution" in said):
-        return f"there is no uvicorn {uvicorn}, or none for this Python: see pip index versions uvicorn"
+        return f"there is no uvicorn {uvicorn} for this Python: see pip index versions uvicorn"
     lines = [line.strip(" │╰─▶×") for line in said.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("WARNING", "hint", "[notice]"))]
     last = lines[-1] if lines else "nothing"
-    return f"uvicorn {uvicorn} could not be installed (is there a network?); the installer's last word: {last}"
+    return f"uvicorn {uvicorn} could not be installed (is there a network?); the installer's last line: {last}"
 
 
 class _Progress:
-    """One line that counts the seconds on a terminal, and elsewhere does not."""
+    """One line of progress; on a terminal it counts the seconds."""
 
     def __init__(self, what: str, output: TextIO) -> None:
         self._what, self._output = what, output

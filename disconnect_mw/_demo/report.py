@@ -1,4 +1,4 @@
-"""The report: the two sides beside each other, in 80 columns."""
+"""The report: both servers beside each other, in 80 columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import textwrap
 from typing import TextIO
 
-from .scenes import Evidence, Scene, faults, outcomes
+from .scenes import Evidence, Scene, count, faults, outcomes
 
 _WIDTH = 80
 _LABEL = 18
@@ -21,7 +21,7 @@ class Report:
         # https://no-color.org: "when present and not an empty string"
         self._is_coloured = output.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._faults: list[str] = []
-        self._departure = ""
+        self._disconnect_line = ""
 
     def begin(self, own_version: str, versions: dict[str, str]) -> None:
         self._print_wrapped(
@@ -29,31 +29,31 @@ class Report:
             f"{versions['websocket']}), Starlette {versions['starlette']}, Python {versions['python']}"
         )
         self._print_wrapped(
-            "Two clients leave each server in the middle of each exchange: one says so (FIN), one drops the "
-            "connection (RST)."
+            "Two clients leave each server in the middle of each exchange: one closes the connection (FIN), one resets "
+            "it (RST)."
         )
         self._print()
         self._print_row("", ("without the middleware", _BOLD), ("with the middleware", _BOLD))
 
     def add(self, scene: Scene, bare: Evidence, wrapped: Evidence) -> None:
-        """Print what both sides did in a scene, and judge the wrapped one."""
+        """Print what both servers did in a scene, and judge the one with the middleware."""
         self._print()
         self._print(self._paint(scene.title, _BOLD))
         self._print_row("  the log", _log_cell(bare), _log_cell(wrapped))
         self._print_row("  the app's work", _work_cell(scene, bare), _work_cell(scene, wrapped))
-        self._print_row("  sent to nobody", _sent_cell(bare), _sent_cell(wrapped))
+        self._print_row("  wasted messages", _wasted_cell(bare), _wasted_cell(wrapped))
         for side, evidence in (("without", bare), ("with", wrapped)):
-            for number, line in enumerate(evidence.telling_lines):
+            for number, line in enumerate(evidence.first_error):
                 self._print(_shortened(f"  {'' if number else side:7} | {line}"))
         self._faults += [f"{scene.path[1:]}: {fault}" for fault in faults(scene, wrapped)]
-        self._departure = max([self._departure, *wrapped.departures], key=_messages_muted)
+        self._disconnect_line = max([self._disconnect_line, *wrapped.disconnect_lines], key=_messages_muted)
 
     def end(self) -> bool:
-        """Print the verdict. Did the wrapped side behave?"""
+        """Print the verdict. Return whether the server with the middleware behaved as promised."""
         self._print()
-        if self._departure:
-            self._print("What the middleware logs for each client that left, for example:")
-            self._print_wrapped(f"INFO: {self._departure}", indent="  ")
+        if self._disconnect_line:
+            self._print("The middleware logs one line for each client that left, for example:")
+            self._print_wrapped(f"INFO: {self._disconnect_line}", indent="  ")
             self._print()
         if not self._faults:
             self._print(self._paint("With the middleware everything was as promised.", _GREEN))
@@ -80,9 +80,9 @@ class Report:
 
 def _log_cell(evidence: Evidence) -> tuple[str, str]:
     if evidence.errors or evidence.tracebacks:
-        return f"{_count(evidence.errors, 'ERROR')}, {_count(evidence.tracebacks, 'traceback')}", _RED
-    departures = len(evidence.departures)
-    return f"no ERROR, {_count(departures, 'INFO line')}" if departures else "nothing", _GREEN
+        return f"{count(evidence.errors, 'ERROR')}, {count(evidence.tracebacks, 'traceback')}", _RED
+    lines = len(evidence.disconnect_lines)
+    return f"no ERROR, {count(lines, 'INFO line')}" if lines else "nothing", _GREEN
 
 
 def _work_cell(scene: Scene, evidence: Evidence) -> tuple[str, str]:
@@ -90,18 +90,13 @@ def _work_cell(scene: Scene, evidence: Evidence) -> tuple[str, str]:
     return _shortened(" / ".join(found), _COLUMN - 1), _GREEN if found == [scene.promised] else _RED
 
 
-def _sent_cell(evidence: Evidence) -> tuple[str, str]:
-    sent = evidence.sent_to_nobody
-    return (_count(sent, "message"), _RED) if sent else ("nothing", _GREEN)
+def _wasted_cell(evidence: Evidence) -> tuple[str, str]:
+    return (str(evidence.wasted_messages), _RED) if evidence.wasted_messages else ("none", _GREEN)
 
 
-def _messages_muted(departure: str) -> int:
-    found = re.search(r"(\d+) messages? muted", departure)
+def _messages_muted(line: str) -> int:
+    found = re.search(r"(\d+) messages? muted", line)
     return int(found[1]) if found else -1
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _shortened(line: str, width: int = _WIDTH) -> str:

@@ -1,4 +1,4 @@
-"""The scenes: what clients ask for, what was seen when they left, and whether that is what the middleware promises."""
+"""The demo's scenes: what clients request, what happened when they left, and whether that was promised."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MESSAGES_IN_THE_MIDDLE = 3
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A piece of work that the application notes when it is done."""
+    """A piece of the app's work, which the app notes when it is done."""
 
     note: str
     if_done: str
@@ -36,7 +36,7 @@ class Scene:
 
     @property
     def promised(self) -> str:
-        """What is to become of the work when the client leaves in the middle."""
+        """What the middleware promises for the app's work when the client leaves in the middle."""
         return ", ".join(work.if_done if work.is_promised else work.if_not for work in self.work)
 
     def is_in_the_middle(self, exchange: dict[str, Any]) -> bool:
@@ -45,11 +45,11 @@ class Scene:
 
 SCENES = (
     Scene(
-        "SSE stream: an endless generator, and a background task for afterwards",
+        "SSE stream: an endless generator, then a background task",
         "/events",
         _GET,
-        # That it stopped is taken from the end of the exchange, not from a `finally` of the generator: when Starlette's
-        # own send is what is cancelled, such a block waits for the garbage collection, with the middleware or without.
+        # Whether it stopped is read from the end of the exchange, not from a `finally` of the generator: when Starlette
+        # is cancelled in its own send, such a block waits for the garbage collection, with the middleware or without.
         (Work("background task ran", "stopped, background task ran", "stopped, background task lost"),),
     ),
     Scene(
@@ -59,7 +59,7 @@ SCENES = (
         (Work("saved", "saved", "not saved"), Work("mailed", "mailed", "not mailed")),
     ),
     Scene(
-        'Slow answer of a model, with policy="cancel" by policy_for: stops, and cleans up',
+        'Slow answer of a model, with policy="cancel" by policy_for: stops, cleans up',
         "/answer",
         _GET,
         (
@@ -74,7 +74,7 @@ SCENES = (
         (Work("stored", "stored a part", "stopped, nothing stored", is_promised=False),),
     ),
     Scene(
-        "WebSocket feed: sends, while a task of its own listens",
+        "WebSocket feed: sends while another task listens",
         "/feed",
         _WEBSOCKET,
         (Work("stopped", "stopped", "never stopped"),),
@@ -84,7 +84,7 @@ SCENES = (
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What one server's witness and log say about one scene."""
+    """What one server's witness and log have recorded of one scene."""
 
     exchanges: list[dict[str, Any]]
     left_at: float
@@ -99,16 +99,16 @@ class Evidence:
         return self.log.count("Traceback (most recent call last)")
 
     @property
-    def departures(self) -> list[str]:
-        """The lines with which the middleware tells of a client that left."""
+    def disconnect_lines(self) -> list[str]:
+        """The middleware's lines for clients that left."""
         return re.findall(r"^INFO:\s+(disconnect_mw: client disconnected.*)", self.log, re.MULTILINE)
 
     @property
-    def sent_to_nobody(self) -> int:
-        """How many messages with a payload the server got after it had said that the client is gone.
+    def wasted_messages(self) -> int:
+        """How many messages with content the server got after it had delivered the disconnect.
 
-        Where it never said so, all after the client left. Otherwise those do not count that were sent between the two:
-        nobody could have known.
+        Where it delivered none, how many it got after the client had left. Messages between the two do not count
+        otherwise: neither the app nor the middleware could know.
         """
         return sum(
             at > (self.left_at if exchange["disconnected_at"] is None else exchange["disconnected_at"])
@@ -117,18 +117,18 @@ class Evidence:
         )
 
     @property
-    def telling_lines(self) -> list[str]:
-        """The head and the end of the first error: `Exception in ASGI application`, and which exception it was."""
+    def first_error(self) -> list[str]:
+        """The first and the last line of the first error: `Exception in ASGI application`, and the exception."""
         error = re.search(r"^(?:ERROR|CRITICAL)\b.*\n(?:(?![A-Z]+: ).*\n)*", self.log, re.MULTILINE)
         if error is None:
             return []
         head, *lines = error[0].splitlines()
-        lines = [line.strip(" |+-") for line in lines]  # what an exception group is drawn with
+        lines = [line.strip(" |+-") for line in lines]  # with which an exception group is drawn
         return [head, *[line for line in lines if line][-1:]]
 
 
 def outcomes(scene: Scene, evidence: Evidence) -> list[str]:
-    """What became of the application's work, in the words of the scene: one for each client, or for all."""
+    """What happened to the app's work, in the words of the scene: each outcome once."""
     found = dict.fromkeys(_outcome(scene, exchange) for exchange in evidence.exchanges)
     return list(found) or ["not served"]
 
@@ -140,18 +140,22 @@ def _outcome(scene: Scene, exchange: dict[str, Any]) -> str:
 
 
 def faults(scene: Scene, evidence: Evidence) -> list[str]:
-    """All in which `evidence` is not what the middleware promises."""
+    """What in `evidence` is not as the middleware promises."""
     clients = len(WAYS_TO_LEAVE)
     found = []
     if len(evidence.exchanges) != clients:
         found.append(f"{len(evidence.exchanges)} of {clients} clients were served")
     if evidence.errors or evidence.tracebacks:
-        found.append(f"{evidence.errors} ERROR lines and {evidence.tracebacks} tracebacks in the log")
-    if len(evidence.departures) != clients:
-        found.append(f"{len(evidence.departures)} INFO lines for {clients} clients that left")
-    if evidence.sent_to_nobody:
-        found.append(f"{evidence.sent_to_nobody} messages sent to nobody")
+        found.append(f"{count(evidence.errors, 'ERROR line')} and {count(evidence.tracebacks, 'traceback')} in the log")
+    if len(evidence.disconnect_lines) != clients:
+        found.append(f"{count(len(evidence.disconnect_lines), 'INFO line')} for {clients} clients that left")
+    if evidence.wasted_messages:
+        found.append(f"{count(evidence.wasted_messages, 'message')} sent after the disconnect")
     found += [
         f"{outcome!r}, not {scene.promised!r}" for outcome in outcomes(scene, evidence) if outcome != scene.promised
     ]
     return found
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

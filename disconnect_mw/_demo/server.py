@@ -1,4 +1,4 @@
-"""A server process of the demo, as seen from outside."""
+"""A server process of the demo, as the demo sees it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SECONDS_TO_ANSWER = 5.0
 
 
 class DemoError(Exception):
-    """Why the demo cannot run, in a sentence for whoever started it."""
+    """Why the demo cannot run, in one sentence for its user."""
 
 
 class Server:
-    """Runs `disconnect_mw._demo.app` with `python`, which imports from `import_path` first, in `directory`."""
+    """Runs `disconnect_mw._demo.app` in `directory`, with `python` and `import_path` as its `PYTHONPATH`."""
 
     def __init__(self, python: str, import_path: str, directory: Path, *, is_wrapped: bool) -> None:
         log = directory / ("wrapped.log" if is_wrapped else "bare.log")
@@ -27,10 +27,10 @@ class Server:
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [python, "-c", serve],
-                stdin=subprocess.PIPE,  # when it is closed, be it because the demo was killed, the server ends
+                stdin=subprocess.PIPE,  # the server ends when this is closed, also because the demo was killed
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                cwd=directory,  # -c imports from there before all else
+                cwd=directory,  # where -c imports from first
                 env={**os.environ, "PYTHONPATH": import_path},
             )
         self._log = log.open(encoding="utf-8", errors="replace")
@@ -38,13 +38,13 @@ class Server:
         self.versions: dict[str, str] = {}
 
     def close(self) -> None:
-        """End it."""
-        self._process.kill()  # it has nothing to lose
+        """End the process."""
+        self._process.kill()
         self._process.communicate()
         self._log.close()
 
     def wait_started(self) -> None:
-        """Learn where it listens and what it runs. Raises `DemoError` if it does not start."""
+        """Wait for its port and its versions. Raises `DemoError` if it does not start within 20 s."""
         assert self._process.stdout is not None
         limit = threading.Timer(_SECONDS_TO_START, self._process.kill)
         limit.start()
@@ -55,7 +55,7 @@ class Server:
         if not answer:
             status = self._process.wait()
             last = self.new_log().strip().rpartition("\n")[2] or "nothing"
-            raise DemoError(f"the server did not start (exit status {status}); the last that it said: {last}")
+            raise DemoError(f"the server did not start (exit status {status}); its last line: {last}")
         self._read_facts(answer)
 
     def _read_facts(self, answer: str | bytes) -> None:
@@ -63,7 +63,7 @@ class Server:
         self.port, self.versions = facts["port"], facts["versions"]
 
     def exchanges(self, path: str) -> list[dict[str, Any]]:
-        """What its witness saw of the exchanges with `path`."""
+        """Return what its witness has recorded of the exchanges with `path`."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_SECONDS_TO_ANSWER)
         try:
             connection.request("GET", "/witness")
@@ -75,5 +75,5 @@ class Server:
         return [exchange for exchange in facts if exchange["target"].startswith(f"{path}?")]
 
     def new_log(self) -> str:
-        """What it has logged since the last time."""
+        """Return what it has logged since the last call."""
         return self._log.read()

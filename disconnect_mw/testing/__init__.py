@@ -1,4 +1,4 @@
-"""A far side in memory, to test what an ASGI application does when its client leaves."""
+"""Servers and clients in memory, to test what an ASGI app does when its client leaves."""
 
 from . import servers
 from ._behaviour import (

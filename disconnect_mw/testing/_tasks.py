@@ -1,4 +1,4 @@
-"""The task that the application under test runs in, on asyncio and on trio: its end, its cancellation, its awaits."""
+"""The task of the app under test, on asyncio and on trio: how it ends, is cancelled, and what it awaits."""
 
 from __future__ import annotations
 
@@ -9,57 +9,58 @@ import types
 from collections.abc import Coroutine, Generator, Iterator
 from typing import Any, Literal
 
-from .. import _runtime
+from .. import _backends, _frames
+from .._backends import Waiter
 
-# One suspended frame, and the line that it is at.
+# A suspended frame and its current line.
 Frame = tuple[types.FrameType, int]
 
-# Seconds and times that an application which is cancelled has to end, before it is left alone.
+# An app that is cancelled has so many seconds to end. After so many cancellations its coroutine is abandoned.
 _SECONDS_TO_END = 0.1
 _CANCELLATIONS = 5
 
-# Whose exchange a task belongs to: a task inherits the context of the one that started it.
+# The `AppTask` that a task belongs to. A task inherits the context of the task that started it.
 _EXCHANGE: contextvars.ContextVar[object] = contextvars.ContextVar("disconnect_mw.testing")
 
 
-class _Broken(BaseException):
+class _Abandoned(BaseException):
     pass
 
 
-class _Breakable:
-    """Awaits a coroutine, and can let go of it in the middle."""
+class _Abandonable:
+    """Awaits a coroutine until that ends or `is_abandoned` is set."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.coroutine = coroutine
-        self.is_broken = False
+        self.is_abandoned = False
 
     def __await__(self) -> Generator[Any, Any, Any]:
         step: Any = self.coroutine.send
         value: Any = None
         while True:
             try:
-                wish = step(value)
+                yielded = step(value)
             except StopIteration as stop:
                 return stop.value
             try:
-                step, value = self.coroutine.send, (yield wish)
+                step, value = self.coroutine.send, (yield yielded)
             except BaseException as exception:  # asyncio throws; trio sends a value that raises
                 step, value = self.coroutine.throw, exception
-            if self.is_broken:
-                raise _Broken
+            if self.is_abandoned:
+                raise _Abandoned
 
 
-# Coroutines that were let go of. One that does not let itself be cancelled does not let itself be closed either, and
-# Python would complain of that when it collects them.
-_BROKEN: list[_Breakable] = []
+# Keeps abandoned coroutines alive. A coroutine that ignores its cancellation ignores `close` too, of which Python would
+# warn when it collects it.
+_ABANDONED: list[_Abandonable] = []
 
 
 class AppTask(abc.ABC):
-    """Runs `coroutine` in a task of its own."""
+    """Runs the app's `coroutine` in a task of its own."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self._breakable = _Breakable(coroutine)
-        self._waiter: _runtime.Waiter | None = None
+        self._abandonable = _Abandonable(coroutine)
+        self._waiter: Waiter | None = None
         self.ended: Literal["returned", "raised", "cancelled"] | None = None
         self.raised: BaseException | None = None
         self._ended_at = 0.0
@@ -69,47 +70,47 @@ class AppTask(abc.ABC):
 
     @abc.abstractmethod
     def now(self) -> float:
-        """The clock of the event loop, in seconds."""
+        """Return the time of the event loop's clock, in seconds."""
 
     @abc.abstractmethod
-    def cancel(self, insists: bool = False) -> None:
-        """Ask the application to end, as a server would; or insist on it, whatever shields it."""
+    def cancel(self, through_shields: bool = False) -> None:
+        """Cancel the app, as a server does; with `through_shields` also where a scope of trio's shields it."""
 
     @abc.abstractmethod
-    def chains(self) -> list[list[Frame]]:
-        """Where the application and each task that it has started are suspended; the outermost frame first."""
+    def await_chains(self) -> list[list[Frame]]:
+        """Return where the app and each task that it has started are suspended, the outermost frame first."""
 
     @abc.abstractmethod
-    async def _wait(self, waiter: _runtime.Waiter, seconds: float) -> None: ...
+    async def _wait(self, waiter: Waiter, seconds: float) -> None: ...
 
     def ended_at_or_now(self) -> float:
         return self.now() if self.ended is None else self._ended_at
 
     def wake(self) -> None:
-        """Have `wait` come back."""
+        """Have `wait` return."""
         if self._waiter is not None:
-            _runtime.wake(self._waiter)
+            self._waiter.set()
 
     async def wait(self, seconds: float) -> None:
-        """Until the application has ended, or `wake` was called; for so many seconds at most."""
-        self._waiter = _runtime.new_waiter()
+        """Wait until the app has ended or `wake` is called, for so many seconds at most."""
+        self._waiter = _backends.current()[0].create_waiter()
         try:
             await self._wait(self._waiter, max(seconds, 0))
         finally:
             self._waiter = None
 
     async def abandon(self) -> None:
-        """Cancel the application; wait for its end, but not for ever."""
+        """Cancel the app until it ends, a limited number of times; then leave its coroutine where it is."""
         attempt = 0
         while self.ended is None and attempt <= _CANCELLATIONS:
             if attempt == _CANCELLATIONS:
-                self._breakable.is_broken = True
-                _BROKEN.append(self._breakable)
-            self.cancel(insists=attempt > 0)
+                self._abandonable.is_abandoned = True
+                _ABANDONED.append(self._abandonable)
+            self.cancel(through_shields=attempt > 0)
             await self.wait(_SECONDS_TO_END)
             attempt += 1
 
-    def _end(self, how: Literal["returned", "raised", "cancelled"], raised: BaseException | None = None) -> None:
+    def _set_ended(self, how: Literal["returned", "raised", "cancelled"], raised: BaseException | None = None) -> None:
         self.ended = how
         self.raised = raised
         self._ended_at = self.now()
@@ -129,74 +130,75 @@ class AsyncioTask(AppTask):
 
     async def _run(self) -> None:
         try:
-            await self._breakable
-        except (self._asyncio.CancelledError, _Broken):
-            self._end("cancelled")
+            await self._abandonable
+        except (self._asyncio.CancelledError, _Abandoned):
+            self._set_ended("cancelled")
         except BaseException as exception:
-            self._end("raised", exception)
+            self._set_ended("raised", exception)
         else:
-            self._end("returned")
+            self._set_ended("returned")
 
     def now(self) -> float:
         return self._loop.time()
 
-    def cancel(self, insists: bool = False) -> None:
+    def cancel(self, through_shields: bool = False) -> None:
         self._task.cancel()
 
-    async def _wait(self, waiter: _runtime.Waiter, seconds: float) -> None:
-        timer = self._loop.call_later(seconds, _runtime.wake, waiter)
+    async def _wait(self, waiter: Waiter, seconds: float) -> None:
+        timer = self._loop.call_later(seconds, waiter.set)
         try:
             await waiter
         finally:
             timer.cancel()
 
-    def chains(self) -> list[list[Frame]]:
+    def await_chains(self) -> list[list[Frame]]:
         tasks = [task for task in self._asyncio.all_tasks() - self._others if task is not self._task]
-        # Before 3.12 a task does not tell its context: then all that have come since are taken for the application's.
+        # Before 3.12 a task has no `get_context`: there every task that was started since counts as the app's.
         context = self._context
         tasks = [task for task in tasks if getattr(task, "get_context", lambda: context)().get(_EXCHANGE) is self]
         tasks.sort(key=lambda task: task.get_name())
-        return [list(_frames(thing)) for thing in (self._breakable.coroutine, *(task.get_coro() for task in tasks))]
+        coroutines = [self._abandonable.coroutine, *(task.get_coro() for task in tasks)]
+        return [list(_frames_of(coroutine)) for coroutine in coroutines]
 
 
 class TrioTask(AppTask):
     def start(self) -> None:
         self._trio: Any = sys.modules["trio"]
         self._scope = self._trio.CancelScope()
-        # A system task, because a nursery would wait for an application that does not let itself be cancelled.
+        # A system task, because a nursery would wait for an app that ignores its cancellation.
         self._task = self._trio.lowlevel.spawn_system_task(self._run, context=contextvars.copy_context())
 
     async def _run(self) -> None:
         returned = False
         try:
             with self._scope:
-                await self._breakable
+                await self._abandonable
                 returned = True
         except self._trio.Cancelled:  # the whole loop is ending
-            self._end("cancelled")
+            self._set_ended("cancelled")
             raise
-        except _Broken:
-            self._end("cancelled")
+        except _Abandoned:
+            self._set_ended("cancelled")
         except BaseException as exception:
-            self._end("raised", exception)
+            self._set_ended("raised", exception)
         else:
-            self._end("returned" if returned else "cancelled")
+            self._set_ended("returned" if returned else "cancelled")
 
     def now(self) -> float:
         return float(self._trio.current_time())
 
-    def cancel(self, insists: bool = False) -> None:
+    def cancel(self, through_shields: bool = False) -> None:
         self._scope.cancel()
-        if insists:
-            self._open_shields()
+        if through_shields:
+            self._remove_shields()
 
-    async def _wait(self, waiter: _runtime.Waiter, seconds: float) -> None:
+    async def _wait(self, waiter: Waiter, seconds: float) -> None:
         with self._trio.move_on_after(seconds):
             await waiter
 
-    def chains(self) -> list[list[Frame]]:
+    def await_chains(self) -> list[list[Frame]]:
         others = self._tasks()[1:]
-        return [list(_frames(self._breakable.coroutine)), *(list(task.iter_await_frames()) for task in others)]
+        return [list(_frames_of(self._abandonable.coroutine)), *(list(task.iter_await_frames()) for task in others)]
 
     def _tasks(self) -> list[Any]:
         tasks = [self._task]
@@ -205,8 +207,8 @@ class TrioTask(AppTask):
                 tasks.extend(sorted(nursery.child_tasks, key=lambda task: task.name))
         return tasks
 
-    def _open_shields(self) -> None:
-        # trio has no public way to a scope that another task shields itself with.
+    def _remove_shields(self) -> None:
+        # trio has no public API for the scope with which another task shields itself.
         for task in self._tasks():
             status = getattr(task, "_cancel_status", None)
             while status is not None:
@@ -217,13 +219,13 @@ class TrioTask(AppTask):
 
 
 def new_task(coroutine: Coroutine[Any, Any, Any]) -> AppTask:
-    """For the event loop that runs."""
-    return AsyncioTask(coroutine) if _runtime.running_trio() is None else TrioTask(coroutine)
+    """Return a task for the running event loop."""
+    return TrioTask(coroutine) if _backends.is_trio_running() else AsyncioTask(coroutine)
 
 
-def _frames(coroutine: Any) -> Iterator[Frame]:
-    """The frames of a suspended coroutine and of what it awaits."""
-    for awaitable in _runtime.chain(coroutine):
-        frame = _runtime.frame_of(awaitable)
+def _frames_of(coroutine: Any) -> Iterator[Frame]:
+    """Return the frames of a suspended coroutine and of what it awaits."""
+    for awaitable in _frames.chain(coroutine):
+        frame = _frames.frame_of(awaitable)
         if frame is not None:
             yield frame, frame.f_lineno

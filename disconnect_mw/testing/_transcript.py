@@ -1,4 +1,4 @@
-"""What was said in an exchange: at the server, and as the application saw it."""
+"""The transcript of an exchange: what the server, the client and the app sent and received."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from .. import _middleware
-from ._behaviour import Server, name_of
+from ._behaviour import Server, qualified_name
 from ._clients import Client
-from ._simulated_server import Message, SimulatedServer, never_back
+from ._simulated_server import Message, SimulatedServer, block_forever
 
 Ended: TypeAlias = Literal["returned", "raised", "cancelled", "hung", "never called"]
 
@@ -21,10 +21,10 @@ _BODIES = ("http.response.body", "websocket.http.response.body")
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Transcript:
-    """What became of one exchange, to assert on. Its `str` is the whole story.
+    """What happened in one exchange, to assert on. Its `str` has every call in order.
 
-    `status`, `headers`, `body`, `messages`, `close_code` are what the client got before it left; the lists hold the
-    ASGI messages themselves.
+    The lists hold the ASGI messages themselves. `status`, `headers`, `body`, `messages` and `close_code` are what the
+    client got before it left.
     """
 
     client: Client
@@ -34,16 +34,16 @@ class Transcript:
     """The app's messages that reached the server while the client was there."""
 
     wasted: list[Message]
-    """Those that reached it after that: work, and log lines, for nothing."""
+    """The app's messages that reached the server after the client had left."""
 
     muted: list[Message]
-    """Those that a `DisconnectMiddleware` kept from the server."""
+    """The app's messages that a `DisconnectMiddleware` kept from the server."""
 
     received: list[Message]
     """What `receive` answered to the app, inside the middleware."""
 
     lines: list[str]
-    """What the app did and what came of it, inside the middleware, in order:
+    """The app's calls and their outcomes, inside the middleware, in order:
     "receive: http.disconnect", "send http.response.body: None", "send websocket.send: raises RuntimeError"."""
 
     delivered: list[Message]
@@ -52,21 +52,21 @@ class Transcript:
     ended: Ended
     """How the app ended.
 
-    "hung": it had not, when a `Hang` was raised. "never called": Daphne does not call it for an upload that is cut.
+    "hung": it had not ended when a `Hang` was raised. "never called": Daphne calls no app for an upload that is cut.
     """
 
     raised: BaseException | None
     """The exception that left the whole app, middleware included."""
 
     went_on: float | None
-    """Seconds from the moment when the client left to the end of the app; None if it stayed."""
+    """Seconds from when the client left until the app ended; None if the client stayed."""
 
     lines_until_departure: int | None
-    """How many of the `lines` there were when the client left; None if it stayed."""
+    """How many of the `lines` came before the client left; None if it stayed."""
 
     @property
     def status(self) -> int | None:
-        """The status that the client got: None if none came. 403 for a WebSocket that the app refused by a close."""
+        """The status that the client got; None if none came. 403 for a WebSocket that the app refused by a close."""
         opening = self._opening()
         if opening["type"] in _STARTS:
             return int(opening["status"])
@@ -78,13 +78,13 @@ class Transcript:
         return [(bytes(name), bytes(value)) for name, value in self._opening().get("headers", ())]
 
     def _opening(self) -> Any:
-        """The message that has told the client what becomes of its request."""
+        """The first message by which the client learns what becomes of its request."""
         openings = (message for message in self.delivered if message["type"] in _OPENINGS)
         return next(openings, {"type": None})
 
     @property
     def body(self) -> bytes:
-        """The body that the client got, as far as it came."""
+        """The part of the body that the client got."""
         return b"".join(message.get("body", b"") for message in self.delivered if message["type"] in _BODIES)
 
     @property
@@ -102,34 +102,34 @@ class Transcript:
         return None
 
     def __repr__(self) -> str:
-        return f"<Transcript {self.server} {self.ended}: {len(self.lines)} lines>"
+        return f"<Transcript {self.server} {self.ended}: {len(self.lines)} line{'' if len(self.lines) == 1 else 's'}>"
 
     def __str__(self) -> str:
-        end = {"returned": "returned", "raised": "raised", "hung": "hung"}.get(self.ended, f"was {self.ended}")
+        end = self.ended if self.ended in ("returned", "raised", "hung") else f"was {self.ended}"
         if self.raised is not None:
             end = f"raised {self.raised!r}"
         if self.went_on is not None:
             end += f", {self.went_on:.3f} s after the client left"
-        return "\n".join([*story(self), f"(the app {end})"])
+        return "\n".join([*printed_lines(self), f"(the app {end})"])
 
 
-def story(transcript: Transcript) -> list[str]:
-    """The lines with the departure among them, equal ones together."""
+def printed_lines(transcript: Transcript) -> list[str]:
+    """The lines of a transcript, with one where the client leaves; equal lines that follow each other are one."""
     client, lines = transcript.client, transcript.lines
     head = f"{client.scope()['type']} {client.path} on {transcript.server}"
     count = transcript.lines_until_departure
     if count is None:
-        return [head, *_together(lines)]
-    return [head, *_together(lines[:count]), f"-- the client leaves ({client.leaves_by}) --", *_together(lines[count:])]
+        return [head, *_grouped(lines)]
+    return [head, *_grouped(lines[:count]), f"-- the client leaves ({client.leaves_by}) --", *_grouped(lines[count:])]
 
 
-def _together(lines: list[str]) -> list[str]:
+def _grouped(lines: list[str]) -> list[str]:
     groups = [(line, len(list(group))) for line, group in itertools.groupby(lines)]
     return [f"  {line}" if count == 1 else f"  {line}  (x {count})" for line, count in groups]
 
 
-class View:
-    """What an application sees of its exchange: it stands where the application is called."""
+class CallRecorder:
+    """Records the app's calls of `receive` and `send`."""
 
     def __init__(self, simulated_server: SimulatedServer, receive: Callable[[], Awaitable[Message]], send: Any) -> None:
         self._simulated_server = simulated_server
@@ -140,19 +140,20 @@ class View:
         self.muted: list[Message] = []
         self.lines_until_departure: int | None = None
 
-    def note_departure(self, is_in_send: bool) -> None:
+    def client_left(self, is_in_send: bool) -> None:
+        """The client has left; inside a `send`, whose line is still to come, if `is_in_send`."""
         self.lines_until_departure = len(self.lines) + is_in_send
 
     async def receive(self) -> Message:
-        if self._simulated_server.is_out_of_time():  # a middleware may answer without asking the far side
-            await never_back()
+        if self._simulated_server.is_out_of_time():  # a middleware may answer without calling the server's receive
+            await block_forever()
         try:
             message = await self._receive()
         except BaseException as exception:
-            self.lines.append(f"receive: {_outcome(exception)}")
+            self.lines.append(f"receive: {_describe_exception(exception)}")
             raise
         self.received.append(message)
-        self.lines.append(f"receive: {_described(message)}")
+        self.lines.append(f"receive: {_describe_message(message)}")
         return message
 
     async def send(self, message: Message) -> Any:
@@ -161,7 +162,7 @@ class View:
         try:
             answer = await self._send(message)
         except BaseException as exception:
-            self.lines.append(f"send {kind}: {_outcome(exception)}")
+            self.lines.append(f"send {kind}: {_describe_exception(exception)}")
             raise
         else:
             self.lines.append(f"send {kind}: {answer!r}")
@@ -171,43 +172,47 @@ class View:
                 self.muted.append(message)
 
 
-_IN_SCOPE = "disconnect_mw.testing"
+_SCOPE_KEY = "disconnect_mw.testing"
 
 
 class Recorder:
-    """Stands in the scope for each `DisconnectMiddleware` to find: the innermost gives the application's own view."""
+    """Records the calls at the innermost `DisconnectMiddleware`, or at the server where there is none.
+
+    Each middleware finds it in the scope and calls `wrap`; the innermost is the last to do so.
+    """
 
     def __init__(self, simulated_server: SimulatedServer) -> None:
         self._simulated_server = simulated_server
-        self.view = View(simulated_server, simulated_server.receive, simulated_server.send)
+        self.calls = CallRecorder(simulated_server, simulated_server.receive, simulated_server.send)
 
     def put_into(self, scope: dict[str, Any]) -> None:
-        scope[_IN_SCOPE] = self
+        scope[_SCOPE_KEY] = self
 
-    def inside(self, receive: Callable[[], Awaitable[Message]], send: Any) -> tuple[Any, Any]:
-        """What the middleware gives its app in place of `receive` and `send`."""
-        self.view = View(self._simulated_server, receive, send)
+    def wrap(self, receive: Callable[[], Awaitable[Message]], send: Any) -> tuple[Any, Any]:
+        """Return what the middleware gives its app instead of `receive` and `send`."""
+        self.calls = CallRecorder(self._simulated_server, receive, send)
         if self._simulated_server.has_left:
-            self.view.note_departure(False)
-        return self.view.receive, self.view.send
+            self.calls.client_left(is_in_send=False)
+        return self.calls.receive, self.calls.send
 
 
-def _inside(scope: Any, receive: Callable[[], Awaitable[Message]], send: Any) -> tuple[Any, Any]:
-    recorder = scope.get(_IN_SCOPE)
-    return (receive, send) if recorder is None else recorder.inside(receive, send)
+def _wrap(scope: Any, receive: Callable[[], Awaitable[Message]], send: Any) -> tuple[Any, Any]:
+    recorder = scope.get(_SCOPE_KEY)
+    return (receive, send) if recorder is None else recorder.wrap(receive, send)
 
 
-_middleware.inside = _inside
+_middleware.inside = _wrap
 
 
-def _described(message: Message) -> str:
-    """A message in a line: what distinguishes it from others of its type."""
+def _describe_message(message: Message) -> str:
+    """The type of a message, and what tells it from others of that type."""
     if not isinstance(message, Mapping):
         return repr(message)
     kind = str(message.get("type"))
     if kind == "http.request":
+        size = len(message.get("body", b""))
         more = ", more to come" if message.get("more_body") else ""
-        return f"{kind} ({len(message.get('body', b''))} bytes{more})"
+        return f"{kind} ({size} byte{'' if size == 1 else 's'}{more})"
     if kind == "websocket.receive":
         return f"{kind} {message['bytes'] if message.get('text') is None else message['text']!r}"
     if kind == "websocket.disconnect":
@@ -215,5 +220,5 @@ def _described(message: Message) -> str:
     return kind
 
 
-def _outcome(exception: BaseException) -> str:
-    return f"raises {name_of(type(exception))}" if isinstance(exception, Exception) else "cancelled"
+def _describe_exception(exception: BaseException) -> str:
+    return f"raises {qualified_name(type(exception))}" if isinstance(exception, Exception) else "cancelled"

@@ -1,4 +1,4 @@
-"""One visit of a client to an application: the exchange is played to its end, and written down."""
+"""`visit`: a client's whole exchange with an app, and the transcript of it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from .._middleware import ASGIApp, single_callable
-from . import _checks, _tasks
+from . import _tasks
 from ._behaviour import Server
+from ._checks import check_choice, check_seconds
 from ._clients import Client, HTTPClient, WebSocketClient
 from ._hang import Hang, describe
-from ._simulated_server import between
+from ._simulated_server import create_simulated_server
 from ._transcript import Ended, Recorder, Transcript
 from .servers import SPEC_SILENT
 
-# How often, while patience lasts, it is noted that the event loop has its turns.
-_LOOKS = 4
+# How often within `patience` the exchange notes that the event loop runs.
+_TURNS_WITHIN_PATIENCE = 4
 
-# Seconds that the tasks which an application has left behind get, once they are cancelled.
+# Seconds that tasks which the app has left running have to end, once they are cancelled.
 _SECONDS_FOR_LEFTOVERS = 1.0
 
 
@@ -30,15 +31,18 @@ async def visit(
     patience: float = 5.0,
     raise_app_exceptions: bool = True,
 ) -> Transcript:
-    """Let `client` visit `app`, an ASGI application, by way of `server`; on asyncio or trio, whichever runs.
+    """Play one exchange of `client` with `app`, an ASGI application, on a simulated `server`; return its transcript.
 
-    The app has `patience` seconds to end: after its client has left, or if that stays or waits, after the last message
-    that got the exchange any further. Then `Hang` is raised, an `AssertionError` that names the await where the app
-    hangs, and the app is cancelled. An exception that leaves the app is raised here as well, unless
-    `raise_app_exceptions` is False; the transcript has it in any case. A server that cancels the app after so many
-    seconds does so in real time. `lifespan` is not run: the `state` of the client stands in for it.
+    It runs on asyncio or trio, on the event loop that runs already. `lifespan` is not run: the client's `state` stands
+    in for what it would leave in the scope.
 
-    Raises `TypeError` or `ValueError` at once for anything that is not of its kind.
+    The app has `patience` seconds to end, from when its client left. While the client is there they count from the last
+    message that the app received, or that the client waited for. After that the app is cancelled and `Hang` is raised,
+    an `AssertionError` that names the await in which the app hangs. A server that cancels the app (`cancels_after`)
+    does so in real time.
+
+    An exception that leaves the app is in the transcript, and is raised here unless `raise_app_exceptions` is False.
+    Raises `TypeError` or `ValueError`, before the app is called, for an argument that is wrong.
     """
     exchange = _Exchange(app, client, server, patience)
     transcript = await exchange.play()
@@ -57,11 +61,11 @@ def visit_now(
     raise_app_exceptions: bool = True,
     backend: Literal["asyncio", "trio"] = "asyncio",
 ) -> Transcript:
-    """As `visit`, for synchronous code: in an event loop of its own, asyncio's or trio's.
+    """As `visit`, for synchronous code: runs it in a new event loop, of asyncio or trio by `backend`.
 
-    Raises `RuntimeError` where an event loop runs already: there, `await visit(...)`.
+    Raises `RuntimeError` where an event loop of that kind runs already: there, `await visit(...)`.
     """
-    _checks.a_choice("backend", backend, ("asyncio", "trio"))
+    check_choice("backend", backend, ("asyncio", "trio"))
 
     async def play() -> Transcript:
         return await visit(app, client, server, patience=patience, raise_app_exceptions=raise_app_exceptions)
@@ -69,12 +73,12 @@ def visit_now(
     if backend == "trio":
         import trio
 
-        return trio.run(play)  # type: ignore[no-any-return, unused-ignore]  # trio is not there to be looked at, or is
+        return trio.run(play)  # type: ignore[no-any-return, unused-ignore]  # trio is installed or not
     return _run_on_asyncio(play)
 
 
 def _run_on_asyncio(play: Callable[[], Any]) -> Transcript:
-    """As `asyncio.run`, which would wait for ever for a task that does not let itself be cancelled."""
+    """As `asyncio.run`, which would wait for ever for a task that ignores its cancellation."""
     import asyncio
 
     try:
@@ -105,30 +109,32 @@ class _Exchange:
             raise TypeError(f"client must be an HTTPClient or a WebSocketClient, not {client!r}")
         if not isinstance(server, Server):
             raise TypeError(f"server must be a Server, one of disconnect_mw.testing.servers, not {server!r}")
-        _checks.seconds("patience", patience)
+        check_seconds("patience", patience)
         if patience == 0:
-            raise ValueError("patience must be more than 0 seconds: the app would be given up before its first turn")
+            raise ValueError(
+                "patience must be more than 0 seconds, not 0: the app would have no turn of the event loop"
+            )
         self._app: ASGIApp = single_callable(app)
         self._client = client
         self._server = server
         self._patience = patience
-        self._simulated_server = between(client, server)
-        self._simulated_server.on_departure = self._departs
-        self._simulated_server.on_progress = self._advances
+        self._simulated_server = create_simulated_server(client, server)
+        self._simulated_server.on_leave = self._client_left
+        self._simulated_server.on_progress = self._made_progress
         self._simulated_server.is_out_of_time = self._is_starved
         self._recorder = Recorder(self._simulated_server)
         self._left_at: float | None = None
         self._cancels_at: float | None = None
         self._task: _tasks.AppTask
-        self._advanced_at = 0.0
-        self._last_turn = time.monotonic()  # of the event loop; not on its own clock, which may be a test's
+        self._progress_at = 0.0
+        self._last_turn = time.monotonic()  # of the event loop; not by its clock, which a test may replace
 
     async def play(self) -> Transcript:
         if not self._simulated_server.calls_the_app:
             return self._transcript("never called", None)
         task = self._task = _tasks.new_task(self._call())
         task.start()
-        self._advanced_at = task.now()
+        self._progress_at = task.now()
         leaves_at = None
         if self._client.leaves_after_seconds is not None:
             leaves_at = task.now() + self._client.leaves_after_seconds
@@ -145,11 +151,11 @@ class _Exchange:
                 if self._cancels_at is not None and now >= self._cancels_at:
                     self._cancels_at = None
                     task.cancel()
-                since = self._left_at if self._left_at is not None else max(self._advanced_at, leaves_at or 0)
+                since = self._left_at if self._left_at is not None else max(self._progress_at, leaves_at or 0)
                 gives_up_at = since + self._patience
                 if now >= gives_up_at:
-                    raise self._hang()
-                times = (leaves_at, self._cancels_at, gives_up_at, now + self._patience / _LOOKS)
+                    raise self._make_hang()
+                times = (leaves_at, self._cancels_at, gives_up_at, now + self._patience / _TURNS_WITHIN_PATIENCE)
                 await task.wait(min(moment for moment in times if moment is not None) - now)
         finally:
             await task.abandon()
@@ -158,60 +164,64 @@ class _Exchange:
     async def _call(self) -> None:
         scope = self._simulated_server.scope()
         self._recorder.put_into(scope)
-        view = self._recorder.view
-        await self._app(scope, view.receive, view.send)
+        calls = self._recorder.calls
+        await self._app(scope, calls.receive, calls.send)
 
-    def _departs(self) -> None:
+    def _client_left(self) -> None:
         self._left_at = self._task.now()
         if self._simulated_server.behaviour.cancels_after is not None and not self._simulated_server.has_ended:
             self._cancels_at = self._left_at + self._simulated_server.behaviour.cancels_after
-        # Where a message makes the client leave, its line is still to come.
+        # A client that leaves after a message leaves inside the `send` of it, whose line is still to come.
         is_in_send = bool(self._client.leaves_after_messages)
-        self._recorder.view.note_departure(is_in_send)
+        self._recorder.calls.client_left(is_in_send)
         self._task.wake()
 
-    def _advances(self) -> None:
-        self._advanced_at = self._task.now()
+    def _made_progress(self) -> None:
+        self._progress_at = self._task.now()
 
     def _is_starved(self) -> bool:
-        """Has the event loop had no turn for too long?"""
+        """Whether the event loop has had no turn for `patience` seconds."""
         return time.monotonic() - self._last_turn > self._patience
 
-    def _hang(self) -> Hang:
+    def _make_hang(self) -> Hang:
         patience = f"{self._patience:g} s"
         simulated_server, client = self._simulated_server, self._client
         if simulated_server.has_left:
             why = f"The app had not ended {patience} after its client left."
         elif client.leaves_after_messages is not None:
             why = (
-                f"The client waits for {client.leaves_after_messages} messages before it leaves and has got "
+                f"The client leaves after {_count(client.leaves_after_messages, 'message')} and has got "
                 f"{len(simulated_server.delivered)}; for {patience} the app has neither sent the next nor ended."
             )
         elif isinstance(client, HTTPClient) and client.leaves_after_chunks is not None:
             why = (
-                f"The client waits until {client.leaves_after_chunks} chunks of its body have been read before it "
-                f"leaves; for {patience} the app has neither read the next nor sent anything nor ended."
+                f"The client leaves when the app has read {_count(client.leaves_after_chunks, 'chunk')} of its body; "
+                f"for {patience} the app has neither read the next nor sent a message nor ended."
             )
         else:
-            stalls = " (it has stalled, and reads no more)" if client.stalls_after_messages is not None else ""
+            stalls = " (it has stalled: it reads no more)" if client.stalls_after_messages is not None else ""
             why = f"The app had not ended after {patience}, and its client stays{stalls}."
         transcript = self._transcript("hung", None)
-        return Hang(describe(why, self._task.chains(), transcript), transcript)
+        return Hang(describe(why, self._task.await_chains(), transcript), transcript)
 
     def _transcript(self, ended: Ended, raised: BaseException | None) -> Transcript:
-        simulated_server, view = self._simulated_server, self._recorder.view
+        simulated_server, calls = self._simulated_server, self._recorder.calls
         went_on = None if self._left_at is None else self._task.ended_at_or_now() - self._left_at
         return Transcript(
             client=self._client,
             server=self._server,
             sent=simulated_server.sent[: len(simulated_server.sent) - len(simulated_server.wasted)],
             wasted=list(simulated_server.wasted),
-            muted=list(view.muted),
-            received=list(view.received),
-            lines=list(view.lines),
+            muted=list(calls.muted),
+            received=list(calls.received),
+            lines=list(calls.lines),
             delivered=list(simulated_server.delivered),
             ended=ended,
             raised=raised,
             went_on=went_on,
-            lines_until_departure=view.lines_until_departure,
+            lines_until_departure=calls.lines_until_departure,
         )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

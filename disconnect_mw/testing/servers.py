@@ -1,6 +1,6 @@
 """The servers as they were measured (Python 3.11, Linux, November 2026), and the two extremes of the specification.
 
-One constant for each server and version. Each definition says only what differs from its neighbour's.
+One constant for each server and version. A definition states only the differences to the one that it refers to.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import dataclasses
 from typing import Any
 
 from ._behaviour import (
+    CLIENTS_CODE,
     NOTHING_MORE,
-    THE_CLIENTS,
     Answers,
     HTTPServerBehaviour,
     Raises,
@@ -20,8 +20,8 @@ from ._behaviour import (
 )
 
 
-def _differing(server: Server, name: str, *, http: Any = None, websocket: Any = None) -> Server:
-    """`server` under another name, with these fields of its behaviour replaced."""
+def _derive(server: Server, name: str, *, http: Any = None, websocket: Any = None) -> Server:
+    """Return `server` under another name, with these fields of its behaviour replaced."""
     return Server(
         name,
         dataclasses.replace(server.http, **(http or {})),
@@ -31,29 +31,30 @@ def _differing(server: Server, name: str, *, http: Any = None, websocket: Any = 
 
 # The extremes of the specification
 
-_CLOSED = Raises(exception_class("server.ConnectionClosed", OSError), "the client has disconnected")
+_CONNECTION_CLOSED = Raises(exception_class("server.ConnectionClosed", OSError), "the client has disconnected")
 
 SPEC_SILENT = Server(
     "spec-silent",
     HTTPServerBehaviour(spec_version="2.3"),
     WebSocketServerBehaviour(spec_version="2.3"),
 )
-"""ASGI up to 2.3: what is sent to a client that has gone is a no-op."""
+"""ASGI up to 2.3: a `send` after the client has left is a no-op."""
 
 SPEC_RAISING = Server(
     "spec-raising",
-    HTTPServerBehaviour(spec_version="2.4", send=_CLOSED, blocked_send=_CLOSED),
+    HTTPServerBehaviour(spec_version="2.4", send=_CONNECTION_CLOSED, blocked_send=_CONNECTION_CLOSED),
     WebSocketServerBehaviour(
         spec_version="2.4",
-        lost=Answers(send=_CLOSED),
-        before_accept=Answers(send=_CLOSED),
-        after_end=Answers(send=_CLOSED),
-        blocked_send=_CLOSED,
+        lost=Answers(send=_CONNECTION_CLOSED),
+        before_accept=Answers(send=_CONNECTION_CLOSED),
+        after_end=Answers(send=_CONNECTION_CLOSED),
+        blocked_send=_CONNECTION_CLOSED,
     ),
 )
 """ASGI 2.4 and later: `send` "should raise a server-specific subclass of OSError"."""
 
-# uvicorn. A client that has gone: ClientDisconnected, once the app has received the disconnect: RuntimeError.
+# uvicorn. On a WebSocket whose client has left, `send` raises ClientDisconnected; once the app has received the
+# disconnect, RuntimeError.
 
 _DENIAL = "websocket.http.response"
 
@@ -62,7 +63,7 @@ _AFTER_CLOSE = Raises(RuntimeError, "Unexpected ASGI message '{type}', after sen
 _AFTER_CLOSE_OR_RESPONSE = Raises(
     RuntimeError, "Unexpected ASGI message '{type}', after sending 'websocket.close' or response already completed."
 )
-_GONE = Raises(exception_class("uvicorn.protocols.utils.ClientDisconnected", OSError))
+_CLIENT_DISCONNECTED = Raises(exception_class("uvicorn.protocols.utils.ClientDisconnected", OSError))
 _WEBSOCKETS_CLOSED = exception_class(
     "websockets.exceptions.ConnectionClosed", exception_class("websockets.exceptions.WebSocketException", Exception)
 )
@@ -91,48 +92,50 @@ UVICORN_0_13_4 = Server(
         codes_after_refusal=(1006,),
         second_reader=_TWO_READERS,
         blocked_send=_WEBSOCKETS_ERROR,
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
-UVICORN_0_20_0 = _differing(
+UVICORN_0_20_0 = _derive(
     UVICORN_0_13_4,
     "uvicorn-0.20.0",
     http={"spec_version": "2.3"},
     websocket={
         "spec_version": "2.3",
         "drops_unread": False,
-        "told": Answers(send=_AFTER_CLOSE_OR_RESPONSE, close=_AFTER_CLOSE_OR_RESPONSE),
+        "received": Answers(send=_AFTER_CLOSE_OR_RESPONSE, close=_AFTER_CLOSE_OR_RESPONSE),
         "codes_of_loss": (1006, 1005),
-        "codes_of_close": (THE_CLIENTS, 1005),
+        "codes_of_close": (CLIENTS_CODE, 1005),
         "codes_before_accept": (1006,),
         "codes_after_end": (1005,),
         "late_close_code": 1005,
     },
 )
-UVICORN_0_27_0 = _differing(
+UVICORN_0_27_0 = _derive(
     UVICORN_0_20_0,
     "uvicorn-0.27.0",
     websocket={
         "spec_version": "2.4",
         "extensions": (_DENIAL,),
-        "lost": Answers(send=_GONE),
+        "lost": Answers(send=_CLIENT_DISCONNECTED),
         "closed": None,
-        "before_accept": Answers(send=_GONE, close=_NO_ATTRIBUTE),
+        "before_accept": Answers(send=_CLIENT_DISCONNECTED, close=_NO_ATTRIBUTE),
         "after_end": Answers(send=_AFTER_CLOSE_OR_RESPONSE, close=_AFTER_CLOSE_OR_RESPONSE),
-        "blocked_send": _GONE,
+        "blocked_send": _CLIENT_DISCONNECTED,
     },
 )
-UVICORN_0_28_0 = _differing(
-    UVICORN_0_27_0, "uvicorn-0.28.0", http={"spec_version": "2.4", "send": _GONE, "blocked_send": _GONE}
+UVICORN_0_28_0 = _derive(
+    UVICORN_0_27_0,
+    "uvicorn-0.28.0",
+    http={"spec_version": "2.4", "send": _CLIENT_DISCONNECTED, "blocked_send": _CLIENT_DISCONNECTED},
 )
 """The one version whose HTTP `send` raises."""
 
-UVICORN_0_28_1 = _differing(UVICORN_0_27_0, "uvicorn-0.28.1", http={"spec_version": "2.4"})
-"""It claims 2.4, as all versions to 0.32.0 do, and stays silent."""
+UVICORN_0_28_1 = _derive(UVICORN_0_27_0, "uvicorn-0.28.1", http={"spec_version": "2.4"})
+"""It claims 2.4, as all versions to 0.32.0 do, and its `send` is silent."""
 
-UVICORN_0_30_6 = _differing(UVICORN_0_28_1, "uvicorn-0.30.6", websocket={"tells_reason": True})
-UVICORN_0_34_3 = _differing(UVICORN_0_30_6, "uvicorn-0.34.3", http={"spec_version": "2.3"})
-UVICORN_0_54_0 = _differing(UVICORN_0_34_3, "uvicorn-0.54.0")
+UVICORN_0_30_6 = _derive(UVICORN_0_28_1, "uvicorn-0.30.6", websocket={"gives_reason": True})
+UVICORN_0_34_3 = _derive(UVICORN_0_30_6, "uvicorn-0.34.3", http={"spec_version": "2.3"})
+UVICORN_0_54_0 = _derive(UVICORN_0_34_3, "uvicorn-0.54.0")
 
 # uvicorn with wsproto: HTTP is the same.
 
@@ -159,10 +162,10 @@ UVICORN_0_13_4_WSPROTO = Server(
         then="waits",
         blocked_send="blocks",
         stays_blocked=True,
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
-"""A lost connection is told only by RST, without a code."""
+"""`receive` reports a lost connection only after an RST, without a code."""
 
 UVICORN_0_20_0_WSPROTO = Server(
     "uvicorn-0.20.0-wsproto",
@@ -173,7 +176,7 @@ UVICORN_0_20_0_WSPROTO = Server(
         before_accept=Answers(send=_WSPROTO_ERROR, close=_WSPROTO_ERROR, accept=_NO_ACCEPT, refuse=_WSPROTO_ERROR),
         codes_of_loss=(1005,),
         codes_of_reset=None,
-        codes_of_close=(THE_CLIENTS, 1005),
+        codes_of_close=(CLIENTS_CODE, 1005),
         codes_before_accept=(1006,),
         codes_after_end=(1000, 1005),
         codes_after_refusal=(1006, 1005),
@@ -187,11 +190,16 @@ UVICORN_0_27_0_WSPROTO = Server(
         UVICORN_0_20_0_WSPROTO.websocket,
         spec_version="2.4",
         extensions=(_DENIAL,),
-        closed=Answers(send=_GONE, close=_GONE),
+        closed=Answers(send=_CLIENT_DISCONNECTED, close=_CLIENT_DISCONNECTED),
         before_accept=Answers(
-            send=_GONE, close=_GONE, accept=_NO_ACCEPT, refuse=_GONE, deny=_NO_ACCEPT, denied=_NO_ACCEPT
+            send=_CLIENT_DISCONNECTED,
+            close=_CLIENT_DISCONNECTED,
+            accept=_NO_ACCEPT,
+            refuse=_CLIENT_DISCONNECTED,
+            denial_start=_NO_ACCEPT,
+            denial_body=_NO_ACCEPT,
         ),
-        after_refusal=Answers(send=_AFTER_CLOSE, refuse=_AFTER_CLOSE, denied=_WSPROTO_ERROR),
+        after_refusal=Answers(send=_AFTER_CLOSE, refuse=_AFTER_CLOSE, denial_body=_WSPROTO_ERROR),
     ),
 )
 UVICORN_0_28_0_WSPROTO = Server("uvicorn-0.28.0-wsproto", UVICORN_0_28_0.http, UVICORN_0_27_0_WSPROTO.websocket)
@@ -199,34 +207,41 @@ UVICORN_0_28_1_WSPROTO = Server("uvicorn-0.28.1-wsproto", UVICORN_0_28_1.http, U
 UVICORN_0_30_6_WSPROTO = Server(
     "uvicorn-0.30.6-wsproto",
     UVICORN_0_30_6.http,
-    dataclasses.replace(UVICORN_0_27_0_WSPROTO.websocket, tells_reason=True),
+    dataclasses.replace(UVICORN_0_27_0_WSPROTO.websocket, gives_reason=True),
 )
 UVICORN_0_34_3_WSPROTO = Server("uvicorn-0.34.3-wsproto", UVICORN_0_34_3.http, UVICORN_0_30_6_WSPROTO.websocket)
 
-_ALWAYS_GONE = Answers(send=_GONE, close=_GONE, accept=_GONE, refuse=_GONE, deny=_GONE, denied=_GONE)
+_ALL_RAISE = Answers(
+    send=_CLIENT_DISCONNECTED,
+    close=_CLIENT_DISCONNECTED,
+    accept=_CLIENT_DISCONNECTED,
+    refuse=_CLIENT_DISCONNECTED,
+    denial_start=_CLIENT_DISCONNECTED,
+    denial_body=_CLIENT_DISCONNECTED,
+)
 
 UVICORN_0_54_0_WSPROTO = Server(
     "uvicorn-0.54.0-wsproto",
     UVICORN_0_54_0.http,
     dataclasses.replace(
         UVICORN_0_34_3_WSPROTO.websocket,
-        lost=_ALWAYS_GONE,
+        lost=_ALL_RAISE,
         closed=None,
-        before_accept=_ALWAYS_GONE,
-        after_end=_ALWAYS_GONE,
+        before_accept=_ALL_RAISE,
+        after_end=_ALL_RAISE,
         after_refusal=None,
         late_close_code=None,
-        unread_hides=True,
-        blocked_send=_GONE,
+        unread_hides_disconnect=True,
+        blocked_send=_CLIENT_DISCONNECTED,
         stays_blocked=False,
     ),
 )
-UVICORN_0_54_0_SANSIO = _differing(
+UVICORN_0_54_0_SANSIO = _derive(
     UVICORN_0_54_0_WSPROTO, "uvicorn-0.54.0-sansio", websocket={"codes_after_denial": (1006, 1006, 1005)}
 )
-"""With the implementation that uvicorn calls websockets-sansio."""
+"""With the WebSocket implementation that uvicorn calls websockets-sansio."""
 
-# Hypercorn: silent, and it tells only once.
+# Hypercorn: `send` is silent, and `receive` delivers one disconnect.
 
 _UNEXPECTED = Raises(
     exception_class("hypercorn.utils.UnexpectedMessageError", Exception),
@@ -240,48 +255,48 @@ _NO_TIMING = Raises(AttributeError, "'WSStream' object has no attribute 'start_t
 
 HYPERCORN_0_14_4 = Server(
     "hypercorn-0.14.4",
-    HTTPServerBehaviour(spec_version="2.1", times_told=1, send_after_end=_UNEXPECTED, half_close="delivers"),
+    HTTPServerBehaviour(spec_version="2.1", disconnects=1, send_after_end=_UNEXPECTED, half_close="delivers"),
     WebSocketServerBehaviour(
         spec_version="2.3",
         extensions=(_DENIAL,),
-        after_refusal=Answers(send=_UNEXPECTED_WEBSOCKET, refuse=_NO_TIMING, denied=_UNEXPECTED_WEBSOCKET),
+        after_refusal=Answers(send=_UNEXPECTED_WEBSOCKET, refuse=_NO_TIMING, denial_body=_UNEXPECTED_WEBSOCKET),
         codes_of_close=(1006,),
         codes_after_refusal=(),
         then="waits",
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
-HYPERCORN_0_16_0 = _differing(HYPERCORN_0_14_4, "hypercorn-0.16.0")
-HYPERCORN_0_18_0 = _differing(HYPERCORN_0_16_0, "hypercorn-0.18.0")
+HYPERCORN_0_16_0 = _derive(HYPERCORN_0_14_4, "hypercorn-0.16.0")
+HYPERCORN_0_18_0 = _derive(HYPERCORN_0_16_0, "hypercorn-0.18.0")
 
-HYPERCORN_0_14_4_HTTP2 = _differing(
+HYPERCORN_0_14_4_HTTP2 = _derive(
     HYPERCORN_0_14_4,
     "hypercorn-0.14.4-http2",
     http={
         "http_version": "2",
         "extensions": ("http.response.early_hint", "http.response.push"),
         "send": "blocks",
-        "buffers": 32768,
+        "buffer_size": 32768,
         "send_after_reset": "silent",
         "blocked_send": "never blocks",
-        "half_close": "departure",
+        "half_close": "disconnect",
     },
 )
-"""When the connection is lost ("fin") it blocks for ever; a reset of the stream ("rst") leaves it silent."""
+"""`send` blocks for ever when the connection is lost ("fin"), and is silent after a reset of the stream ("rst")."""
 
-HYPERCORN_0_16_0_HTTP2 = _differing(HYPERCORN_0_14_4_HTTP2, "hypercorn-0.16.0-http2")
-HYPERCORN_0_18_0_HTTP2 = _differing(
+HYPERCORN_0_16_0_HTTP2 = _derive(HYPERCORN_0_14_4_HTTP2, "hypercorn-0.16.0-http2")
+HYPERCORN_0_18_0_HTTP2 = _derive(
     HYPERCORN_0_16_0_HTTP2,
     "hypercorn-0.18.0-http2",
     http={"extensions": ("http.response.early_hint", "http.response.push", "http.response.trailers")},
 )
 
-# Daphne: silent, tells only once, takes uploads and responses of any size into memory.
+# Daphne: `send` is silent, `receive` delivers one disconnect, uploads and responses of any size are held in memory.
 
 DAPHNE_3_0_2 = Server(
     "daphne-3.0.2",
     HTTPServerBehaviour(
-        spec_version=None, times_told=1, buffers_upload=True, blocked_send="never blocks", cancels_after=10
+        spec_version=None, disconnects=1, buffers_upload=True, blocked_send="never blocks", cancels_after=10
     ),
     WebSocketServerBehaviour(
         spec_version=None,
@@ -289,10 +304,10 @@ DAPHNE_3_0_2 = Server(
         then="waits",
         blocked_send="never blocks",
         cancels_after=10,
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
-DAPHNE_4_2_3 = _differing(DAPHNE_3_0_2, "daphne-4.2.3")
+DAPHNE_4_2_3 = _derive(DAPHNE_3_0_2, "daphne-4.2.3")
 
 # granian
 
@@ -304,9 +319,9 @@ GRANIAN_1_7_6 = Server(
     HTTPServerBehaviour(
         spec_version="2.3",
         extensions=(_PATHSEND,),
-        tells="after a send",
-        times_told=1,
-        times_told_of_cut_upload=2,
+        disconnect_comes="after a send",
+        disconnects=1,
+        disconnects_of_cut_upload=2,
         send_after_end=_FLOW_ERROR,
     ),
     WebSocketServerBehaviour(
@@ -314,7 +329,7 @@ GRANIAN_1_7_6 = Server(
         extensions=(_PATHSEND,),
         sends_until_noticed=1,
         lost=Answers(send=_FLOW_ERROR),
-        told=Answers(),
+        received=Answers(),
         before_accept=Answers(send=_FLOW_ERROR, accept=_FLOW_ERROR),
         after_end=Answers(send=_FLOW_ERROR),
         codes_of_loss=(),
@@ -323,10 +338,10 @@ GRANIAN_1_7_6 = Server(
         receive_before_accept="connect",
         half_close="delivers",
         blocked_send=_FLOW_ERROR,
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
-"""It does not notice that an HTTP client has left, until a `send` fails; and a WebSocket's `receive` raises."""
+"""It notices that an HTTP client has left only when a `send` fails. On a WebSocket `receive` raises."""
 
 _NOT_INITIALIZED = Raises(RuntimeError, "ASGI flow error: Transport not initialized or closed")
 
@@ -341,17 +356,17 @@ GRANIAN_2_8_7 = Server(
         spec_version="2.3",
         extensions=(_PATHSEND, _DENIAL),
         codes_of_loss=(1005,),
-        codes_of_close=(THE_CLIENTS, 1005),
+        codes_of_close=(CLIENTS_CODE, 1005),
         codes_after_end=(1005,),
         codes_after_refusal=(1005, NOTHING_MORE),
         late_refusal_codes=(1005, NOTHING_MORE),
         half_close="delivers",
         codes_after_denial=(NOTHING_MORE,),
-        before_accept=Answers(denied=_NOT_INITIALIZED),
-        after_refusal=Answers(denied=_NOT_INITIALIZED),
+        before_accept=Answers(denial_body=_NOT_INITIALIZED),
+        after_refusal=Answers(denial_body=_NOT_INITIALIZED),
         late_close_code=1005,
         receive_before_accept="waits",
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
 
@@ -390,10 +405,10 @@ GUNICORN_27_0_1 = Server(
         then="waits",
         blocked_send="blocks",
         cancels_after=3,
-        tells_reason=False,
+        gives_reason=False,
     ),
 )
-"""With its worker class `asgi`. With uvicorn's it behaves as uvicorn does."""
+"""With its worker class `asgi`. With uvicorn's worker class it behaves as uvicorn does."""
 
 ALL = (
     SPEC_SILENT,
@@ -427,4 +442,4 @@ ALL = (
     GRANIAN_2_8_7,
     GUNICORN_27_0_1,
 )
-"""Every server here, the extremes first."""
+"""All servers of this module, the two extremes first."""

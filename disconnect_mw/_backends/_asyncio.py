@@ -1,0 +1,350 @@
+"""asyncio, and uvloop. Imported once an event loop of asyncio runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import sys
+import traceback
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
+from typing import Any, ClassVar
+
+from .._frames import chain, is_running
+from ._base import Call, Handle, SendTimedOut, is_cancelled_error
+from ._by_hand import turn
+
+# The message of a cancellation by this middleware.
+_MARK = "disconnect_mw: the client has disconnected"
+
+# Seconds until the next try to cancel a task while another cancellation of it is pending, and for how long one without
+# `uncancel` counts as pending before it counts as swallowed. (A TaskGroup of 3.11 and 3.12 that has failed leaves one
+# behind.)
+_UNTIL_TRIED_AGAIN = 0.05
+_UNTIL_SWALLOWED = 1.0
+
+# An anyio cancel scope does not know our cancellation for its own, but repeats itself within so many turns.
+_TURNS_TO_REPEAT = 2
+
+
+class AsyncioWaiter(asyncio.Future[None]):
+    __slots__ = ()
+
+    def set(self) -> None:
+        if not self.done():
+            self.set_result(None)
+
+
+class AsyncioAppScope:
+    """The task that runs the app."""
+
+    __slots__ = ("_cancelled_before", "_task")
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self._cancelled_before = 0
+
+    def cancel(self, tried_for: float) -> float | None:
+        """Request the cancellation, as `asyncio.timeout` does: once. See `AppScope.cancel`.
+
+        It is postponed while another cancellation of the task is pending, since the two could not be told apart
+        afterwards (P6), and while the task runs: it may be about to return, and a cancellation that it does not live to
+        see would reach the server's own code.
+        """
+        task = self._task
+        self._cancelled_before = _cancelling(task)
+        if _is_being_cancelled(task) or (self._cancelled_before and tried_for < _UNTIL_SWALLOWED):
+            return _UNTIL_TRIED_AGAIN
+        if task._fut_waiter is None and asyncio.current_task() is not None:
+            return 0
+        task.cancel(_MARK)
+        return None
+
+    def absorb(self, exception: BaseException | None) -> bool:
+        task, before = self._task, self._cancelled_before
+        if _cancelling(task) > before:
+            task.uncancel()
+        return _cancelling(task) <= before and is_cancelled_error(exception) and (not before or _is_marked(exception))
+
+    async def others(self, exception: BaseException) -> BaseException:
+        if is_cancelled_error(exception) and _MARK in exception.args:
+            try:
+                for _ in range(_TURNS_TO_REPEAT):
+                    await turn()
+            except BaseException as other:
+                return other
+        return exception
+
+    def awaited_by_wait(self) -> Any:
+        awaited = [*chain(self._task.get_coro())]
+        return awaited[-1] if any(is_running(asyncio.wait.__code__, awaitable) for awaitable in awaited) else None
+
+    def has_ended_app(self) -> bool:
+        return False
+
+
+def _cancelling(task: Any) -> int:
+    """How many cancellations were requested without `uncancel`."""
+    return int(task.cancelling())
+
+
+def _is_being_cancelled(task: Any) -> bool:
+    """Whether a cancellation of `task` is on its way, which it has not met yet."""
+    # None has neither, nor has the waiter of granian 1.7.6; that of a gather is cancelled only when all of its tasks
+    # are.
+    waiter = task._fut_waiter
+    return bool(
+        task._must_cancel or getattr(waiter, "cancelled", bool)() or getattr(waiter, "_cancel_requested", False)
+    )
+
+
+def _is_marked(exception: BaseException | None) -> bool:
+    """Whether it is our cancellation, or what an awaited task made of it, and none that came before or after.
+
+    Of two, the later one comes up while the earlier one is handled, and so in a frame that that one has passed as well.
+    """
+    while exception is not None and _MARK not in exception.args:
+        frames = {frame for frame, _ in traceback.walk_tb(exception.__traceback__)}
+        exception = exception.__context__
+        if exception is None or any(frame in frames for frame, _ in traceback.walk_tb(exception.__traceback__)):
+            return False
+    return exception is not None and not is_cancelled_error(exception.__context__)
+
+
+class AsyncioBackend:
+    # Until 3.12 asyncio.current_task is a Python function around this look-up, as dear as all the rest of a receive.
+    __slots__ = ("current_task",)
+    repeats_cancellation: ClassVar = False
+
+    def __init__(self) -> None:
+        self.current_task: Callable[[Any], Any] = (
+            asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]  # private
+        )
+
+    def token(self) -> Any:
+        return asyncio._get_running_loop()
+
+    def checkpoint(self) -> Awaitable[None]:
+        return turn()
+
+    def create_waiter(self) -> AsyncioWaiter:
+        return AsyncioWaiter(loop=asyncio.get_running_loop())
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context | None = None) -> Handle:
+        loop = asyncio.get_running_loop()
+        context = contextvars.copy_context() if context is None else context  # an empty one is false
+        if sys.version_info >= (3, 12):
+            return asyncio.Task(coroutine, loop=loop, context=context, eager_start=True)
+        # By hand what eager_start does: the step must find the new task as the current one, because what the server's
+        # receive opens there (a time-out, an anyio task group in a middleware outside) binds itself to it.
+        started = _EagerCoroutine(coroutine, context)
+        task = context.run(asyncio.Task, started, loop=loop)
+        current = asyncio.current_task(loop)
+        if current is not None:
+            asyncio.tasks._leave_task(loop, current)
+        asyncio.tasks._enter_task(loop, task)
+        try:
+            started.start()
+        finally:
+            asyncio.tasks._leave_task(loop, task)
+            if current is not None:
+                asyncio.tasks._enter_task(loop, current)
+        return task
+
+    def spawn_background(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> None:
+        task: Any = self.spawn(coroutine, context)
+        _background.add(task)
+        task.add_done_callback(_background.discard)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Handle:
+        loop = asyncio.get_running_loop()
+        context = contextvars.Context()
+        if not seconds:  # before whatever else comes next, a timer after it
+            return loop.call_soon(callback, context=context)
+        return loop.call_later(seconds, callback, context=context)
+
+    def call_in(self, token: Any, callback: Callable[[], None]) -> None:
+        if token is asyncio._get_running_loop():
+            callback()
+            return
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            token.call_soon_threadsafe(callback)
+
+    async def move_on_after(self, seconds: float, coroutine: Coroutine[Any, Any, None]) -> None:
+        loop = asyncio.get_running_loop()
+        ended = AsyncioWaiter(loop=loop)
+
+        async def run() -> None:
+            try:
+                await coroutine
+            finally:
+                ended.set()
+
+        task = self.spawn(run())
+        if ended.done():
+            return
+        timer = loop.call_later(seconds, ended.set)
+        try:
+            await ended
+        finally:
+            timer.cancel()
+            task.cancel()  # which does nothing to one that has ended
+
+    async def fail_after(self, seconds: float, awaitable: Awaitable[Any]) -> Any:
+        """See `Backend.fail_after`. A coroutine makes its first step before there is a timer: nearly all end in it."""
+        if type(awaitable) is types.CoroutineType:
+            try:
+                awaitable = StartedCoroutine(awaitable, awaitable.send(None))
+            except StopIteration as end:
+                return end.value
+        loop = asyncio.get_running_loop()
+        task = self.current_task(loop)
+        is_late = False
+
+        def wake() -> None:
+            nonlocal is_late
+            is_late = self.wake(task, None)
+
+        timer = loop.call_later(seconds, wake, context=contextvars.Context())
+        try:
+            result = await awaitable
+            if is_late:
+                self.uncancel(task)
+            return result
+        except BaseException as exception:
+            if is_late and self.absorb(task, exception) and is_cancelled_error(exception):
+                raise SendTimedOut from None
+            raise
+        finally:
+            timer.cancel()
+            task = None  # which may come to hold an exception whose traceback holds this frame
+
+    def app_scope(self, task: Any) -> AsyncioAppScope | None:
+        return None if task is None else AsyncioAppScope(task)
+
+    def wakeable(self, call: Call) -> Call:
+        return call
+
+    def unwakeable(self, call: Call) -> Call:
+        return call
+
+    def wake(self, task: Any, call: Call | None) -> bool:
+        if task is None or task.cancelling():
+            return False
+        task.cancel(_MARK)
+        return True
+
+    def absorb(self, task: Any, exception: BaseException | None) -> bool:
+        return bool(task.uncancel() == 0)
+
+    def uncancel(self, task: Any) -> None:
+        if task.cancelling():
+            task.uncancel()
+
+    def suspended_in(
+        self, code: types.CodeType, calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
+    ) -> Iterator[tuple[Any, Any, list[Any]]]:
+        by_id = {id(owner): owner for owner, _ in calls}
+        for task in () if not by_id else asyncio.all_tasks() if tasks is None else tasks:
+            awaited = list(chain(task.get_coro()))
+            for index, awaitable in enumerate(awaited):
+                if is_running(code, awaitable):
+                    # The frame refers to the connection. Not `f_locals`: reading those of a live frame keeps what they
+                    # hold alive (3.11, 3.12).
+                    for thing in gc.get_referents(awaitable):
+                        if id(thing) in by_id:
+                            yield task, thing, awaited[index + 1 :]
+
+    def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
+        if isinstance(exception, (asyncio.CancelledError, SystemExit, KeyboardInterrupt)):
+            return exception, None
+        if isinstance(exception, BaseExceptionGroup):
+            return exception.split(KeyboardInterrupt)
+        return None, exception
+
+    async def wait_before_peek(self) -> bool:
+        return False
+
+    def cancelled_scope(self) -> None:
+        return None
+
+
+_background: set[Any] = set()  # of which asyncio itself keeps no hold
+
+
+class _EagerCoroutine(Coroutine[Any, Any, Any]):
+    """A coroutine whose first step is made before its task has its turn, and every step in one context (3.11)."""
+
+    __slots__ = ("_context", "_coroutine", "_has_ended", "_is_ahead", "_yielded")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> None:
+        self._coroutine = coroutine
+        self._context = context
+        self._has_ended = False
+        self._is_ahead = False
+        self._yielded: Any = None
+
+    def start(self) -> None:
+        try:
+            self._yielded = self._context.run(self._coroutine.send, None)
+        except StopIteration:
+            self._has_ended = True
+        except BaseException:  # an exit; the coroutine raises nothing else
+            self._has_ended = True
+            raise
+        else:
+            self._is_ahead = True
+
+    def send(self, value: Any) -> Any:
+        if self._has_ended:
+            raise StopIteration
+        if self._is_ahead:
+            self._is_ahead = False
+            return self._yielded
+        return self._context.run(self._coroutine.send, value)
+
+    def throw(self, *exception: Any) -> Any:
+        if self._has_ended:
+            raise StopIteration
+        self._is_ahead = False
+        return self._context.run(self._coroutine.throw, *exception)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        raise TypeError("a task drives this coroutine: it cannot be awaited")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)  # cr_frame and the like, for whoever inspects the task
+
+
+class StartedCoroutine:
+    """A coroutine that has made its first step, to be awaited by the task that made it."""
+
+    __slots__ = ("_coroutine", "_is_ahead", "_yielded", "close", "throw")
+
+    def __init__(self, coroutine: types.CoroutineType[Any, Any, Any], yielded: Any) -> None:
+        self._coroutine = coroutine
+        self._yielded = yielded
+        self._is_ahead = True
+        self.close = coroutine.close
+        self.throw = coroutine.throw  # no method: its frame would hold an exception whose traceback holds the frame
+
+    def __await__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        if not self._is_ahead:
+            return self._coroutine.send(value)
+        self._is_ahead = False
+        yielded, self._yielded = self._yielded, None  # a future holds its exception, whose traceback may hold this
+        return yielded
+
+
+ASYNCIO = AsyncioBackend()

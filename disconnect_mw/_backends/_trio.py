@@ -1,0 +1,206 @@
+"""trio. Imported once an event loop of trio runs."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
+from typing import Any, ClassVar
+
+import trio
+
+from .._frames import chain
+from ._base import Call, Handle, SendTimedOut, Woken
+
+
+class TrioWaiter:
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._event.wait().__await__()
+
+
+class TrioAppScope:
+    """The app, in a cancel scope of its own: trio has no way to cancel a task from outside."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self) -> None:
+        self._scope = trio.CancelScope()
+
+    async def run(self, app: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        with self._scope:
+            return await app(*arguments)
+
+    def cancel(self, tried_for: float) -> None:
+        self._scope.cancel()
+
+    def absorb(self, exception: BaseException | None) -> bool:
+        return self.has_ended_app() and exception is None  # of a group, what else was in it comes out
+
+    async def others(self, exception: BaseException) -> BaseException:
+        return exception
+
+    def awaited_by_wait(self) -> None:
+        return None
+
+    def has_ended_app(self) -> bool:
+        return bool(self._scope.cancelled_caught)
+
+
+class WakeableCall:
+    """The server's `receive` or `send`, each call in a cancel scope: trio has no way to wake another task's await."""
+
+    __slots__ = ("__self__", "call", "scopes")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.__self__ = getattr(call, "__self__", None)  # as a bound method has it
+        self.scopes: dict[Any, Any] = {}  # of the calls that are at the server now, by their tasks
+
+    async def __call__(self, *message: Any) -> Any:
+        task = trio.lowlevel.current_task()
+        with trio.CancelScope() as scope:
+            self.scopes[task] = scope
+            try:
+                return await self.call(*message)
+            finally:
+                del self.scopes[task]
+        raise Woken
+
+
+class TrioBackend:
+    repeats_cancellation: ClassVar = True
+
+    def current_task(self, token: Any) -> Any:
+        return trio.lowlevel.current_task()
+
+    def token(self) -> Any:
+        return trio.lowlevel.current_trio_token()
+
+    def checkpoint(self) -> Awaitable[None]:
+        return trio.lowlevel.checkpoint()
+
+    def create_waiter(self) -> TrioWaiter:
+        return TrioWaiter()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context | None = None) -> Handle:
+        context = contextvars.copy_context() if context is None else context  # an empty one is false
+        scope = trio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                await coroutine
+
+        trio.lowlevel.spawn_system_task(run, context=context)
+        return scope
+
+    def spawn_background(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> None:
+        self.spawn(coroutine, context)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Handle:
+        async def call() -> None:
+            await trio.sleep(seconds)
+            callback()
+
+        return self.spawn(call(), contextvars.Context())
+
+    def call_in(self, token: Any, callback: Callable[[], None]) -> None:
+        try:
+            is_here = trio.lowlevel.current_trio_token() is token
+        except RuntimeError:  # the caller runs in no event loop of trio
+            is_here = False
+        if is_here:
+            callback()
+            return
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            token.run_sync_soon(callback)
+
+    async def move_on_after(self, seconds: float, coroutine: Coroutine[Any, Any, None]) -> None:
+        with trio.move_on_after(seconds):
+            await coroutine
+
+    async def fail_after(self, seconds: float, awaitable: Awaitable[Any]) -> Any:
+        """See `Backend.fail_after`. In a task that can be abandoned: Hypercorn shields its send from every scope."""
+        ended = trio.Event()
+        result: list[Any] = []
+        raised: list[Exception] = []
+
+        async def run() -> None:
+            try:
+                result.append(await awaitable)
+            except Exception as exception:
+                raised.append(exception)
+            finally:
+                ended.set()
+
+        task = self.spawn(run())
+        try:
+            with trio.move_on_after(seconds):
+                await ended.wait()
+        finally:
+            task.cancel()  # which does nothing to one that has ended
+        if raised:
+            raise raised[0]
+        if not result:
+            raise SendTimedOut
+        return result[0]
+
+    def app_scope(self, task: TrioAppScope | None) -> TrioAppScope:
+        return TrioAppScope() if task is None else task
+
+    def wakeable(self, call: Call) -> WakeableCall:
+        return WakeableCall(call)
+
+    def unwakeable(self, call: Any) -> Call:
+        return call.call  # type: ignore[no-any-return]  # a WakeableCall's
+
+    def wake(self, task: Any, call: Any) -> bool:
+        scope = call.scopes.get(task)
+        if scope is None:
+            return False
+        scope.cancel()
+        return True
+
+    def absorb(self, task: Any, exception: BaseException | None) -> bool:
+        return exception is None or isinstance(exception, Woken)
+
+    def uncancel(self, task: Any) -> None: ...
+
+    def suspended_in(
+        self, code: types.CodeType, calls: Iterable[tuple[Any, Any]], tasks: Iterable[Any] | None = None
+    ) -> Iterator[tuple[Any, Any, list[Any]]]:
+        for owner, call in calls:
+            for task in [*call.scopes]:
+                yield task, owner, list(chain(task.coro))
+
+    def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
+        kinds = (KeyboardInterrupt, trio.Cancelled)
+        if isinstance(exception, BaseExceptionGroup):
+            return exception.split(kinds)
+        return (exception, None) if isinstance(exception, kinds) else (None, exception)
+
+    async def wait_before_peek(self) -> bool:
+        if trio.current_effective_deadline() != -math.inf:
+            return False
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return True
+
+    def cancelled_scope(self) -> Any:
+        if trio.current_effective_deadline() != -math.inf:
+            return None
+        scope = trio.CancelScope()
+        scope.cancel()
+        return scope
+
+
+TRIO = TrioBackend()

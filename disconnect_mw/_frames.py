@@ -1,0 +1,52 @@
+"""What a suspended task awaits, down to the innermost frame."""
+
+from __future__ import annotations
+
+import gc
+import types
+from collections.abc import Iterator
+from typing import Any
+
+# What a suspended awaitable awaits, and its frame, by its kind.
+_KINDS: dict[type, tuple[str, str]] = {
+    types.CoroutineType: ("cr_await", "cr_frame"),
+    types.GeneratorType: ("gi_yieldfrom", "gi_frame"),
+    types.AsyncGeneratorType: ("ag_await", "ag_frame"),
+}
+
+
+def chain(awaitable: Any) -> Iterator[Any]:
+    """`awaitable`, which is suspended, what it awaits, what that awaits, and so on."""
+    seen = set()  # an object without such attributes may refer to what awaits it
+    while awaitable is not None and id(awaitable) not in seen:
+        seen.add(id(awaitable))
+        yield awaitable
+        awaitable = _awaited_by(awaitable)
+
+
+def _awaited_by(awaitable: Any) -> Any:
+    kind = _kind(awaitable)
+    if kind is not None:
+        return getattr(awaitable, kind[0])
+    # A step of an async generator, or a coroutine's iterator, has no such attribute: what it refers to.
+    return next((thing for thing in gc.get_referents(awaitable) if _kind(thing) is not None), None)
+
+
+def _kind(thing: Any) -> tuple[str, str] | None:
+    # The type is asked: an object may answer to any name, or raise (a mock, a proxy). Thousands may end at once, so the
+    # frequent types come first; a future awaits nothing.
+    type_ = type(thing)
+    if type_ in _KINDS or hasattr(type_, "_asyncio_future_blocking"):
+        return _KINDS.get(type_)
+    return next((kind for kind in _KINDS.values() if hasattr(type_, kind[0])), None)
+
+
+def frame_of(awaitable: Any) -> types.FrameType | None:
+    """The frame of a suspended coroutine or generator."""
+    kind = _kind(awaitable)
+    return None if kind is None else getattr(awaitable, kind[1])
+
+
+def is_running(code: types.CodeType, awaitable: Any) -> bool:
+    """Whether `awaitable` is a coroutine of the function with this `code`."""
+    return getattr(type(awaitable), "cr_code", None) is not None and awaitable.cr_code is code

@@ -1,0 +1,122 @@
+"""What a message passes through on its way from the app to the server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from . import _blocked_sends, _messages
+from ._backends import Backend
+from ._disconnected import Disconnected
+from ._errors import ClientDisconnected
+from ._messages import Message, Remaining
+
+Send = Callable[[Message], Awaitable[Any]]
+
+
+class CountingSend:
+    """The server's `send`, and how many messages and bytes of payload it was given."""
+
+    __slots__ = ("_send", "messages", "payload")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.messages = self.payload = 0
+
+    def send(self, message: Message) -> Awaitable[Any]:
+        self.messages += 1
+        try:
+            if "body" in message:
+                self.payload += len(message["body"])
+            elif message["type"] == "websocket.send":
+                self.payload += _messages.payload(message)
+        except (KeyError, TypeError):  # no ASGI message: the server complains of it
+            pass
+        send = self._send  # called as a variable, at half the cost
+        return send(message)
+
+    def was_not_sent(self, message: Message) -> None:
+        self.messages -= 1
+        self.payload -= _messages.payload(message)
+
+
+class TimedSend:
+    """The server's `send`, for at most so many seconds a message."""
+
+    __slots__ = ("_backend", "_seconds", "_send")
+
+    def __init__(self, send: Send, seconds: float, backend: Backend) -> None:
+        self._send = send
+        self._seconds = seconds
+        self._backend = backend
+
+    def __call__(self, message: Message) -> Awaitable[Any]:
+        return self._backend.fail_after(self._seconds, self._send(message))
+
+
+class Outer(Protocol):
+    """The connection of an install further out; its `scope` is None when its exchange has ended."""
+
+    scope: Any
+
+
+class MutedSend:
+    """Takes the app's messages after the disconnect, in place of the server's `send` (P1).
+
+    A message is counted and dropped. Under the policy `raise` the app gets `ClientDisconnected`. An inner install hands
+    the message on to the outer one, which mutes it: middleware between the two may need the whole response (a cache).
+    """
+
+    __slots__ = ("_after", "_backend", "_disconnected", "_has_told_others", "_outer", "_root", "_send")
+
+    def __init__(
+        self,
+        send: Send,
+        disconnected: Disconnected,
+        root: Disconnected,
+        after: Callable[[Remaining, Any], Remaining],
+        backend: Backend,
+        has_told_others: Callable[[], bool],
+        outer: Outer | None,
+    ) -> None:
+        self._send = send
+        self._disconnected = disconnected
+        self._root = root
+        self._after = after
+        self._backend = backend
+        self._has_told_others = has_told_others
+        self._outer = outer
+
+    async def __call__(self, message: Message, cause: BaseException | None = None) -> None:
+        """`cause` is the exception with which the server's `send` reported the disconnect for this very message."""
+        disconnected, kind = self._disconnected, _messages.field(message, "type")
+        disconnected.count(message)
+        _blocked_sends.uncancel(self._backend)
+        if self._root.raises and kind not in _messages.WEBSOCKET_ENDS:
+            await self._backend.checkpoint()
+            raise ClientDisconnected(disconnected.message) from cause
+        if kind is not None:
+            disconnected.unsent = self._after(disconnected.unsent, message)
+        # Another task that has received the disconnect may be about to cancel this one, which must not meet that in
+        # here: Starlette's StreamingResponse then leaves its generator to the garbage collector.
+        gives_turn = disconnected.messages_muted > 1 or not self._has_told_others()
+        if self._outer is not None and self._outer.scope is not None:
+            await self._hand_on(message, kind)
+        elif kind in _messages.STARTS and disconnected.start is None:
+            disconnected.start = message
+        if gives_turn:
+            await self._backend.checkpoint()
+
+    async def _hand_on(self, message: Message, kind: Any) -> None:
+        disconnected = self._disconnected
+        before = disconnected.remaining
+        if kind is not None:
+            disconnected.remaining = self._after(before, message)
+        try:
+            await self._send(message)
+        except BaseException:
+            disconnected.remaining = before
+            raise
+
+    def close(self) -> None:
+        self._has_told_others = bool  # False; the connection must not be held by what it holds

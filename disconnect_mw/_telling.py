@@ -1,0 +1,144 @@
+"""What is told of a client that left: one log line, one warning, the hooks."""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import logging
+from collections.abc import Awaitable, Iterable
+from typing import Any, Protocol
+
+from ._backends import Backend, is_cancelled_error
+from ._messages import quoted
+from ._options import Hook, name_of
+from ._records import Disconnect, Exchange
+from ._timers import SharedTimer
+
+LOGGER = logging.getLogger("disconnect_mw")
+
+# The log line
+
+
+def log_exchange(exchange: Exchange) -> None:
+    """Write one INFO line about `exchange`, which is an attribute of its log record, for a formatter of its own."""
+    if not LOGGER.isEnabledFor(logging.INFO):
+        return
+    disconnect = exchange.disconnect
+    LOGGER.info(
+        "client disconnected: %s %s from %s, %s: %s sent%s, %s muted%s; the app went on for %.3f s and %s",
+        "WEBSOCKET" if disconnect.protocol == "websocket" else quoted(disconnect.method),
+        quoted(disconnect.path),
+        _peer(disconnect.peer),
+        disconnect.phase,
+        _sent(exchange),
+        _bytes(exchange.messages_sent, exchange.bytes_sent),
+        _plural(exchange.messages_muted, "message"),
+        _bytes(exchange.messages_muted, exchange.bytes_muted),
+        exchange.seconds,
+        _ended(exchange),
+        extra={"exchange": exchange},
+    )
+
+
+def _sent(exchange: Exchange) -> str:
+    words = [] if exchange.status is None else [f"status {exchange.status}"]
+    if exchange.messages_sent:
+        words.append(_plural(exchange.messages_sent, "message"))
+    return ", ".join(words) or "nothing"
+
+
+def _bytes(messages: int | None, payload: int | None) -> str:
+    return f" ({_plural(payload or 0, 'byte')})" if messages else ""
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _ended(exchange: Exchange) -> str:
+    if exchange.ended == "cancelled":
+        return "was cancelled"
+    return exchange.ended if exchange.exception is None else f"raised {exchange.exception}"
+
+
+def _peer(peer: tuple[str, int] | None) -> str:
+    if peer is None:
+        return "an unknown peer"
+    host, port = (quoted(part, safe=":") for part in peer)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# The warning
+
+# Seconds for which an app may go on after its client has left before that is worth a warning. Daphne cancels after 10.
+_UNTIL_WARNED = 10.0
+
+# How many routes are named. Where no framework states the route it is the path, which a client can make up.
+_ROUTES_TO_NAME = 100
+
+_named: set[tuple[str, str]] = set()
+
+
+class Abandoned(Protocol):
+    """What of a connection is needed for the warning."""
+
+    scope: Any
+
+    def record(self) -> Disconnect | None: ...
+
+
+def _warn(exchanges: Iterable[Abandoned], backend: Backend, token: Any) -> None:
+    for exchange in exchanges:
+        disconnect: Any = exchange.record()
+        route = disconnect.method or "WEBSOCKET", _route_of(exchange.scope, disconnect.path)
+        if route not in _named and len(_named) < _ROUTES_TO_NAME:
+            _named.add(route)
+            LOGGER.warning(
+                "the app goes on without a client: %s %s, %.0f s after the client left. "
+                'policy="cancel" stops it, grace=SECONDS stops it later, grace=math.inf lets it go on without this '
+                "warning; for one route use policy_for=, or disconnect_mw.connection(request).policy. "
+                "Each route is named once.",
+                *map(quoted, route),
+                _UNTIL_WARNED,
+            )
+
+
+def _route_of(scope: Any, path: str) -> str:
+    """The route, where the framework has put it into the scope (Starlette, FastAPI), or the path."""
+    route = getattr(scope.get("route"), "path", None)
+    return route if isinstance(route, str) else path
+
+
+abandoned: SharedTimer[Abandoned] = SharedTimer(_UNTIL_WARNED, _warn, lambda exchange: exchange.scope is not None)
+"""Exchanges whose client has disconnected, and whose app no option will end."""
+
+
+# The hooks
+
+
+def call_hook(hook: Hook, record: Disconnect, backend: Backend, context: contextvars.Context | None) -> None:
+    """Call a hook, whose own errors are logged and change nothing."""
+    context = contextvars.Context() if context is None else context.copy()  # which may be in use
+    try:
+        result = context.run(hook, record)
+        if inspect.isawaitable(result):
+            backend.spawn_background(_finish_hook(hook, result, backend), context)
+    except BaseException as exception:
+        if not isinstance(exception, Exception) and not is_cancelled_error(exception):
+            raise
+        _log_failure(hook)
+
+
+async def _finish_hook(hook: Hook, result: Awaitable[Any], backend: Backend) -> None:
+    try:
+        await result
+    except BaseException as exception:
+        cancellation, rest = backend.split_cancellation(exception)
+        if rest is not None:
+            _log_failure(hook)
+        if cancellation is not None:
+            raise cancellation
+
+
+def _log_failure(hook: Hook) -> None:
+    LOGGER.exception("on_disconnect failed: %s", name_of(hook))

@@ -1,0 +1,88 @@
+"""Detects a disconnect when the app is not calling `receive()`.
+
+Needed because some servers' `send` never fails (Hypercorn, Daphne, and granian on a WebSocket) and some block for ever
+after a lost connection (see `_blocked_sends`). A check reads at most one message ahead, which the app receives in
+order.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ._backends import Backend, Waiter
+from ._timers import SharedTimer
+
+# Seconds until the first check, or up to half as long again, so that short requests never create a task; and between
+# the checks from then on: an app that reads by itself now may stop reading later.
+_UNTIL_FIRST_CHECK = 0.05
+_BETWEEN_CHECKS = 1.0
+
+_LOGGER = logging.getLogger("disconnect_mw")
+
+Check = Callable[[contextvars.Context], None]
+
+
+class Watcher:
+    """Calls `check` 50 to 75 ms after the start, then once a second, until it is closed."""
+
+    __slots__ = ("_check", "context", "has_checked")
+
+    _check: Check | None
+    context: contextvars.Context | None  # the exchange's own, for what other middleware does in the server's receive
+    has_checked: bool
+
+    def start(self, check: Check, context: contextvars.Context, backend: Backend, token: Any) -> None:
+        """Check from now on. A plain method, because a constructor costs as much as all of this."""
+        self._check = check
+        self.context = context
+        self.has_checked = False
+        _first_checks.add(self, backend, token)
+
+    def is_open(self) -> bool:
+        return self._check is not None
+
+    def check(self) -> None:
+        """Check now."""
+        self.has_checked = True
+        if self._check is not None and self.context is not None:
+            self._check(self.context)
+
+    def close(self) -> None:
+        self._check = self.context = None  # a timer may still hold this watcher
+
+
+def _check_again(watchers: Iterable[Watcher], backend: Backend, token: Any) -> None:
+    """Check these now, and once a second from now on."""
+    for watcher in watchers:
+        if watcher.is_open():  # an exchange that has ended since is not checked; nearly all have
+            _checks.add(watcher, backend, token)
+            try:
+                watcher.check()
+            except Exception:  # of a scope that is no mapping, say: the others are checked all the same
+                _LOGGER.exception("an exchange could not be checked")
+
+
+_first_checks: SharedTimer[Watcher] = SharedTimer(_UNTIL_FIRST_CHECK, _check_again, Watcher.is_open)
+_checks: SharedTimer[Watcher] = SharedTimer(_BETWEEN_CHECKS, _check_again)
+
+
+class DisconnectWaiters:
+    """The tasks that wait for the disconnect without receiving it (`wait_disconnected`)."""
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: tuple[Waiter, ...] = ()
+
+    def add(self, waiter: Waiter) -> None:
+        self._waiters += (waiter,)
+
+    def discard(self, waiter: Waiter) -> None:
+        self._waiters = tuple(one for one in self._waiters if one is not waiter)
+
+    def wake(self) -> None:
+        for waiter in self._waiters:
+            waiter.set()

@@ -1,0 +1,69 @@
+"""Virtual environments, one for each version of a server, created when they do not exist yet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import venv
+from pathlib import Path
+
+from .setups import Setup
+
+SECONDS_TO_INSTALL = 300
+
+
+class Environments:
+    """The environments below the directory `home`, for the interpreter `python` (a version or a path)."""
+
+    def __init__(self, home: Path, python: str) -> None:
+        self._home = home
+        self._python = python
+        self._locks: dict[str, threading.Lock] = {}
+        self._failures: dict[str, str] = {}
+
+    def interpreter(self, setup: Setup) -> str:
+        """Return the interpreter that has the server of `setup`. Raises `OSError` if that cannot be installed."""
+        name = f"{setup.server}-{setup.version}"
+        with self._locks.setdefault(name, threading.Lock()):
+            if name in self._failures:
+                raise OSError(self._failures[name])
+            try:
+                return self._made(name, setup.requirements())
+            except (OSError, subprocess.SubprocessError) as failure:
+                self._failures[name] = f"{type(failure).__name__}: {failure}"
+                raise OSError(self._failures[name]) from failure
+
+    def installed_version(self, setup: Setup) -> str:
+        """Return the version that the package index gave."""
+        code = f"import importlib.metadata; print(importlib.metadata.version({setup.server!r}))"
+        return _run(self.interpreter(setup), "-c", code).strip()
+
+    def _made(self, name: str, wanted: list[str]) -> str:
+        directory = self._home / name
+        interpreter = directory / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        done = directory / "complete"
+        if done.exists():
+            return str(interpreter)
+        shutil.rmtree(directory, ignore_errors=True)
+        uv = shutil.which("uv", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
+        if uv:
+            _run(uv, "venv", "-q", "--python", self._python, str(directory))
+            _run(uv, "pip", "install", "-q", "--python", str(interpreter), *wanted)
+        else:
+            if self._python == sys.executable:
+                venv.create(directory, with_pip=True)
+            else:
+                _run(self._python, "-m", "venv", str(directory))
+            _run(str(interpreter), "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted)
+        done.touch()
+        return str(interpreter)
+
+
+def _run(*command: str) -> str:
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_INSTALL)
+    if ended.returncode:
+        raise OSError(f"{' '.join(command[:3])} … failed: {ended.stderr.strip()[-600:]}")
+    return ended.stdout

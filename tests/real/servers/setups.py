@@ -1,0 +1,143 @@
+"""The servers, their versions, and how each is started."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+NEWEST = "newest"
+
+APP = "servers.serve:app"
+"""The app that a server serves by default."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A server with its options."""
+
+    server: str  # its name on the package index
+    version: str  # on the package index, or NEWEST
+    loop: str = "asyncio"  # or "uvloop", "trio"
+    http: str = ""  # the implementation, where there is a choice
+    ws: str = ""
+    worker: str = ""  # gunicorn's worker class
+    is_impatient: bool = False  # cancels the app a second after the disconnect
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (self.server, self.kind)))
+
+    @property
+    def kind(self) -> str:
+        """The options, which tell it from other set-ups of that server and version."""
+        worker = self.worker.partition(".")[0]
+        return "-".join(filter(None, (worker, self.http, self.ws, self.loop, "impatient" if self.is_impatient else "")))
+
+    @property
+    def speaks_http2(self) -> bool:
+        """Whether it speaks HTTP/2 in clear text, with prior knowledge."""
+        return self.server == "hypercorn"
+
+    @property
+    def takes_socket(self) -> bool:
+        """Whether it takes a socket that listens already. (uvicorn's --fd takes that for a Unix domain socket.)"""
+        return self.server in ("daphne", "gunicorn", "hypercorn") and sys.platform != "win32"
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether it runs on this platform."""
+        if sys.platform == "win32":
+            return self.server != "gunicorn" and self.loop != "uvloop"
+        return self.loop != "uvloop" or sys.implementation.name == "cpython"
+
+    def command(self, where: int, app: str = APP) -> list[str]:
+        """Return the arguments for Python. `where` is a listening socket's descriptor if it takes one, or a port."""
+        return ["-m", self.server, *map(str, _OPTIONS[self.server](self, where)), app]
+
+    def requirements(self) -> list[str]:
+        """Return what to install for it, with the dependencies of its time."""
+        server = _REQUIRED[self.server][0]
+        wanted = [server if self.version == NEWEST else f"{server}=={self.version}", *_REQUIRED[self.server][1:]]
+        if self.server == "uvicorn" and self.version != NEWEST:
+            # uvicorn's `websockets` implementation uses that library's old API. Up to 0.35 or so uvicorn sets a policy
+            # for uvloop and asks for a loop where none is running, which uvloop 0.22 refuses.
+            wanted += ["websockets<14", "uvloop<0.22"]
+        return [*wanted, "asgiref>=3.5", "starlette>=0.40"]
+
+
+_REQUIRED = {
+    "uvicorn": ("uvicorn", "h11", "httptools", "uvloop", "websockets", "wsproto"),
+    "hypercorn": ("hypercorn[trio,uvloop]",),
+    "daphne": ("daphne",),
+    "granian": ("granian", "uvloop"),
+    "gunicorn": ("gunicorn", "uvicorn", "uvicorn-worker", "h11", "httptools", "uvloop", "websockets", "wsproto"),
+}
+
+
+def _uvicorn(setup: Setup, port: int) -> Sequence[object]:
+    choices = ("--http", setup.http, "--ws", setup.ws, "--loop", setup.loop)
+    return "--host", "127.0.0.1", "--port", port, *choices, "--lifespan", "on"
+
+
+def _hypercorn(setup: Setup, where: int) -> Sequence[object]:
+    address = f"fd://{where}" if setup.takes_socket else f"127.0.0.1:{where}"
+    return "--bind", address, "--worker-class", setup.loop, "--graceful-timeout", 1
+
+
+def _daphne(setup: Setup, where: int) -> Sequence[object]:
+    address = ("--fd", where) if setup.takes_socket else ("--bind", "127.0.0.1", "--port", where)
+    patience = ("--application-close-timeout", 1) if setup.is_impatient else ()
+    return *address, "--verbosity", 0, *patience  # from 1 on its access log goes to stdout
+
+
+def _granian(setup: Setup, port: int) -> Sequence[object]:
+    return "--interface", "asgi", "--host", "127.0.0.1", "--port", port, "--workers", 1, "--loop", setup.loop
+
+
+def _gunicorn(setup: Setup, where: int) -> Sequence[object]:
+    common = ("--bind", f"fd://{where}", "--worker-class", setup.worker, "--graceful-timeout", 1)
+    if setup.worker != "asgi":
+        return common
+    patience = ("--asgi-disconnect-grace-period", 1) if setup.is_impatient else ()
+    return *common, "--asgi-loop", setup.loop, *patience
+
+
+_OPTIONS: dict[str, Callable[[Setup, int], Sequence[object]]] = {
+    "uvicorn": _uvicorn,
+    "hypercorn": _hypercorn,
+    "daphne": _daphne,
+    "granian": _granian,
+    "gunicorn": _gunicorn,
+}
+
+VERSIONS = {
+    "uvicorn": ("0.13.4", "0.20.0", "0.27.0", "0.28.0", "0.28.1", "0.30.6", "0.34.3", NEWEST),
+    "hypercorn": ("0.14.4", "0.16.0", "0.18.0", NEWEST),
+    "daphne": ("3.0.2", "4.2.3", NEWEST),
+    "granian": ("1.7.6", "2.8.7", NEWEST),
+    "gunicorn": ("27.0.1", NEWEST),
+}
+
+
+def setups_of(server: str, version: str = NEWEST) -> list[Setup]:
+    """Return the set-ups in which this version of the server is played."""
+    if server == "uvicorn":
+        found = [
+            Setup(server, version, "asyncio", "h11", "websockets"),
+            Setup(server, version, "uvloop", "httptools", "wsproto"),
+        ]
+        if version == NEWEST:  # newer than the versions that are named here
+            found.append(Setup(server, version, "asyncio", "h11", "websockets-sansio"))
+        return found
+    if server == "hypercorn":
+        return [Setup(server, version, loop) for loop in ("asyncio", "uvloop", "trio")]
+    if server == "daphne":
+        return [Setup(server, version), Setup(server, version, is_impatient=True)]
+    if server == "granian":
+        return [Setup(server, version, loop) for loop in ("asyncio", "uvloop")]
+    return [
+        Setup(server, version, "asyncio", worker="asgi"),
+        Setup(server, version, "uvloop", worker="asgi"),
+        Setup(server, version, "asyncio", worker="asgi", is_impatient=True),
+        Setup(server, version, "uvloop", worker="uvicorn_worker.UvicornWorker"),
+    ]

@@ -1,0 +1,133 @@
+"""The newest of each server that is installed here: a client that leaves is no error, and it is the same on all.
+
+The servers are played side by side in threads, like those of `python -m tests.real.servers`; each test waits for its
+own verdict.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from .conformance import GOOD, HANGS, Column, play_all
+from .limits import limit_of
+from .scenarios import HTTP2, SCENARIOS, Scenario
+from .setups import VERSIONS, Setup, setups_of
+
+SERVERS_AT_ONCE = 6  # they wait for the most part
+
+SECONDS_FOR_A_SERVER = 300
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def why_not(setup: Setup) -> str | None:
+    """Why this server cannot be played here, if it cannot."""
+    if not setup.runs_here:
+        return "it does not run on this platform"
+    needed = [setup.server, *(package for package in (setup.loop, setup.http, setup.ws) if package in _PACKAGES)]
+    if setup.worker.startswith("uvicorn_worker"):
+        needed.append("uvicorn-worker")
+    missing = [package for package in needed if version_of(package) is None]
+    return f"not installed: {', '.join(missing)}" if missing else None
+
+
+_PACKAGES = ("h11", "httptools", "trio", "uvloop", "websockets", "wsproto")
+
+SETUPS = [setup for server in VERSIONS for setup in setups_of(server)]
+PLAYED = [setup for setup in SETUPS if why_not(setup) is None]
+
+
+def scenarios_of(setup: Setup) -> list[Scenario]:
+    """All but those of which the server shows nothing."""
+    version = version_of(setup.server)
+    assert version is not None
+    limits = {scenario: limit_of(scenario, setup, version) for scenario in SCENARIOS if scenario.suits(setup)}
+    return [scenario for scenario, limit in limits.items() if limit is None or limit.allows is not None]
+
+
+class Run:
+    """All that was selected, playing in the background."""
+
+    def __init__(self, selected: dict[Setup, list[Scenario]]) -> None:
+        self._news = threading.Condition()
+        self._ended: set[tuple[Setup, bool]] = set()
+        self._parts: dict[tuple[Setup, bool], list[Scenario]] = {}
+        for setup, scenarios in selected.items():
+            for scenario in scenarios:
+                self._parts.setdefault((setup, scenario.protocol == HTTP2), []).append(scenario)
+        self.columns = {part: Column(part[0], part[0].version) for part in self._parts}
+        self._pool = ThreadPoolExecutor(SERVERS_AT_ONCE)
+        for part in sorted(self._parts, key=lambda part: not part[1]):  # HTTP/2 takes longest
+            self._pool.submit(self._play, part)
+
+    def _play(self, part: tuple[Setup, bool]) -> None:
+        def heard(scenario: Scenario, verdict: str) -> None:
+            with self._news:
+                self._news.notify_all()
+
+        try:
+            play_all(sys.executable, self.columns[part], self._parts[part], on_verdict=heard)
+        except Exception as failure:
+            self.columns[part].troubles.append(repr(failure))
+        with self._news:
+            self._ended.add(part)
+            self._news.notify_all()
+
+    def verdict(self, setup: Setup, scenario: Scenario) -> tuple[str, str]:
+        part = setup, scenario.protocol == HTTP2
+        column = self.columns[part]
+        with self._news:
+            self._news.wait_for(lambda: scenario.name in column.cells or part in self._ended, SECONDS_FOR_A_SERVER)
+        verdict = column.cells.get(scenario.name, HANGS)
+        return verdict, column.stories.get(scenario.name, "\n".join(column.troubles))
+
+    def end(self) -> None:
+        self._pool.shutdown()
+
+
+@pytest.fixture(scope="module")
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    selected: dict[Setup, list[Scenario]] = {}
+    for item in request.session.items:
+        parameters = getattr(item, "callspec", None)
+        if parameters is not None and {"setup", "scenario"} <= set(parameters.params):
+            selected.setdefault(parameters.params["setup"], []).append(parameters.params["scenario"])
+    run = Run(selected)
+    yield run
+    run.end()
+    troubles = {column.title: column.troubles for column in run.columns.values() if column.troubles}
+    assert troubles == {}
+
+
+@pytest.mark.parametrize(
+    ("setup", "scenario"),
+    [
+        pytest.param(setup, scenario, id=f"{setup}-{scenario.name}")
+        for setup in PLAYED
+        for scenario in scenarios_of(setup)
+    ],
+)
+def test_a_client_that_leaves_is_the_same_on_every_server(run: Run, setup: Setup, scenario: Scenario) -> None:
+    verdict, story = run.verdict(setup, scenario)
+    assert verdict in GOOD, story
+
+
+def test_every_server_is_played() -> None:
+    missing = [f"{setup} was NOT played: {why_not(setup)}" for setup in SETUPS if setup not in PLAYED]
+    if missing:
+        pytest.skip("; ".join(missing))
+
+
+def test_every_scenario_has_a_name_of_its_own() -> None:
+    assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)

@@ -1,0 +1,279 @@
+"""P12: a framework that ends its handler by itself is left to do so, and every other is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, _cancellation
+
+from .support.records import ended
+from .support.serving import App, call, left, living, on_asyncio, serve, turns
+from .support.simulated_server import http
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
+
+
+# Frameworks
+
+
+async def test_a_handler_of_starlette_is_cancelled_and_its_middleware_is_quiet() -> None:
+    far = http()
+    seen: list[Any] = []
+
+    async def slow(request: Request) -> Response:
+        try:
+            await left(far)
+        finally:
+            seen.append("ended")
+        raise AssertionError
+
+    async def dispatch(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        seen.append(response.status_code)
+        return response
+
+    app = Starlette(routes=[Route("/", slow)])
+    app.add_middleware(CancelOnDisconnect)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
+    await call(app, far)
+    assert seen == ["ended", 499]
+
+
+async def test_a_generator_of_a_stream_ends_before_the_app_does() -> None:
+    far = http()
+    seen: list[str] = []
+
+    async def tokens() -> AsyncIterator[str]:
+        try:
+            yield "token"
+            await left(far)
+        finally:
+            seen.append("generator closed")
+
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(tokens(), background=BackgroundTask(seen.append, "background"))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await Starlette(routes=[Route("/", endpoint)])(scope, receive, send)
+        finally:
+            gc.collect()
+            seen.append("app ended")
+
+    await serve(app, far, policy="cancel")
+    assert seen[0] == "generator closed"
+    assert seen[-1] == "app ended"
+
+
+async def test_a_background_task_of_starlette_runs_to_its_end() -> None:
+    far = http()
+    done: list[str] = []
+
+    async def later() -> None:
+        far.leave()
+        await anyio.sleep(0.01)
+        done.append("later")
+
+    async def endpoint(request: Request) -> Response:
+        return PlainTextResponse("hello", background=BackgroundTask(later))
+
+    await serve(Starlette(routes=[Route("/", endpoint)]), far, policy="cancel", grace=0.001)
+    assert done == ["later"]
+
+
+# Frameworks that listen by themselves, and have the handler in a task of its own
+
+
+def listening(handler: App, steps: list[Any], reacts: bool = True) -> App:
+    """As Quart and Django do: the first of the two to end ends the other."""
+
+    async def listen(receive: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        steps.append("heard")
+        if not reacts:
+            await anyio.sleep_forever()
+
+    async def framework(scope: Any, receive: Any, send: Any) -> str:
+        both = [asyncio.ensure_future(handler(scope, receive, send)), asyncio.ensure_future(listen(receive))]
+        try:
+            _, pending = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+        except asyncio.CancelledError:
+            steps.append("framework cancelled")
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+            raise
+        return "done"
+
+    return framework
+
+
+@on_asyncio
+@pytest.mark.parametrize("grace", [None, 0.005])
+async def test_a_framework_that_ends_its_handler_by_itself_is_not_cancelled(grace: Any) -> None:
+    far = http()
+    steps: list[Any] = []
+
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await left(far)
+        finally:
+            await turns(20)
+            steps.append("cleaned up")
+
+    scope = far.scope()
+    assert await serve(listening(handler, steps), far, scope, policy="cancel", grace=grace) == "done"
+    assert steps == ["heard", "cleaned up"]
+    assert living() == 1 + len(asyncio.all_tasks() - {asyncio.current_task()})
+
+
+class Plain:
+    """What granian 1.7.6 gives to be awaited: asyncio's word for a future, and nothing but what a task needs."""
+
+    _asyncio_future_blocking = False
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self.get_loop = future.get_loop
+        self.add_done_callback = future.add_done_callback
+        self.cancel = future.cancel
+        self.result = future.result
+
+    def __await__(self) -> Any:
+        self._asyncio_future_blocking = True
+        yield self
+        return self.result()
+
+
+@on_asyncio
+async def test_the_app_is_cancelled_in_what_cannot_be_asked_whether_it_is_cancelled() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        far.leave()
+        await Plain(asyncio.get_running_loop().create_future())
+
+    scope = far.scope()
+    await serve(app, far, scope, policy="cancel")
+    assert ended(scope) == "cancelled"
+
+
+@on_asyncio
+async def test_a_framework_that_hears_of_it_and_does_not_react_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_REACT", 0.005)
+    far = http()
+    steps: list[Any] = []
+
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await left(far)
+        finally:
+            await turns()
+            steps.append("cleaned up")
+
+    scope = far.scope()
+    assert await serve(listening(handler, steps, reacts=False), far, scope, policy="cancel") is None
+    assert (steps, ended(scope)) == (["heard", "framework cancelled", "cleaned up"], "cancelled")
+
+
+@on_asyncio
+async def test_a_framework_whose_handler_does_not_end_is_cancelled_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_REACT", 0.005)
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_END_BY_ITSELF", 0.02)
+    far = http()
+    steps: list[Any] = []
+
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await left(far)
+        except asyncio.CancelledError:
+            steps.append("handler cancelled")
+        await anyio.sleep_forever()
+
+    scope = far.scope()
+    began = anyio.current_time()
+    assert await serve(listening(handler, steps), far, scope, policy="cancel") is None
+    assert anyio.current_time() - began >= 0.02
+    assert (steps, ended(scope)) == (["heard", "handler cancelled", "framework cancelled"], "cancelled")
+
+
+@on_asyncio
+@pytest.mark.parametrize("timeout", [None, 0.001])
+async def test_a_handler_that_waits_for_tasks_of_its_own_is_cancelled_soon(
+    timeout: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has received the disconnect who could end it."""
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_REACT", 0.005)
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_END_BY_ITSELF", 60)
+    far = http()
+    steps: list[str] = []
+
+    async def work() -> None:
+        await left(far)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        task = asyncio.ensure_future(work())
+        try:
+            while True:
+                await asyncio.wait({task}, timeout=timeout)
+        except asyncio.CancelledError:
+            steps.append("cancelled")
+            raise
+        finally:
+            task.cancel()
+
+    scope = far.scope()
+    await serve(DisconnectMiddleware(app), far, scope, policy="cancel")
+    assert (steps, ended(scope)) == (["cancelled"], "cancelled")
+
+
+@on_asyncio
+@pytest.mark.parametrize("asks", ["waits", "polls"])
+async def test_a_framework_that_waits_for_the_tasks_that_it_has_cancelled_has_reacted(
+    asks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_REACT", 0.01)
+    far = http()
+    steps: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def listen() -> None:
+            while asks == "polls" and not await request.is_disconnected():
+                await asyncio.sleep(0.001)
+            if asks == "waits":
+                await receive()
+
+        async def handle() -> None:
+            try:
+                await left(far)
+            finally:
+                await asyncio.sleep(0.1)
+                steps.append("handler cleaned up")
+
+        request = Request(scope, receive)
+        await request.body()
+        tasks = {asyncio.ensure_future(listen()), asyncio.ensure_future(handle())}
+        _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending)
+        steps.append("orderly end")
+
+    scope = far.scope()
+    await serve(app, far, scope, policy="cancel")
+    assert (steps, ended(scope)) == (["handler cleaned up", "orderly end"], "returned")

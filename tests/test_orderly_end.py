@@ -1,0 +1,139 @@
+"""P11: what the application owes when it has ended still goes out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import anyio
+import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from disconnect_mw import DisconnectMiddleware
+
+from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, START, START_499, http_scope
+from .support.simulated_server import UVICORN_0_28_0, SimulatedServer, after_disconnect, run
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_start_that_comes_too_late_goes_out_without_the_length_of_a_body_that_does_not() -> None:
+    """Where BaseHTTPMiddleware stands outside on Hypercorn, h11 would complain of it."""
+    server = SimulatedServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"7"), (b"a", b"b")]})
+        await send({"type": "http.response.body", "body": b"payload"})
+
+    await DisconnectMiddleware(after_disconnect(server, app))(http_scope(), server.receive, server.send)
+    assert server.sent == [{"type": "http.response.start", "status": 201, "headers": [(b"a", b"b")]}, EMPTY_FINAL]
+
+
+def stacked(app: ASGIApp, order: str) -> Any:
+    """`app` under ours ("o") and BaseHTTPMiddlewares ("b"), the outermost first."""
+
+    async def dispatch(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        assert response.status_code in (200, 499)
+        return response
+
+    for layer in reversed(order):
+        app = DisconnectMiddleware(app) if layer == "o" else BaseHTTPMiddleware(app, dispatch)
+    return app
+
+
+@pytest.mark.parametrize("order", ["o", "ob", "bo", "bob", "obo", "oo", "bbobb"])
+@pytest.mark.parametrize("ending", ["returns", "raises", "responds"])
+async def test_whoever_stands_outside_sees_a_whole_exchange(order: str, ending: str) -> None:
+    server = SimulatedServer()
+
+    async def endpoint(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive, send)
+        if ending == "responds":
+            await request.body()
+            server.leave()
+            assert await receive() == DISCONNECT
+            await JSONResponse({})(scope, receive, send)
+        else:
+            server.leave()
+            if ending == "raises":
+                await request.body()
+            else:
+                assert await receive() == DISCONNECT
+
+    with anyio.fail_after(5):
+        await stacked(endpoint, order)(http_scope(), server.receive, server.send)
+    types = [message["type"] for message in server.sent]
+    assert types[0] == "http.response.start"
+    assert server.sent[0]["status"] == (200 if ending == "responds" else 499)
+    assert types[1:] == ["http.response.body"] * len(types[1:])
+    assert not any(message.get("body") for message in server.sent[1:])
+    assert not server.sent[-1].get("more_body", False)
+
+
+async def test_the_orderly_end_does_not_wait_for_a_server_that_blocks() -> None:
+    server = SimulatedServer()
+
+    async def blocking(message: Any) -> None:
+        await anyio.sleep_forever()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server.leave()
+        await receive()
+        with anyio.fail_after(2):
+            await send(START)
+
+    with anyio.fail_after(4):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, blocking)
+
+
+async def test_the_orderly_end_swallows_what_it_causes() -> None:
+    server = SimulatedServer(UVICORN_0_28_0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        return None
+
+    await run(server, after_disconnect(server, app))
+    assert server.sent == [START_499]
+
+
+@pytest.mark.parametrize("installs", [1, 2])
+@pytest.mark.parametrize("ending", ["silent", "muted", "swallowed"])
+async def test_a_queue_gets_nothing_of_an_app_that_fell_silent_by_itself(ending: str, installs: int) -> None:
+    """As Django's tests have it, through asgiref's ApplicationCommunicator."""
+    server = SimulatedServer()
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if ending == "muted":
+            await send(CHUNK)
+        elif ending == "swallowed":
+            raise ClientDisconnect
+
+    wrapped = after_disconnect(server, app)
+    for _ in range(installs):
+        wrapped = DisconnectMiddleware(wrapped)
+    await wrapped(http_scope(), server.receive, queue.put)
+    assert queue.qsize() == (0 if ending == "silent" else 2)
+
+
+async def test_the_skeletons_messages_are_nobody_elses() -> None:
+    """Middleware outside adds headers in place."""
+    for _ in range(2):
+        server = SimulatedServer()
+
+        async def adding(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                assert message["headers"] == []
+                message["headers"].append((b"x", b"y"))
+            await server.send(message)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            server.leave()
+            await receive()
+
+        await DisconnectMiddleware(app)(http_scope(), server.receive, adding)
+        assert server.sent == [{**START_499, "headers": [(b"x", b"y")]}, EMPTY_FINAL]

@@ -1,0 +1,43 @@
+"""The rooms of the package: each imports from the floors below it, and from nowhere else."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import disconnect_mw
+
+FLOORS = (
+    ("_errors", "_frames", "_messages", "_records", "_state"),
+    ("_backends", "_options"),
+    ("_disconnected", "_spec_version", "_timers"),
+    ("_blocked_sends", "_cancellation", "_reader", "_telling", "_watcher"),
+    ("_sends",),
+    ("_connection",),
+    ("_http", "_view", "_websocket"),
+    ("_middleware",),
+    ("__init__", "fastapi"),
+)
+HEIGHTS = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+PACKAGE = Path(disconnect_mw.__file__).parent
+
+
+def imports_of(room: str) -> set[str]:
+    """The rooms that a room imports, in type-checking blocks and in functions too."""
+    is_package = (PACKAGE / room).is_dir()
+    found = set()
+    for path in (PACKAGE / room).glob("*.py") if is_package else [PACKAGE / f"{room}.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1 + is_package:
+                found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+    return found & HEIGHTS.keys()
+
+
+def test_imports_go_down_only() -> None:
+    up = [(room, other) for room in HEIGHTS for other in imports_of(room) if HEIGHTS[other] >= HEIGHTS[room]]
+    assert up == []
+
+
+def test_each_room_has_its_floor() -> None:
+    rooms = {path.stem for path in PACKAGE.glob("*.py")} - {"__main__"} | {"_backends"}
+    assert rooms == HEIGHTS.keys()
