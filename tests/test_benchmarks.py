@@ -10,6 +10,7 @@ import collections
 import gc
 import io
 import logging
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Coroutine
@@ -449,11 +450,33 @@ def test_starlette_streams_its_chunks_beside_a_listener() -> None:
 
 
 @pytest.mark.skipif(_instructions.valgrind_version() is None, reason="no valgrind here")
-def test_instructions_are_of_one_exchange() -> None:
-    """Without the interpreter's start, which is some 80,000,000 instructions."""
-    measured = _instructions.measure(["GET"], {"bare": 1}, lambda text: None)
+def test_instructions_are_counted_between_the_marks() -> None:
+    """And nothing else is: the start of the interpreter takes more than 10,000,000 instructions."""
+    mark = f"os.{_drive.MARK}(0)"
+    lines = ["import os", "def loop(n):", " for _ in range(n): pass", mark, "loop(1000)", mark, "loop(3000)", mark]
 
-    assert 5_000 < measured["GET", "bare"] < 50_000
+    one, three = _instructions.between_marks("-I", "-S", "-c", "\n".join(lines))
+
+    assert 10_000 < 2 * one < three < 4 * one < 1_000_000
+
+
+@every_workload
+def test_marks_enclose_the_exchanges_that_are_counted(monkeypatch: pytest.MonkeyPatch, workload: str) -> None:
+    exchanges = 0
+    marks = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal exchanges
+        exchanges += 1
+
+    monkeypatch.setitem(WORKLOADS, workload, WORKLOADS[workload]._replace(app=app))
+    monkeypatch.setattr(os, _drive.MARK, lambda pid: marks.append(exchanges))
+
+    asyncio.run(_drive.run_counted(workload, "ours", 7))
+
+    before, after = marks
+    assert before >= 5  # the warm-up
+    assert after == before + 7
 
 
 @pytest.fixture
