@@ -164,7 +164,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _versions(valgrind: str | None) -> list[str]:
-    """disconnect_mw's version is the imported code's: the distribution of that name may be another."""
+    """The version of disconnect_mw is the imported code's, because the distribution of that name may be another."""
     words = [
         f"disconnect_mw {disconnect_mw.__version__}",
         f"{platform.python_implementation()} {platform.python_version()}",
@@ -208,7 +208,7 @@ def instructions(count: float) -> str:
 
 
 def ratio(of: float, to: float) -> str:
-    """In four characters."""
+    """The ratio in four characters."""
     times = of / to
     return f"{times:.2f}" if times < 9.995 else f"{times:4.1f}" if times < 99.95 else f"{times:4.0f}"
 
@@ -270,8 +270,8 @@ def _report_requests(report: Report, options: argparse.Namespace) -> None:
             ["per second", "processor time"],
             lines,
         )
-        # Of processor time, which the server of a busy machine takes all the same: by the clock the same two servers
-        # were measured at 0.89 and at 0.64.
+        # Of processor time, which does not depend on what else runs: by the clock the same two servers were measured
+        # at 0.89 and at 0.64.
         report.judge(
             f"requests/s of processor time, {app} app",
             GOALS["requests", "ours"],

@@ -44,7 +44,7 @@ def tasks_made(workload: str, row: str) -> int:
 
 @contextmanager
 def _counted() -> Iterator[list[str]]:
-    """The names of the tasks that are made in here, be it by a loop or by a call of the class."""
+    """The names of the tasks that are made in the block, by a loop or by a call of the class."""
     made: list[str] = []
 
     class CountedTask(asyncio.Task[Any]):

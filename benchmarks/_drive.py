@@ -11,10 +11,10 @@ from ._rows import RIVALS, ROWS, SECONDS_TO_CHECK, WATCHED, App, logging_of
 from ._workloads import WORKLOADS, after_body, exchange
 
 MARK = "getsid"
-"""The C function that this program calls before and after what is to be counted, and CPython calls nowhere else.
+"""The C function that this program calls before and after the exchanges that count. CPython calls it nowhere else.
 
-callgrind writes down its counter whenever a function of that name is called, so that one process tells of several
-workloads, and the start of the interpreter is in none of their counts.
+callgrind writes its counter to a file at each call (`--dump-before`). So one process counts several workloads, and no
+count has the interpreter's start in it.
 """
 
 
@@ -28,14 +28,14 @@ async def run(app: App, workload: str, row: str, count: int) -> None:
         else:
             await exchange(app, played, after)
     if row in WATCHED:
-        # The watcher finds that they have ended before it would check them: a part of what each costs.
+        # The watcher then drops these exchanges, because they have ended: a part of what each costs.
         await asyncio.sleep(SECONDS_TO_CHECK)
 
 
 def repetitions(workload: str, row: str) -> int:
-    """How many exchanges are counted or timed at a time.
+    """How many exchanges one count or timing has.
 
-    The rivals take more instructions, and BaseHTTPMiddleware takes so many that fewer exchanges do.
+    Fewer for the rivals, which take more instructions, and for BaseHTTPMiddleware, which takes the most.
     """
     return max(5, WORKLOADS[workload].repetitions // (25 if row == "base" else 5 if row in RIVALS else 1))
 

@@ -19,20 +19,19 @@ class Goal(NamedTuple):
 
 
 GOALS = {
-    # Times the cost of two closures: the floor is what an exact usual path alone costs, 1.32, 1.13, 1.21 and 1.82 of
-    # the first three and the fifth.
-    ("GET", "ours"): Goal(1.40),
-    ("stream", "ours"): Goal(1.14),
-    ("upload", "ours"): Goal(1.25),
+    # Times the cost of two closures. The floor is what an exact usual path alone costs.
+    ("GET", "ours"): Goal(1.40),  # the floor is 1.32
+    ("stream", "ours"): Goal(1.14),  # 1.13
+    ("upload", "ours"): Goal(1.25),  # 1.21
     ("GET", "info"): Goal(1.60),
-    ("GET", "hook"): Goal(1.85),
-    ("departure", "ours"): Goal(3.0),
-    # Times the bare app.
-    ("requests", "ours"): Goal(0.92, is_least=True),
+    ("GET", "hook"): Goal(1.85),  # 1.82
+    ("departure", "ours"): Goal(3.0),  # 2.8 without completing the response for outer middleware
+    # Times the bare app, whose requests/s two closures reduce to 0.98.
+    ("requests", "ours"): Goal(0.92, is_least=True),  # 0.94
     # Bytes more than the bare app.
     ("memory", "ours"): Goal(1024, "{:+,.0f}"),
-    # From the turn in which the server knows that its client has gone to the handler's cancellation.
+    # Turns of the event loop, from the one in which the server learns of the disconnect to the handler's cancellation.
     ("turns", "cancel"): Goal(2, "{:.0f}"),
     ("turns", "hook"): Goal(2, "{:.0f}"),
 }
-"""By what is measured and the row."""
+"""By what is measured and the row. The ratios were set on CPython 3.11.7."""

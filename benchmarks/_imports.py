@@ -1,4 +1,4 @@
-"""What `import disconnect_mw` brings in, and how long that takes, in a new interpreter."""
+"""Which modules `import disconnect_mw` imports in a new interpreter, and how long that takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 
 import disconnect_mw
 
-# Without site, whose .pth files import what they like.
+# Without site, because .pth files import modules of their own.
 _ASK = """
 import sys, time
 sys.path.insert(0, sys.argv[1])

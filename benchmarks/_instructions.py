@@ -17,7 +17,7 @@ from pathlib import Path
 from . import _drive
 from ._workloads import WORKLOADS
 
-# A run takes some ten seconds, BaseHTTPMiddleware's some thirty.
+# A run takes ten seconds, BaseHTTPMiddleware's thirty.
 _SECONDS_PER_RUN = 300
 
 PerCell = dict[tuple[str, str], float]  # by workload and row
@@ -35,10 +35,10 @@ def measure(workloads: Sequence[str], times: Mapping[str, int], progress: Callab
     """Instructions per exchange of each workload under each row, the median of so many runs of the row."""
     played = {row: [workload for workload in workloads if row in WORKLOADS[workload].rows] for row in times}
     played = {row: names for row, names in played.items() if names}
-    for row, names in played.items():  # so that all that a row imports is compiled
+    for row, names in played.items():  # compiles what the row imports
         _run([sys.executable, "-m", "benchmarks._drive", row, *names])
     cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(max_workers=min(4, cores)) as pool:  # a count does not mind the company
+    with ThreadPoolExecutor(max_workers=min(4, cores)) as pool:  # counts do not depend on what else runs
         runs = {
             row: [pool.submit(_count, row, names, number) for number in range(times[row])]
             for row, names in played.items()
@@ -54,19 +54,23 @@ def measure(workloads: Sequence[str], times: Mapping[str, int], progress: Callab
 
 def _count(row: str, workloads: Sequence[str], number: int) -> dict[str, float]:
     """Instructions per exchange of each workload, all of them in one process. `number` is that of the run."""
+    counts = between_marks(*_other_addresses(number), "-m", "benchmarks._drive", row, *workloads)
+    # The first, third, fifth are the workloads'; the others lie between the end of one and the start of the next.
+    return {
+        workload: count / _drive.repetitions(workload, row)
+        for workload, count in zip(workloads, counts[::2], strict=True)
+    }
+
+
+def between_marks(*arguments: str) -> list[int]:
+    """Instructions that Python runs, with these arguments, between each call of `MARK` and the next."""
     with tempfile.TemporaryDirectory(prefix="disconnect-mw-") as directory:
         out = Path(directory, "callgrind.out")
         valgrind = ["valgrind", "--tool=callgrind", f"--dump-before={_drive.MARK}", f"--callgrind-out-file={out}"]
-        python = [sys.executable, *_other_addresses(number)]
-        command = [*_same_addresses(), *valgrind, *python, "-m", "benchmarks._drive", row, *workloads]
-        printed = _run(command)
-        # One file for each mark, of what was counted since the mark before, and one of the end.
-        if len(list(out.parent.iterdir())) != 2 * len(workloads) + 1:
-            raise RuntimeError(f"callgrind saw other calls of {_drive.MARK} than the workloads':\n{printed[-2000:]}")
-        return {
-            workload: _total(out.with_name(f"{out.name}.{2 * index}")) / _drive.repetitions(workload, row)
-            for index, workload in enumerate(workloads, 1)
-        }
+        _run([*_same_addresses(), *valgrind, sys.executable, *arguments])
+        # A numbered file for each mark, of what ran since the mark before, and one without a number, of the end.
+        marks = len(list(out.parent.iterdir())) - 1
+        return [_total(out.with_name(f"{out.name}.{number}")) for number in range(2, marks + 1)]
 
 
 def _total(path: Path) -> int:
@@ -92,7 +96,7 @@ def _run(command: list[str]) -> str:
 
 
 def _same_addresses() -> Iterator[str]:
-    """No address space layout randomisation, where that can be had: dicts keyed by objects then collide alike."""
+    """No address space layout randomisation, where setarch is allowed: dicts keyed by objects then collide alike."""
     if shutil.which("setarch") is not None:
         command = ["setarch", platform.machine(), "-R"]
         if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
@@ -100,10 +104,10 @@ def _same_addresses() -> Iterator[str]:
 
 
 def _other_addresses(number: int) -> Iterator[str]:
-    """Options without a meaning, so that the objects of each run are elsewhere, and the same in each measurement.
+    """Options without a meaning, which put the objects of each run elsewhere, in every measurement alike.
 
-    Two names that meet in CPython's cache of attributes cost 1.5 % of a GET: the median is that of runs where the same
-    two do not.
+    CPython caches attributes by the address of their names. Two names that share a place there cost 1.5 % of a GET: in
+    one run, and not in the median of three.
     """
     for index in range(20 * number):
         yield f"-Xrun{number}-{index}"

@@ -57,7 +57,7 @@ def per_second_ratio(of: list[Measured], to: list[Measured]) -> float:
 
 
 def cpu_ratio(of: list[Measured], to: list[Measured]) -> float:
-    """The same of what the servers would answer in a second of processor time."""
+    """The same ratio of requests per second of processor time."""
     return statistics.median(b.cpu_per_request / a.cpu_per_request for a, b in zip(of, to, strict=True))
 
 
@@ -100,7 +100,7 @@ def _cpu(port: int) -> float:
 
 
 def _is_whole(answer: bytes) -> bool:
-    """The bodies are some bytes at most and come at once, so one that has begun is there."""
+    """Whether the answer has arrived. Its body is a few bytes in one piece, so a body that has begun is whole."""
     return not answer.endswith(b"\r\n\r\n") and b"\r\n\r\n" in answer
 
 
@@ -109,7 +109,7 @@ def _closed(answer: bytes) -> NoReturn:
 
 
 def _keep_busy(port: int, path: str, seconds: float) -> tuple[int, float]:
-    """Ask over and over, on all connections at once. Returns how many answers came, in how many seconds."""
+    """Send requests on all connections at once. Returns how many answers came, in how many seconds."""
     request = _request(path)
     with contextlib.ExitStack() as stack:
         waiting = stack.enter_context(selectors.DefaultSelector())

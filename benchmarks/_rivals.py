@@ -1,4 +1,4 @@
-"""The rivals: which versions, and an interpreter that has them. They need a newer Python than this project does."""
+"""An interpreter that has the rivals, in pinned versions. They need a newer Python than this project does."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ def version(distribution: str) -> str | None:
 
 
 def find_interpreter(rivals: Sequence[str], home: Path) -> Interpreter:
-    """One that has all of them, or as many as install. Made in `home` if it is not there yet. OSError without a Python.
+    """An interpreter with all of the rivals, or as many as install. OSError where no Python can run them.
 
-    They are installed together, or one by one if that fails.
+    Its environment is made in `home` if it is not there yet. The rivals are installed together, or one by one if that
+    fails.
     """
     python = next(_pythons(), None)
     if python is None:
@@ -80,7 +81,7 @@ def _install_each(interpreter: Path) -> Iterator[tuple[str, str]]:
 
 
 def _pythons() -> Iterator[str]:
-    """On the path, or that pyenv has built."""
+    """The Pythons on the path, and those that pyenv has built."""
     if ".".join(map(str, sys.version_info[:2])) in PYTHONS:
         yield sys.executable
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"

@@ -98,19 +98,19 @@ BASIC = ("bare", LIMIT, "ours", "info", "cancel", "hook", "base")
 OURS = ("ours", "info", "raise", "cancel", "hook", "grace", "timeout")
 RIVALS = ("fastapi-disconnect", "aiofence", "aidial-sdk")
 WATCHED = ("raise", "cancel", "hook", "grace")
-"""The rows whose watcher checks for a disconnect, 50 to 75 ms after the start of an exchange that lasts so long."""
+"""The rows in which the watcher checks every exchange that lasts 50 to 75 ms."""
 
 SECONDS_TO_CHECK = 0.1
-"""Longer than it takes until the watcher checks an exchange that is still under way."""
+"""Longer than it takes until the watcher checks an exchange (see `disconnect_mw._watcher`)."""
 
 _LOGGER = logging.getLogger("disconnect_mw")
 
 
 @contextlib.contextmanager
 def logging_of(row: str) -> Iterator[None]:
-    """Sets up logging as the row has it: logger `disconnect_mw` is at INFO for the row "info" alone.
+    """Set logger `disconnect_mw` to INFO for the row "info", and to nothing else for the others.
 
-    Its handler drops every record, because a row counts what the middleware does and not what a terminal costs.
+    The handler drops every record, because the row counts what the middleware does, not what a terminal costs.
     """
     if row != "info":
         yield

@@ -48,5 +48,5 @@ async def _rounds(workload: str, rows: Sequence[str], rounds: int) -> dict[tuple
 
 def _repetitions(workload: str, row: str) -> int:
     if row in WATCHED:
-        return WORKLOADS["GET"].repetitions  # so many that the timer of their round weighs nothing
+        return WORKLOADS["GET"].repetitions  # so many that the one timer of a round does not show
     return _drive.repetitions(workload, row)

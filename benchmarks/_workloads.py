@@ -1,4 +1,7 @@
-"""The workloads: what an app does in one exchange, and a server in memory whose `receive` and `send` never suspend."""
+"""The workloads: what an app does in one exchange with a server in memory.
+
+The server's `receive` and `send` do not suspend, except where `receive` waits for the disconnect.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ async def get(scope: Any, receive: Receive, send: Send) -> None:
 async def post(scope: Any, receive: Receive, send: Send) -> None:
     body = b""
     more = True
-    while more:  # as frameworks read a body, be it of one message
+    while more:  # as frameworks read every body, of one message as well
         message = await receive()
         body += message["body"]
         more = message["more_body"]
@@ -59,19 +62,24 @@ async def departure(scope: Any, receive: Receive, send: Send) -> None:
 
 
 async def starlette(scope: Any, receive: Receive, send: Send) -> None:
-    await _streaming_response()(_chunks())(scope, receive, send)
+    await _starlette()(scope, receive, send)
 
 
 @functools.cache
-def _streaming_response() -> Any:
-    from starlette.responses import StreamingResponse  # here only: no other workload needs Starlette
+def _starlette() -> Any:
+    from starlette.applications import Starlette  # here only: no other workload needs Starlette
+    from starlette.requests import Request
+    from starlette.responses import StreamingResponse
+    from starlette.routing import Route
 
-    return StreamingResponse
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(CHUNKS_SENT):
+            yield b"x"
 
+    async def endpoint(request: Request) -> StreamingResponse:
+        return StreamingResponse(chunks())
 
-async def _chunks() -> AsyncIterator[bytes]:
-    for _ in range(CHUNKS_SENT):
-        yield b"x"
+    return Starlette(routes=[Route("/", endpoint)])
 
 
 # What the server's `receive` does after the last message of the request's body.
@@ -84,7 +92,7 @@ async def nothing_is_left() -> NoReturn:
 
 
 async def wait_for_ever() -> NoReturn:
-    """As a server does while only the disconnect can still come."""
+    """As a server's `receive` does once only the disconnect can still come."""
     await asyncio.get_running_loop().create_future()
     raise AssertionError("this wait ends by cancellation alone")
 
@@ -111,9 +119,9 @@ class Workload(NamedTuple):
     compared_with: str = LIMIT
     """The row whose cost is 1."""
     repetitions: int = 500
-    """Exchanges that are counted or timed at a time: enough that what is done once weighs nothing."""
+    """Exchanges in one count or timing: so many that what happens once does not show."""
     note: str = ""
-    """What a reader of the table has to know."""
+    """What is printed under the table."""
 
 
 _OWN = ("bare", LIMIT, *OURS)
@@ -129,7 +137,7 @@ WORKLOADS: dict[str, Workload] = {
         headers=[(b"transfer-encoding", b"chunked")],
         repetitions=50,
     ),
-    # Without the rivals, which cancel the app as soon as the server tells them: they would run another exchange.
+    # Not under the rivals: they read ahead, and cancel the app before it has sent a chunk.
     "departure": Workload(
         "one departure",
         departure,
@@ -148,10 +156,11 @@ WORKLOADS: dict[str, Workload] = {
         rows=_OWN,
         compared_with="bare",
         repetitions=50,
-        note=f"Starlette: a StreamingResponse of {CHUNKS_SENT} chunks, compared with the bare app.",
+        note=f"Starlette: an app of one route, whose StreamingResponse has {CHUNKS_SENT} chunks, compared with the "
+        "bare app.",
     ),
 }
-"""By name. Starlette's is the last: what it imports must not be there while the others are counted."""
+"""By name. Starlette's is the last, so that what it imports is not there while the others are counted."""
 
 
 def http_scope(method: str = "GET", headers: list[tuple[bytes, bytes]] | None = None) -> dict[str, Any]:
@@ -172,7 +181,7 @@ def http_scope(method: str = "GET", headers: list[tuple[bytes, bytes]] | None = 
 
 
 def after_body(workload: Workload, row: str) -> AfterBody:
-    """What the server's `receive` does after the body. The rivals read on, and must be let wait."""
+    """What the server's `receive` does after the body. The rivals read on: for them it waits."""
     return wait_for_ever if row in RIVALS and workload.after_body is nothing_is_left else workload.after_body
 
 

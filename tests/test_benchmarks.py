@@ -10,6 +10,7 @@ import collections
 import gc
 import io
 import logging
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Coroutine
@@ -418,7 +419,7 @@ def test_departure_mutes_what_the_app_sends_after_the_disconnect() -> None:
 
 
 def test_departure_is_logged_in_the_row_at_info_alone_and_not_printed(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = []
 
@@ -440,6 +441,7 @@ def test_departure_is_logged_in_the_row_at_info_alone_and_not_printed(
     logger = logging.getLogger("disconnect_mw")
     assert (logger.level, logger.propagate, logger.handlers) == (logging.NOTSET, True, [])
     assert capfd.readouterr() == ("", "")
+    assert caplog.records == []  # of the root logger, whose handler would print
 
 
 def test_starlette_streams_its_chunks_beside_a_listener() -> None:
@@ -449,11 +451,33 @@ def test_starlette_streams_its_chunks_beside_a_listener() -> None:
 
 
 @pytest.mark.skipif(_instructions.valgrind_version() is None, reason="no valgrind here")
-def test_instructions_are_of_one_exchange() -> None:
-    """Without the interpreter's start, which is some 80,000,000 instructions."""
-    measured = _instructions.measure(["GET"], {"bare": 1}, lambda text: None)
+def test_instructions_are_counted_between_the_marks() -> None:
+    """And nothing else is: the start of the interpreter takes more than 10,000,000 instructions."""
+    mark = f"os.{_drive.MARK}(0)"
+    lines = ["import os", "def loop(n):", " for _ in range(n): pass", mark, "loop(1000)", mark, "loop(3000)", mark]
 
-    assert 5_000 < measured["GET", "bare"] < 50_000
+    one, three = _instructions.between_marks("-I", "-S", "-c", "\n".join(lines))
+
+    assert 10_000 < 2 * one < three < 4 * one < 1_000_000
+
+
+@every_workload
+def test_marks_enclose_the_exchanges_that_are_counted(monkeypatch: pytest.MonkeyPatch, workload: str) -> None:
+    exchanges = 0
+    marks = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal exchanges
+        exchanges += 1
+
+    monkeypatch.setitem(WORKLOADS, workload, WORKLOADS[workload]._replace(app=app))
+    monkeypatch.setattr(os, _drive.MARK, lambda pid: marks.append(exchanges))
+
+    asyncio.run(_drive.run_counted(workload, "ours", 7))
+
+    before, after = marks
+    assert before >= 5  # the warm-up
+    assert after == before + 7
 
 
 @pytest.fixture
@@ -467,6 +491,9 @@ def test_table_fits_80_columns_and_says_what_ran(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(_memory, "_STREAMS", 20)
+    monkeypatch.setattr(_drive, "SECONDS_TO_CHECK", 0)
+    for workload in ("GET", "upload"):
+        monkeypatch.setitem(WORKLOADS, workload, WORKLOADS[workload]._replace(repetitions=5))
     parts = ("--only", "time", "memory", "import", "comparison")
     status = benchmarks.main(["--quick", *parts, "--rows", "bare", "ours", "hook", "--workloads", "GET", "upload"])
 
@@ -522,6 +549,7 @@ def test_every_goal_of_instructions_is_judged_by_default(
     missed: tuple[str, str] | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured = {(workload, row): 1000.0 for workload in WORKLOADS for row in WORKLOADS[workload].rows}
+    measured |= {(workload, "bare"): 700.0 for workload in WORKLOADS}
     measured |= {cell: 1000 * bound + (cell == missed) for cell, bound in RATIOS.items()}
 
     output, status = printed(measured, capsys, "--check")
