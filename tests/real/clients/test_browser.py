@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ..servers.server import Outcome, Server
-from ..servers.setups import NEWEST, Setup
+from ..servers.setups import INSTALLED, Setup
 from ..servers.test_servers import why_not
 from .test_stalled import PHASES, TO_THE_END
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, BrowserType, Page
 
-SETUP = Setup("uvicorn", NEWEST, "asyncio", "httptools", "websockets")
+SETUP = Setup("uvicorn", INSTALLED, "asyncio", "httptools", "websockets")
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

@@ -16,11 +16,11 @@ import pytest
 
 from ..servers.clients import PATIENCE, WebSocketClient
 from ..servers.server import Outcome, Server
-from ..servers.setups import NEWEST, Setup
+from ..servers.setups import INSTALLED, Setup
 from ..servers.test_servers import why_not
 from .test_stalled import PHASES, SEEN, TO_THE_END
 
-SETUP = Setup("uvicorn", NEWEST, "asyncio", "httptools", "websockets")
+SETUP = Setup("uvicorn", INSTALLED, "asyncio", "httptools", "websockets")
 
 PASSES_ON = "proxy_buffering off;"
 IGNORES_ABORT = "proxy_buffering off; proxy_ignore_client_abort on;"

@@ -15,26 +15,30 @@ from pathlib import Path
 
 import pytest
 
+from .. import IS_FULL
 from ..servers.clients import WebSocketClient
 from ..servers.server import Outcome, Server
-from ..servers.setups import NEWEST, Setup
+from ..servers.setups import INSTALLED, Setup
 from ..servers.test_servers import why_not
 
 SERVERS_AT_ONCE = 8
 
 SETUPS = [
-    Setup("uvicorn", NEWEST, "asyncio", "h11", "websockets"),
-    Setup("uvicorn", NEWEST, "uvloop", "httptools", "wsproto"),
-    Setup("uvicorn", NEWEST, "asyncio", "h11", "websockets-sansio"),
-    Setup("hypercorn", NEWEST, "asyncio"),
-    Setup("hypercorn", NEWEST, "trio"),
-    Setup("granian", NEWEST, "asyncio"),
-    Setup("gunicorn", NEWEST, "uvloop", worker="asgi"),
+    Setup("uvicorn", INSTALLED, "asyncio", "h11", "websockets"),
+    Setup("hypercorn", INSTALLED, "trio"),
+    Setup("granian", INSTALLED, "asyncio"),
+    Setup("gunicorn", INSTALLED, "uvloop", worker="asgi"),
 ]
 """gunicorn on uvloop: asyncio's own transport.writelines(), by which gunicorn answers over HTTP, makes nobody wait in
 CPython 3.12.0 to 3.12.8 and 3.13.0 to 3.13.1 (python/cpython#127655)."""
+if IS_FULL:
+    SETUPS += [
+        Setup("uvicorn", INSTALLED, "uvloop", "httptools", "wsproto"),
+        Setup("uvicorn", INSTALLED, "asyncio", "h11", "websockets-sansio"),
+        Setup("hypercorn", INSTALLED, "asyncio"),
+    ]
 
-NEVER_WAITS = Setup("daphne", NEWEST)
+NEVER_WAITS = Setup("daphne", INSTALLED)
 """It buffers whatever the app sends."""
 
 COMPLAINTS = {

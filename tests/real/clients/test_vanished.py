@@ -21,11 +21,11 @@ import pytest
 
 from ..servers.clients import WebSocketClient
 from ..servers.server import Server
-from ..servers.setups import NEWEST, Setup
+from ..servers.setups import INSTALLED, Setup
 from ..servers.test_servers import why_not
 from .test_stalled import BLOCKED, PHASES, SEEN, TO_THE_END
 
-SETUP = Setup("uvicorn", NEWEST, "asyncio", "httptools", "wsproto")
+SETUP = Setup("uvicorn", INSTALLED, "asyncio", "httptools", "wsproto")
 
 CHUNK = 65536
 """What a client gets before it vanishes, and a little more than which it must not get."""

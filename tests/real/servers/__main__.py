@@ -10,69 +10,21 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import table
 from .behaviour import Proof, prove, to_prove
 from .conformance import CRASHES, DIFFERS, GOOD, HANGS, LIMIT, NOT_PLAYED, SAME, Column, play_all
-from .environments import Environments
+from .environments import Environments, installed_versions
+from .meter import Meter
 from .scenarios import SCENARIOS, Scenario
-from .setups import NEWEST, VERSIONS, Setup, setups_of
-
-SECONDS_BETWEEN_LINES = 15
+from .setups import VERSIONS, Setup, setups_of
 
 MARKS = {SAME: ".", LIMIT: "L", DIFFERS: "D", HANGS: "H", CRASHES: "C", NOT_PLAYED: "-"}
 NOT_FOR_IT = " "
-
-
-class Meter:
-    """Shows the progress: a bar on a terminal, a line every 15 seconds elsewhere."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        self._bar = Progress(*self._columns, console=console, disable=not console.is_terminal, transient=True)
-        self._is_bar = console.is_terminal
-        self._task = self._bar.add_task("", total=0)
-        self._total = self._done = 0
-        self._told = self._began = time.monotonic()
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Meter:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def expect(self, count: int) -> None:
-        with self._lock:
-            self._total += count
-            self._bar.update(self._task, total=self._total)
-
-    def tell(self, line: str) -> None:
-        """Print a line above the bar."""
-        with self._lock:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def step(self, what: str) -> None:
-        with self._lock:
-            self._done += 1
-            self._bar.update(self._task, description=what, advance=1)
-            now = time.monotonic()
-            if not self._is_bar and now - self._told > SECONDS_BETWEEN_LINES:
-                self._told = now
-                print(f"{now - self._began:4.0f} s: {self._done} of {self._total} played; {what}", file=sys.stderr)
 
 
 def print_table(columns: Sequence[Column], scenarios: Sequence[Scenario]) -> None:
@@ -144,14 +96,9 @@ def main() -> int:
                 return None
             try:
                 python = environments.interpreter(setup)
-                version = environments.installed_version(setup)
+                version = installed_versions(python, [setup.server])[setup.server]
             except OSError as failure:
                 missing[name] = f"it could not be installed: {failure}"
-                return None
-            if setup.version == NEWEST and any(
-                (one.server, one.version, one.kind) == (setup.server, version, setup.kind) for one in setups
-            ):
-                again.add(f"the newest {setup.server} is {version}: it is not played twice")
                 return None
             proven = to_prove(setup) if options.records or not (options.only or options.bare) else None
             meter.expect(len(suitable) + (proven is not None))
@@ -173,7 +120,6 @@ def main() -> int:
                 bare[column.title] = table.play_bare(python, column)
             return column
 
-        again: set[str] = set()
         proofs: list[Proof] = []
         bare: dict[str, dict[str, str]] = {}
         with ThreadPoolExecutor(options.workers) as workers:
@@ -186,8 +132,6 @@ def main() -> int:
     print_summary(columns)
     for proof in sorted(proofs, key=str):
         print(proof)
-    for line in sorted(again):
-        print(line)
     for name, reason in missing.items():
         print(f"MISSING: {name} was not played: {reason}")
     bad = sum(not column.is_good for column in columns)

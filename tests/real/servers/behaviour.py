@@ -56,23 +56,25 @@ class Proof:
     """The comparison of a server's scripts with one record or more."""
 
     title: str
+    server: str
     version: str = ""
     count: int = 0
     again: int = 0  # scripts played once more, with more patience
     records: list[str] = field(default_factory=list)
+    unrecorded: str = ""  # said of a version that has no record of its own
     differences: list[str] = field(default_factory=list)
     seconds: float = 0
 
     @property
     def is_good(self) -> bool:
-        return not self.differences and bool(self.count)
+        return not self.differences and not self.unrecorded and bool(self.count)
 
     def __str__(self) -> str:
         found = f"{len(self.differences)} DIFFER" if self.differences else "the same"
         again = f", {self.again} of them at the second try" if self.again and not self.differences else ""
         head = f"record {', '.join(self.records)} ({self.title}): {self.count} scripts, {found}{again}"
         head += f" ({self.seconds:.1f} s)"
-        return "\n".join([head, *self.differences])
+        return "\n".join([head, *filter(None, [self.unrecorded]), *self.differences])
 
 
 # Choosing the record
@@ -355,7 +357,7 @@ class _ServerPlay:
 
 def prove(python: str, setup: Setup, records: Sequence[Record] | None = None) -> Proof:
     """Compare all scripts on the server of `setup`, run by the interpreter `python`, with its records."""
-    proof = Proof(f"{setup}")
+    proof = Proof(f"{setup}", setup.server)
     began = time.monotonic()
     lingers = LINGERS + setup.is_impatient  # Daphne checks once a second
     try:
@@ -363,8 +365,7 @@ def prove(python: str, setup: Setup, records: Sequence[Record] | None = None) ->
             proof.version = server.version
             on = tuple(server.wait(lambda event: "python" in event, "word of its Python")["python"])
             if records is None:
-                records, word = records_of(setup, server.version)
-                proof.differences += [word] if word else []
+                records, proof.unrecorded = records_of(setup, server.version)
             for record in (as_on(record, on) for record in records):
                 proof.records.append(str(record))
                 scripts = scripts_for(record, setup.is_impatient)

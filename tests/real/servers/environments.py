@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 from .setups import Setup
@@ -26,20 +28,18 @@ class Environments:
 
     def interpreter(self, setup: Setup) -> str:
         """Return the interpreter that has the server of `setup`. Raises `OSError` if that cannot be installed."""
-        name = f"{setup.server}-{setup.version}"
+        return self.make(f"{setup.server}-{setup.version}", setup.requirements())
+
+    def make(self, name: str, wanted: list[str]) -> str:
+        """Return the interpreter of the environment `name`, made with what is `wanted`. Raises `OSError` likewise."""
         with self._locks.setdefault(name, threading.Lock()):
             if name in self._failures:
                 raise OSError(self._failures[name])
             try:
-                return self._made(name, setup.requirements())
+                return self._made(name, wanted)
             except (OSError, subprocess.SubprocessError) as failure:
                 self._failures[name] = f"{type(failure).__name__}: {failure}"
                 raise OSError(self._failures[name]) from failure
-
-    def installed_version(self, setup: Setup) -> str:
-        """Return the version that the package index gave."""
-        code = f"import importlib.metadata; print(importlib.metadata.version({setup.server!r}))"
-        return _run(self.interpreter(setup), "-c", code).strip()
 
     def _made(self, name: str, wanted: list[str]) -> str:
         directory = self._home / name
@@ -60,6 +60,12 @@ class Environments:
             _run(str(interpreter), "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted)
         done.touch()
         return str(interpreter)
+
+
+def installed_versions(python: str, packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions that the package index gave to that interpreter."""
+    code = f"import importlib.metadata as m, json; print(json.dumps([m.version(one) for one in {list(packages)}]))"
+    return dict(zip(packages, json.loads(_run(python, "-c", code)), strict=True))
 
 
 def _run(*command: str) -> str:

@@ -61,7 +61,7 @@ class Outcome:
 class Server:
     """The server of `setup`, run by the interpreter `python`, for as long as the context manager lives.
 
-        with Server(sys.executable, Setup("hypercorn", NEWEST, "trio")) as server:
+        with Server(sys.executable, Setup("hypercorn", INSTALLED, "trio")) as server:
             visit = server.visit("listen", "mute")  # an app and a variant of `apps.APPS`
             with Client(server.port) as client:
                 client.request(visit.path)

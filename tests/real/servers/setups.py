@@ -6,7 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .pins import pins
+
+INSTALLED = "installed"
+"""The version of a server that is installed beside the tests: the pinned one, where the extra `test` is."""
+
 NEWEST = "newest"
+"""The newest version on the package index, with the newest of all that it is run with."""
 
 APP = "servers.serve:app"
 """The app that a server serves by default."""
@@ -17,7 +23,7 @@ class Setup:
     """A server with its options."""
 
     server: str  # its name on the package index
-    version: str  # on the package index, or NEWEST
+    version: str  # on the package index, or INSTALLED, or NEWEST
     loop: str = "asyncio"  # or "uvloop", "trio"
     http: str = ""  # the implementation, where there is a choice
     ws: str = ""
@@ -55,23 +61,26 @@ class Setup:
         return ["-m", self.server, *map(str, _OPTIONS[self.server](self, where)), app]
 
     def requirements(self) -> list[str]:
-        """Return what to install for it, with the dependencies of its time."""
-        server = _REQUIRED[self.server][0]
-        wanted = [server if self.version == NEWEST else f"{server}=={self.version}", *_REQUIRED[self.server][1:]]
-        if self.server == "uvicorn" and self.version != NEWEST:
-            # uvicorn's `websockets` implementation uses that library's old API. Up to 0.35 or so uvicorn sets a policy
-            # for uvloop and asks for a loop where none is running, which uvloop 0.22 refuses.
-            wanted += ["websockets<14", "uvloop<0.22"]
-        return [*wanted, "asgiref>=3.5", "starlette>=0.40"]
+        """Return what to install for it: all else is pinned, but for what an old server needs."""
+        others = *_RUN_WITH[self.server], "anyio", "asgiref", "starlette"
+        if self.version == NEWEST:
+            return [self.server, *others]
+        is_old = self.version != VERSIONS[self.server][-1]
+        versions = {**pins(), **(_IN_ITS_DAY.get(self.server, {}) if is_old else {})}
+        return [f"{self.server}=={self.version}", *(f"{other}=={versions[other]}" for other in others)]
 
 
-_REQUIRED = {
-    "uvicorn": ("uvicorn", "h11", "httptools", "uvloop", "websockets", "wsproto"),
-    "hypercorn": ("hypercorn[trio,uvloop]",),
-    "daphne": ("daphne",),
-    "granian": ("granian", "uvloop"),
-    "gunicorn": ("gunicorn", "uvicorn", "uvicorn-worker", "h11", "httptools", "uvloop", "websockets", "wsproto"),
+_RUN_WITH = {
+    "uvicorn": ("h11", "httptools", "uvloop", "websockets", "wsproto"),
+    "hypercorn": ("h11", "h2", "trio", "uvloop", "wsproto"),
+    "daphne": ("autobahn", "twisted"),
+    "granian": ("uvloop",),
+    "gunicorn": ("h11", "httptools", "uvicorn", "uvicorn-worker", "uvloop", "websockets", "wsproto"),
 }
+
+# uvicorn's `websockets` implementation uses that library's old API. Up to 0.35 or so uvicorn sets a policy
+# for uvloop and asks for a loop where none is running, which uvloop 0.22 refuses.
+_IN_ITS_DAY = {"uvicorn": {"uvloop": "0.21.0", "websockets": "13.1"}}
 
 
 def _uvicorn(setup: Setup, port: int) -> Sequence[object]:
@@ -111,22 +120,23 @@ _OPTIONS: dict[str, Callable[[Setup, int], Sequence[object]]] = {
 }
 
 VERSIONS = {
-    "uvicorn": ("0.13.4", "0.20.0", "0.27.0", "0.28.0", "0.28.1", "0.30.6", "0.34.3", NEWEST),
-    "hypercorn": ("0.14.4", "0.16.0", "0.18.0", NEWEST),
-    "daphne": ("3.0.2", "4.2.3", NEWEST),
-    "granian": ("1.7.6", "2.8.7", NEWEST),
-    "gunicorn": ("27.0.1", NEWEST),
+    "uvicorn": ("0.13.4", "0.20.0", "0.27.0", "0.28.0", "0.28.1", "0.30.6", "0.34.3", "0.54.0"),
+    "hypercorn": ("0.14.4", "0.16.0", "0.18.0"),
+    "daphne": ("3.0.2", "4.2.3"),
+    "granian": ("1.7.6", "2.8.7"),
+    "gunicorn": ("27.0.1",),
 }
+"""All that are played. The last of each is the one that the extra `test` pins."""
 
 
-def setups_of(server: str, version: str = NEWEST) -> list[Setup]:
+def setups_of(server: str, version: str = INSTALLED) -> list[Setup]:
     """Return the set-ups in which this version of the server is played."""
     if server == "uvicorn":
         found = [
             Setup(server, version, "asyncio", "h11", "websockets"),
             Setup(server, version, "uvloop", "httptools", "wsproto"),
         ]
-        if version == NEWEST:  # newer than the versions that are named here
+        if version in (INSTALLED, NEWEST, VERSIONS[server][-1]):  # the older ones do not have it
             found.append(Setup(server, version, "asyncio", "h11", "websockets-sansio"))
         return found
     if server == "hypercorn":

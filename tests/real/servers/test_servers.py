@@ -1,7 +1,7 @@
-"""The newest of each server that is installed here: a client that leaves is no error, and it is the same on all.
+"""Each server that is installed here: a client that leaves is no error, and it is the same on all.
 
 The servers are played side by side in threads, like those of `python -m tests.real.servers`; each test waits for its
-own verdict.
+own verdict. Each scenario is played on two servers, or with `TESTS_FULL=1` on every one.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from .. import IS_FULL
 from .conformance import GOOD, HANGS, Column, play_all
 from .limits import limit_of
 from .scenarios import HTTP2, SCENARIOS, Scenario
@@ -48,12 +50,37 @@ SETUPS = [setup for server in VERSIONS for setup in setups_of(server)]
 PLAYED = [setup for setup in SETUPS if why_not(setup) is None]
 
 
-def scenarios_of(setup: Setup) -> list[Scenario]:
-    """All but those of which the server shows nothing."""
+SERVERS_FOR_A_SCENARIO = 2
+"""Unless all of them are played."""
+
+
+def shows(setup: Setup, scenario: Scenario) -> bool:
+    """Can this server show anything of it?"""
     version = version_of(setup.server)
     assert version is not None
-    limits = {scenario: limit_of(scenario, setup, version) for scenario in SCENARIOS if scenario.suits(setup)}
-    return [scenario for scenario, limit in limits.items() if limit is None or limit.allows is not None]
+    limit = limit_of(scenario, setup, version) if scenario.suits(setup) else None
+    return scenario.suits(setup) and (limit is None or limit.allows is not None)
+
+
+def drawn(scenario: Scenario, setups: list[Setup]) -> list[Setup]:
+    """One set-up of each of two servers, by lot: always the same ones for a scenario, others for the next."""
+    by_server: dict[str, Setup] = {}
+    for setup in sorted(setups, key=lambda setup: zlib.crc32(f"{scenario.name} {setup}".encode())):
+        by_server.setdefault(setup.server, setup)
+    return list(by_server.values())[:SERVERS_FOR_A_SCENARIO]
+
+
+def chosen() -> dict[Setup, list[Scenario]]:
+    """What is played on each server."""
+    found: dict[Setup, list[Scenario]] = {setup: [] for setup in PLAYED}
+    for scenario in SCENARIOS:
+        setups = [setup for setup in PLAYED if shows(setup, scenario)]
+        for setup in setups if IS_FULL else drawn(scenario, setups):
+            found[setup].append(scenario)
+    return found
+
+
+CHOSEN = chosen()
 
 
 class Run:
@@ -114,8 +141,8 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     ("setup", "scenario"),
     [
         pytest.param(setup, scenario, id=f"{setup}-{scenario.name}")
-        for setup in PLAYED
-        for scenario in scenarios_of(setup)
+        for setup, scenarios in CHOSEN.items()
+        for scenario in scenarios
     ],
 )
 def test_a_client_that_leaves_is_the_same_on_every_server(run: Run, setup: Setup, scenario: Scenario) -> None:
@@ -127,6 +154,18 @@ def test_every_server_is_played() -> None:
     missing = [f"{setup} was NOT played: {why_not(setup)}" for setup in SETUPS if setup not in PLAYED]
     if missing:
         pytest.skip("; ".join(missing))
+
+
+def test_every_scenario_that_shows_something_is_played_and_every_server() -> None:
+    played = {scenario for scenarios in CHOSEN.values() for scenario in scenarios}
+    assert played == {scenario for scenario in SCENARIOS if any(shows(setup, scenario) for setup in PLAYED)}
+    assert all(CHOSEN.values())
+
+
+def test_a_scenario_is_drawn_for_two_servers() -> None:
+    for scenario in SCENARIOS:
+        servers = [setup.server for setup in drawn(scenario, [one for one in PLAYED if scenario.suits(one)])]
+        assert len(servers) == len(set(servers)) == (1 if scenario.protocol == HTTP2 else 2)
 
 
 def test_every_scenario_has_a_name_of_its_own() -> None:

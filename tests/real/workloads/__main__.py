@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from ..servers.setups import NEWEST, Setup
+from ..servers.setups import INSTALLED, Setup
 from .crowd import WAYS, Census, Storm, census, disperse, gather, ratio, serving, storm
 from .test_storm import CELLS, LIMIT
 
 SETUPS = {
     setup.kind: setup
     for setup in (
-        Setup("uvicorn", NEWEST, "asyncio", "httptools", "websockets-sansio"),
-        Setup("uvicorn", NEWEST, "asyncio", "h11", "websockets-sansio"),
-        Setup("uvicorn", NEWEST, "uvloop", "httptools", "websockets-sansio"),
+        Setup("uvicorn", INSTALLED, "asyncio", "httptools", "websockets-sansio"),
+        Setup("uvicorn", INSTALLED, "asyncio", "h11", "websockets-sansio"),
+        Setup("uvicorn", INSTALLED, "uvloop", "httptools", "websockets-sansio"),
     )
 }
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from ..servers.clients import PATIENCE, Client
 from ..servers.server import Server
-from ..servers.setups import NEWEST, Setup
+from ..servers.setups import INSTALLED, Setup
 
-SETUP = Setup("uvicorn", NEWEST, "asyncio", "httptools", "websockets-sansio")
+SETUP = Setup("uvicorn", INSTALLED, "asyncio", "httptools", "websockets-sansio")
 
 WAYS = ("fin", "rst")
 

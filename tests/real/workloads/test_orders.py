@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
+from .. import IS_FULL
 from ..servers.clients import Client
 from ..servers.server import Event, Outcome, Server, Visit
-from ..servers.setups import NEWEST, Setup
+from ..servers.setups import INSTALLED, Setup
 from .places import PLACES
 from .sizes import BETWEEN
 
-SETUP = Setup("uvicorn", NEWEST, "asyncio", "httptools", "websockets-sansio")
+SETUP = Setup("uvicorn", INSTALLED, "asyncio", "httptools", "websockets-sansio")
 
 CLIENTS_AT_ONCE = 24
 
@@ -80,7 +81,7 @@ def ask(server: Server, path: str) -> Any:
 
 # Never half
 
-ORDERS = 30
+ORDERS = 30 if IS_FULL else 10
 
 APPS = ("transaction", "commits")
 SHIELDED = [f"shielded-{place}" for place in PLACES]
@@ -171,11 +172,12 @@ class Use:
 
 
 HANDLERS = ("session", "connection", "report")
+MANY, FEWER, FEWEST = (167, 75, 50) if IS_FULL else (50, 30, 20)
 GOOD_USES = [
-    Use(HANDLERS, "alone", 167),
-    Use(HANDLERS, "inside", 50),
-    Use(HANDLERS, "both", 50),
-    Use(("guarded", "report"), "outside", 75),
+    Use(HANDLERS, "alone", MANY),
+    Use(HANDLERS, "inside", FEWEST),
+    Use(HANDLERS, "both", FEWEST),
+    Use(("guarded", "report"), "outside", FEWER),
 ]
 BAD_USE = Use(("connection",), "anyio", 100)
 

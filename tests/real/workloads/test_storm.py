@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from .. import IS_FULL
 from ..servers.test_servers import why_not
 from .crowd import SETUP, WAYS, Census, Storm, census, ratio, serving, storm
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="NOT tested here
 
 COMPARES = "TESTS_WORK_STREAMS" in os.environ
 
-SIZE = int(os.environ.get("TESTS_WORK_STREAMS", "500"))
+SIZE = int(os.environ.get("TESTS_WORK_STREAMS", "500" if IS_FULL else "200"))
 
 CELLS = [("sse", "bare"), ("sse", "mute"), ("sse", "cancel"), ("deaf", "cancel")]
 """An app and a variant. The deaf one never asks for its client: bare, it would go on."""

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import pytest
 
+from .. import IS_FULL
 from ..servers.clients import Client
 from ..servers.server import Server
-from ..servers.setups import NEWEST, Setup
+from ..servers.setups import INSTALLED, Setup
 from ..servers.test_servers import why_not
 from .places import PLACES
 from .sizes import SECONDS_PER_TOKEN, TOKENS
@@ -27,14 +28,17 @@ from .sizes import SECONDS_PER_TOKEN, TOKENS
 SERVERS_AT_ONCE = 2
 
 SETUPS = [
-    Setup("uvicorn", NEWEST, "asyncio", "h11", "websockets-sansio"),
-    Setup("uvicorn", NEWEST, "uvloop", "httptools", "wsproto"),
-    Setup("hypercorn", NEWEST, "asyncio"),
-    Setup("hypercorn", NEWEST, "trio"),
-    Setup("daphne", NEWEST),
-    Setup("granian", NEWEST, "asyncio"),
-    Setup("gunicorn", NEWEST, "asyncio", worker="asgi"),
+    Setup("uvicorn", INSTALLED, "uvloop", "httptools", "wsproto"),
+    Setup("hypercorn", INSTALLED, "trio"),
+    Setup("gunicorn", INSTALLED, "asyncio", worker="asgi"),
 ]
+if IS_FULL:
+    SETUPS += [
+        Setup("uvicorn", INSTALLED, "asyncio", "h11", "websockets-sansio"),
+        Setup("hypercorn", INSTALLED, "asyncio"),
+        Setup("daphne", INSTALLED),
+        Setup("granian", INSTALLED, "asyncio"),
+    ]
 WITH_DATABASE = [setup for setup in SETUPS if setup.loop != "trio"]
 """aiosqlite is for asyncio."""
 
