@@ -8,8 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ._base import AppScope, Backend, Call, Handle, SendTimedOut, Waiter, Woken, is_cancelled_error
-from ._by_hand import BY_HAND
+from ._base import BY_HAND, AppScope, Backend, Call, Handle, SendTimedOut, Waiter, Woken, is_cancelled_error
 
 if TYPE_CHECKING:
     import asyncio

@@ -10,11 +10,10 @@ import sys
 import traceback
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 from .._frames import chain, is_running
-from ._base import Call, Handle, SendTimedOut, is_cancelled_error
-from ._by_hand import turn
+from ._base import Backend, Call, Handle, SendTimedOut, is_cancelled_error, turn
 
 # The message of a cancellation by this middleware.
 _MARK = "disconnect_mw: the client has disconnected"
@@ -109,11 +108,10 @@ def _is_marked(exception: BaseException | None) -> bool:
     return exception is not None and not is_cancelled_error(exception.__context__)
 
 
-class AsyncioBackend:
+class AsyncioBackend(Backend):
     # Until 3.12 asyncio.current_task is a Python function around this look-up, and takes as long as all the rest of a
     # receive.
     __slots__ = ("current_task",)
-    repeats_cancellation: ClassVar = False
 
     def __init__(self) -> None:
         self.current_task: Callable[[Any], Any] = (
@@ -122,9 +120,6 @@ class AsyncioBackend:
 
     def token(self) -> Any:
         return asyncio._get_running_loop()
-
-    def checkpoint(self) -> Awaitable[None]:
-        return turn()
 
     def create_waiter(self) -> AsyncioWaiter:
         return AsyncioWaiter(loop=asyncio.get_running_loop())
@@ -221,12 +216,6 @@ class AsyncioBackend:
     def app_scope(self, task: Any) -> AsyncioAppScope | None:
         return None if task is None else AsyncioAppScope(task)
 
-    def wakeable(self, call: Call) -> Call:
-        return call
-
-    def unwrap(self, call: Call) -> Call:
-        return call
-
     def wake(self, task: Any, call: Call | None) -> bool:
         if task is None or task.cancelling():
             return False
@@ -260,12 +249,6 @@ class AsyncioBackend:
         if isinstance(exception, BaseExceptionGroup):
             return exception.split(KeyboardInterrupt)
         return None, exception
-
-    async def wait_before_peek(self) -> bool:
-        return False
-
-    def cancelled_scope(self) -> None:
-        return None
 
 
 _background: set[Any] = set()  # asyncio itself keeps weak references only

@@ -68,22 +68,54 @@ class AppScope(Protocol):
         """Whether `cancel` ended the app, although an exception came out of it besides (trio)."""
 
 
-class Backend(Protocol):
-    """One kind of event loop. Stateless: each connection keeps the token of its event loop itself."""
+@types.coroutine
+def turn() -> Generator[None, None, None]:
+    """What `asyncio.sleep(0)` does."""
+    yield
 
-    repeats_cancellation: ClassVar[bool]
+
+class PolledWaiter:
+    """Asked each time that the coroutine is driven."""
+
+    __slots__ = ("is_set",)
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def set(self) -> None:
+        self.is_set = True
+
+    def __await__(self) -> Generator[None, None, None]:
+        while not self.is_set:
+            yield
+
+
+class Backend:
+    """One kind of event loop. This one is for none: a coroutine that is driven by hand, with `send(None)`.
+
+    Then nothing can be started, woken, cancelled or called later, and seconds are not counted. Stateless: each
+    connection keeps the token of its event loop itself.
+    """
+
+    __slots__ = ()
+
+    repeats_cancellation: ClassVar[bool] = False
     """Whether a cancelled task is cancelled at each await until it ends (trio), not once."""
 
     def current_task(self, token: Any, /) -> Any:
         """The task that runs on the loop of this token; None where there is none."""
+        return None
 
     def token(self) -> Any:
         """What tells event loops of one kind apart: asyncio's loop, trio's token, None by hand."""
+        return None
 
     def checkpoint(self) -> Awaitable[None]:
         """Give every other task of the loop its turn, and let a cancellation in."""
+        return turn()
 
-    def create_waiter(self) -> Waiter: ...
+    def create_waiter(self) -> Waiter:
+        return PolledWaiter()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context | None = None) -> Handle | None:
         """Run `coroutine`, which must not raise, in a task with `context`, or with a copy of the caller's.
@@ -91,33 +123,43 @@ class Backend(Protocol):
         On asyncio its first step is made at once, because Starlette's `request.is_disconnected()` peeks from a
         cancelled scope: what a task found out one turn later it would never see. None, and nothing run, by hand.
         """
+        coroutine.close()
+        return None
 
     def spawn_background(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> None:
         """As `spawn`, for a task that is to end by itself although no reference to it is kept."""
+        coroutine.close()
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Handle:
         """Call `callback` on this loop after so many seconds, in an empty context."""
+        raise RuntimeError("no event loop runs that could call anything later")
 
     def call_in(self, token: Any, callback: Callable[[], None]) -> None:
         """Call `callback` on the loop of `token`: at once if it is the caller's own, from any thread.
 
         A loop that has ended calls nothing.
         """
+        callback()
 
     async def move_on_after(self, seconds: float, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run `coroutine`, which must not raise, for at most `seconds`; then it is cancelled and not waited for."""
+        await coroutine
 
     async def fail_after(self, seconds: float, awaitable: Awaitable[Any]) -> Any:
         """What `awaitable` returns; `SendTimedOut` if that takes longer than `seconds`."""
+        return await awaitable
 
     def app_scope(self, task: Any) -> AppScope | None:
         """The scope of the app that runs in `task`. On trio a new scope where `task` is None, else `task` itself."""
+        return None
 
     def wakeable(self, call: Call) -> Call:
         """`call` in a form that `wake` can end."""
+        return call
 
     def unwrap(self, call: Call) -> Call:
         """The call that `wakeable` was given."""
+        return call
 
     def wake(self, task: Any, call: Call) -> bool:
         """End the call of `task` to the server; the task finds an exception, and asks `absorb` about it.
@@ -125,9 +167,11 @@ class Backend(Protocol):
         False, and nothing done, for a task that was cancelled before without `uncancel`: the two cancellations could
         not be told apart.
         """
+        return False
 
     def absorb(self, task: Any, exception: BaseException | None) -> bool:
         """Take back what `wake` did to `task`. False if another cancellation came as well: it must pass (P6)."""
+        return False
 
     def uncancel(self, task: Any) -> None:
         """Take back what `wake` did to `task`, where other code swallowed the exception on its way."""
@@ -140,18 +184,25 @@ class Backend(Protocol):
         `calls` are these objects, and the call to the server that each makes there. `tasks` limits the search; None is
         all tasks.
         """
+        return iter(())
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
         """The part of `exception` that must end the task (a cancellation, an exit), and the part to be logged."""
+        return None, exception
 
     async def wait_before_peek(self) -> bool:
         """If the caller is in a cancelled scope of trio, let the reader's task run for two turns, and return True.
 
         False, at once, elsewhere: the caller may wait.
         """
+        return False
 
     def cancelled_scope(self) -> Any:
         """For a peek on trio: a scope in which everything that would wait is cancelled. None elsewhere.
 
         Also None for a caller that is not cancelled itself: a message that is cancelled on its way would be lost.
         """
+        return None
+
+
+BY_HAND = Backend()

@@ -7,12 +7,12 @@ import contextvars
 import math
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import trio
 
 from .._frames import chain
-from ._base import Call, Handle, SendTimedOut, Woken
+from ._base import Backend, Call, Handle, SendTimedOut, Woken
 
 
 class TrioWaiter:
@@ -77,8 +77,9 @@ class WakeableCall:
         raise Woken  # only `wake` cancels the scope
 
 
-class TrioBackend:
-    repeats_cancellation: ClassVar = True
+class TrioBackend(Backend):
+    __slots__ = ()
+    repeats_cancellation = True
 
     def current_task(self, token: Any) -> Any:
         return trio.lowlevel.current_task()
@@ -172,8 +173,6 @@ class TrioBackend:
 
     def absorb(self, task: Any, exception: BaseException | None) -> bool:
         return exception is None or isinstance(exception, Woken)
-
-    def uncancel(self, task: Any) -> None: ...
 
     def suspended_in(
         self, code: types.CodeType, calls: Iterable[tuple[Any, Any]], tasks: Iterable[Any] | None = None
