@@ -80,6 +80,7 @@ def test_what_is_no_application_is_refused(app: Any, shown: str) -> None:
     ("value", "error", "advice"),
     [
         ("cancle", ValueError, "'cancle': look for a misspelling"),
+        ("ignore", ValueError, "'ignore': it is called \"mute\" now"),
         ("", ValueError, "'': look for a misspelling"),
         (None, TypeError, "None: pass a string"),
         (True, TypeError, "True: pass a string"),

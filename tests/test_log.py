@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _middleware
 
 pytestmark = pytest.mark.anyio
 
@@ -368,3 +368,44 @@ async def test_the_line_is_written_after_the_app_has_ended(caplog: pytest.LogCap
 
     await serve(DisconnectMiddleware(app), http_scope(), GONE)
     assert (seen_by_the_app, len(caplog.records)) == ([0], 1)
+
+
+@pytest.mark.parametrize("cache", ["logging's own", "none"])
+@pytest.mark.parametrize("change", ["setLevel", "the root's setLevel", "disable", "disabled"])
+async def test_the_level_may_change_at_any_time(
+    cache: str, change: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The cache of the levels is private to logging; without it the logger is asked for every exchange."""
+    if cache == "none":
+        monkeypatch.setattr(_middleware, "_LEVELS", {})
+    logger = logging.getLogger("disconnect_mw")
+    app = DisconnectMiddleware(app_that(..., ..., START, CHUNK))
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "level", root.level)
+    monkeypatch.setattr(logger, "disabled", False)
+    caplog.set_level(logging.INFO)
+
+    async def counted() -> list[int | None]:
+        caplog.clear()
+        await serve(app, http_scope(), REQUEST, GONE)
+        return [record.exchange.messages_sent for record in caplog.records]  # type: ignore[attr-defined]  # ours
+
+    assert await counted() == [0]
+    if change == "setLevel":
+        logger.setLevel(logging.WARNING)
+    elif change == "the root's setLevel":
+        logger.setLevel(logging.NOTSET)
+        root.setLevel(logging.WARNING)
+    elif change == "disable":
+        logging.disable(logging.INFO)
+    else:
+        logger.disabled = True
+    try:
+        assert await counted() == []
+    finally:
+        logging.disable(logging.NOTSET)
+        logger.disabled = False
+        logger.setLevel(logging.INFO)
+        root.setLevel(logging.INFO)
+    assert await counted() == [0], "what was sent is counted again"
+    logger.setLevel(logging.NOTSET)

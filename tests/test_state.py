@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import pytest
 
 from disconnect_mw._http import HTTPConnection
@@ -9,7 +12,9 @@ from disconnect_mw._options import Options
 from disconnect_mw._state import TRANSITIONS, Cause, State
 from disconnect_mw._websocket import WebSocketConnection
 
+from .support.messages import DISCONNECT, FINAL, REQUEST, START, http_scope
 from .support.simulated_server import SimulatedServer
+from .test_backends import drive
 
 
 def test_the_table_has_one_row_for_each_state_and_cause() -> None:
@@ -53,3 +58,71 @@ def test_a_connection_shows_its_state() -> None:
         connection = kind()
         connection.open({}, SimulatedServer.receive, SimulatedServer.send, Options("mute"), None)  # type: ignore[arg-type]  # never called
         assert repr(connection) == f"<{name} open>"
+
+
+class Play:
+    """A connection that is in `state`, without an event loop, and the server's side of it."""
+
+    def __init__(self, state: State) -> None:
+        self.error: Exception | None = None
+        self.has_left = state is State.DISCONNECTED
+        self.connection = HTTPConnection()
+        self.connection.open(http_scope(), self._receive, self._send, Options("mute"), None)
+        if state is State.DISCONNECTED:
+            drive(self.connection.receive())
+        elif state is State.COMPLETE:
+            drive(self.connection.send(START))
+            drive(self.connection.send(FINAL))
+        assert self.connection.state is state
+
+    async def _receive(self) -> Any:
+        return dict(DISCONNECT if self.has_left else REQUEST)
+
+    async def _send(self, message: Any) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def take(self, cause: Cause) -> None:
+        if cause is Cause.DISCONNECT_RECEIVED:
+            self.has_left = True
+            drive(self.connection.receive())
+            return
+        is_open, sends_last = self.connection.state is State.OPEN, cause is not Cause.SEND_FAILED
+        if is_open and sends_last:
+            drive(self.connection.send(START))
+        if cause is Cause.LAST_MESSAGE_REFUSED:
+            self.error = RuntimeError("refused")
+        elif cause is Cause.SEND_FAILED:
+            self.error = ConnectionResetError()
+        with contextlib.suppress(RuntimeError, ConnectionResetError):
+            drive(self.connection.send(START if is_open and not sends_last else FINAL))
+
+
+# For this row see the next test: the message must be on its way.
+@pytest.mark.parametrize(
+    ("state", "cause"), [row for row in TRANSITIONS if row != (State.COMPLETE, Cause.LAST_MESSAGE_REFUSED)]
+)
+def test_a_connection_goes_by_the_table(state: State, cause: Cause) -> None:
+    play = Play(state)
+    play.take(cause)
+    assert play.connection.state is TRANSITIONS[state, cause]
+
+
+def test_a_connection_whose_last_message_is_refused_is_open_again() -> None:
+    """The message is on its way, so the exchange is complete already; then the server refuses it."""
+    connection = HTTPConnection()
+    seen = []
+
+    async def receive() -> Any:
+        return dict(REQUEST)
+
+    async def send(message: Any) -> None:
+        if message is FINAL:
+            seen.append(connection.state)
+            raise RuntimeError("refused")
+
+    connection.open(http_scope(), receive, send, Options("mute"), None)
+    drive(connection.send(START))
+    with pytest.raises(RuntimeError, match="refused"):
+        drive(connection.send(FINAL))
+    assert [*seen, connection.state] == [State.COMPLETE, State.OPEN]
