@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol
 
 from ._backends import Backend, Call, Woken
-from ._frames import frame_of
+from ._frames import frame_of, is_running
 from ._timers import SharedTimer
 
 # Seconds that a server has to wake the send itself, as most do, in the same turn.
@@ -38,6 +38,7 @@ class Sender(Protocol):
     """What of a connection is needed to wake its sends."""
 
     sends_by: ClassVar[types.CodeType]  # of its method `send`
+    muted_by: ClassVar[types.CodeType]  # of what takes its messages after the disconnect
     server_send: Call
 
 
@@ -48,7 +49,8 @@ def _wake_blocked(senders: Iterable[Sender], backend: Backend, token: Any) -> No
     """
     calls = [(sender, sender.server_send) for sender in senders]
     for task, sender, awaited in backend.suspended_in(calls[0][0].sends_by, calls) if calls else ():
-        if _is_blocked(awaited) and backend.wake(task, sender.server_send):
+        is_muted = any(is_running(sender.muted_by, awaitable) for awaitable in awaited)  # by an inner install
+        if not is_muted and _is_blocked(awaited) and backend.wake(task, sender.server_send):
             _woken[task] = sender
 
 
@@ -65,7 +67,7 @@ def absorb_wake(sender: Sender, backend: Backend, exception: BaseException) -> b
         return True
     if not _woken:
         return False
-    task = backend.current_task(backend.token())
+    task = _current_task(backend)
     if _woken.get(task) is not sender:
         return False
     del _woken[task]
@@ -75,7 +77,7 @@ def absorb_wake(sender: Sender, backend: Backend, exception: BaseException) -> b
 def uncancel(backend: Backend) -> None:
     """Take back the wake of the caller's send, which other code on its way may have swallowed."""
     if _woken:
-        task = backend.current_task(backend.token())
+        task = _current_task(backend)
         if _woken.pop(task, None) is not None:
             backend.uncancel(task)
 
@@ -86,6 +88,11 @@ def close(sender: Sender, backend: Backend, token: Any) -> None:
     for task in [task for task, woken in _woken.items() if woken is sender]:
         del _woken[task]
         backend.uncancel(task)
+
+
+def _current_task(backend: Backend) -> Any:
+    token = backend.token()
+    return None if token is None else backend.current_task(token)
 
 
 def can_block() -> bool:

@@ -53,11 +53,13 @@ class Cancellation:
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` after so many seconds, in place of an earlier one."""
-        self.close()
+        if self._handle is not None:
+            self._handle.cancel()
         self._handle = self._backend.call_later(seconds, callback)
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Stop the timer, and do not hold the app's task any more: it may hold the exception that holds this."""
+        self._scope = None
         if self._handle is not None:
             self._handle.cancel()
 

@@ -90,6 +90,7 @@ class Connection(abc.ABC):
     protocol: ClassVar[Literal["http", "websocket"]]
     is_http: ClassVar[bool]
     _FIRST_REMAINING: ClassVar[Remaining]
+    _DISCONNECT: ClassVar[str]  # the type of the message
 
     scope: Any  # None when the exchange is over, since the scope holds the connection
     options: Options
@@ -127,20 +128,22 @@ class Connection(abc.ABC):
         self.began = monotonic()
         self.token = token
         if token is None:
-            self._open_without_asyncio()
+            self.task = None
         else:
             backend = self.backend = _backends.asyncio_backend
             current_task = backend.current_task
             self.task = current_task(token)
 
-    def _open_without_asyncio(self) -> None:
+    def open_without_task(self, app: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """Be on the event loop that runs where that has no task of asyncio: trio's, or none.
+
+        Returns `app`, on trio in a scope by which it can be cancelled. granian 1.7.6 drives the app by callbacks of
+        asyncio, and trio may be a guest of asyncio.
+        """
         self.backend, self.token = _backends.current()
         self.task = self.backend.app_scope(None)
         self.server_receive = self.backend.wakeable(self.server_receive)
         self.server_send = self._send = self.backend.wakeable(self.server_send)
-
-    def scoped(self, app: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        """`app`, in the scope by which it can be cancelled where no asyncio runs."""
         return app if self.task is None else functools.partial(self.task.run, app)
 
     def observe(self, counts: bool, watches: bool) -> None:
@@ -257,7 +260,9 @@ class Connection(abc.ABC):
             self._end_read(None)
         if self.disconnect_message is None:
             message = self.received(message)
-        return message if self.disconnect_message is None else await self.require_reader().receive()
+            if self.disconnect_message is None or field(message, "type") != self._DISCONNECT:
+                return message  # `received` may have found the disconnect behind it
+        return await self.require_reader().receive()
 
     def _read_failed(self, exception: BaseException) -> bool:
         """The app's own call to the server has raised. Returns whether the disconnect is why."""
@@ -397,6 +402,7 @@ class Connection(abc.ABC):
             is_of_server = isinstance(cause, Exception) and not isinstance(cause, Woken)
             await self._send(message, cause if is_of_server else None)
 
+    muted_by: ClassVar[CodeType] = MutedSend.__call__.__code__
     sends_by: ClassVar[CodeType] = send.__code__  # tells the tasks that are in it
 
     # The disconnect
@@ -422,16 +428,15 @@ class Connection(abc.ABC):
 
     def _mute_sends(self) -> None:
         """Mute what the app sends from now on."""
-        raises = self.root.options.policy == "raise"
-        disconnected = Disconnected(self.disconnect_message, self._make_record(), self._remaining, raises)
+        disconnected = Disconnected(self.disconnect_message, self._make_record(), self._remaining)
         self.disconnected = disconnected
         self._remaining = ()
         self._send = muted = MutedSend(
             send=self.backend.unwrap(self.server_send),
             disconnected=disconnected,
-            root=self.root.disconnected or disconnected,
             after=self._after,
             backend=self.backend,
+            raises=self._raises,
             has_told_others=self._has_told_others,
             outer=self.parts.outer if self.is_http else None,
         )
@@ -523,6 +528,9 @@ class Connection(abc.ABC):
 
     def _has_answered(self) -> bool:
         return self.reader is not None and self.reader.has_answered()
+
+    def _raises(self) -> bool:
+        return self.root.options.policy == "raise"
 
     def _has_told_others(self) -> bool:
         return self.reader is not None and self.reader.has_told_others()
@@ -637,7 +645,6 @@ class Connection(abc.ABC):
             if self.options.send_timeout is not None:
                 root._send = TimedSend(root._send, self.options.send_timeout, root.backend)
             return
-        disconnected.raises = options.policy == "raise"
         self._on_disconnect(Cause.DISCONNECT_RECEIVED, root.disconnect_message)
         if options.seconds_to_cancel is not None and self.token is not None:
             ends = root.began + record.seconds + options.seconds_to_cancel

@@ -24,19 +24,17 @@ class Disconnected:
         "is_guessed",
         "message",
         "messages_muted",
-        "raises",
         "record",
         "remaining",
         "start",
         "unsent",
     )
 
-    def __init__(self, message: Message, record: Disconnect | None, remaining: Remaining, raises: bool) -> None:
+    def __init__(self, message: Message, record: Disconnect | None, remaining: Remaining) -> None:
         self.message = message  # what every `receive` answers
         self.record = record  # None where the exchange was over
         self.remaining = remaining  # what the server, and outer middleware, have not got
         self.unsent = remaining  # what the app has not sent, not even into a muted send
-        self.raises = raises  # the policy is `raise`
         self.is_guessed = False  # from an exception alone: the server has not delivered the disconnect
         self.is_cancelled = False  # the app, by this middleware
         self.start: Message = None  # the app's own start, sent after the disconnect

@@ -47,6 +47,14 @@ def frame_of(awaitable: Any) -> types.FrameType | None:
     return None if kind is None else getattr(awaitable, kind[1])
 
 
+def is_method_of(owner: object, code: types.CodeType, awaitable: Any) -> bool:
+    """Whether `awaitable` is a coroutine of the method with this `code`, called on `owner`: its frame refers to that.
+
+    Not asked of `f_locals`: reading those of a live frame keeps what they hold alive (3.11, 3.12).
+    """
+    return is_running(code, awaitable) and any(thing is owner for thing in gc.get_referents(awaitable))
+
+
 def is_running(code: types.CodeType, awaitable: Any) -> bool:
     """Whether `awaitable` is a coroutine of the function with this `code`."""
     return getattr(type(awaitable), "cr_code", None) is not None and awaitable.cr_code is code

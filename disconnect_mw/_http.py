@@ -22,6 +22,7 @@ class HTTPConnection(Connection):
 
     protocol = "http"
     is_http = True
+    _DISCONNECT = "http.disconnect"
     _FIRST_REMAINING = RESPONSE_REMAINING
     _after = staticmethod(after_http)
 
@@ -47,12 +48,11 @@ class HTTPConnection(Connection):
                     self.body = _COMPLETE
                     self._reading = _READER  # only the disconnect can still come
                     return message
-            except (
-                AttributeError,
-                KeyError,
-                TypeError,
-            ):  # no `more_body`, or no ASGI message
-                pass
+            except (AttributeError, KeyError, TypeError):
+                if field(message, "type") == "http.request":  # without `more_body`, which is false then
+                    self.body = _COMPLETE
+                    self._reading = _READER
+                    return message
         return await self._answer(message)
 
     def _reading_task(self) -> Any:
@@ -60,7 +60,7 @@ class HTTPConnection(Connection):
         code = HTTPConnection.receive.__code__
         for tasks in (() if self.task is None else (self.task,), None):  # nearly always it is the exchange's own
             for task, _, awaited in self.backend.suspended_in(code, calls, tasks):
-                if not is_running(Reader.receive.__code__, awaited[0]):  # else it waits in the reader
+                if awaited and not is_running(Reader.receive.__code__, awaited[0]):  # else it waits in the reader
                     return task
         return None
 
@@ -80,7 +80,7 @@ class HTTPConnection(Connection):
             watcher = self.parts.watcher
             if is_complete and watcher is not None and watcher.has_checked:
                 watcher.check()  # now, not a second later
-        elif kind == "http.disconnect":
+        elif kind == self._DISCONNECT:
             self._on_disconnect(Cause.DISCONNECT_RECEIVED, message)
         return message
 
@@ -96,7 +96,7 @@ class HTTPConnection(Connection):
         return bool(length) and sum(map(_messages.payload, messages)) == length
 
     def _new_disconnect(self) -> Message:
-        return {"type": "http.disconnect"}
+        return {"type": self._DISCONNECT}
 
     def status(self) -> int | None:
         record = self.record()

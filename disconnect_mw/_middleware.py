@@ -155,6 +155,8 @@ class DisconnectMiddleware:
         if is_usual:
             connection = HTTPConnection()
             connection.open(scope, receive, send, self._options, token)
+            if connection.task is None:
+                app = connection.open_without_task(app)
             scope[KEY] = connection
         else:
             kind = scope.get("type")
@@ -165,8 +167,8 @@ class DisconnectMiddleware:
             else:
                 return await app(scope, receive, send)
             connection.open(scope, receive, send, options, token)
-            if token is None:
-                app = connection.scoped(app)
+            if connection.task is None:
+                app = connection.open_without_task(app)
             found = scope.setdefault(KEY, connection)
             self._set_up(connection, found)
         receive, send = connection.receive, connection.send

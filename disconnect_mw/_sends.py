@@ -67,22 +67,22 @@ class MutedSend:
     the message on to the outer one, which mutes it: middleware between the two may need the whole response (a cache).
     """
 
-    __slots__ = ("_after", "_backend", "_disconnected", "_has_told_others", "_outer", "_root", "_send")
+    __slots__ = ("_after", "_backend", "_disconnected", "_has_told_others", "_outer", "_raises", "_send")
 
     def __init__(
         self,
         *,
         send: Send,
         disconnected: Disconnected,
-        root: Disconnected,
         after: Callable[[Remaining, Any], Remaining],
         backend: Backend,
+        raises: Callable[[], bool],
         has_told_others: Callable[[], bool],
         outer: Outer | None,
     ) -> None:
         self._send = send
         self._disconnected = disconnected
-        self._root = root
+        self._raises = raises
         self._after = after
         self._backend = backend
         self._has_told_others = has_told_others
@@ -93,7 +93,7 @@ class MutedSend:
         disconnected, kind = self._disconnected, _messages.field(message, "type")
         disconnected.count(message)
         _blocked_sends.uncancel(self._backend)
-        if self._root.raises and kind not in _messages.WEBSOCKET_ENDS:
+        if self._raises() and kind not in _messages.WEBSOCKET_ENDS:
             await self._backend.checkpoint()
             raise ClientDisconnected(disconnected.message) from cause
         if kind is not None:
@@ -121,7 +121,12 @@ class MutedSend:
 
     def close(self) -> None:
         """Do not hold the connection any more, which holds this."""
+        self._raises = _always if self._raises() else _never
         self._has_told_others = _never
+
+
+def _always() -> bool:
+    return True
 
 
 def _never() -> bool:

@@ -18,6 +18,7 @@ class WebSocketConnection(Connection):
 
     protocol = "websocket"
     is_http = False
+    _DISCONNECT = "websocket.disconnect"
     _FIRST_REMAINING = HANDSHAKE_REMAINING
     _after = staticmethod(after_websocket)
 
@@ -29,7 +30,7 @@ class WebSocketConnection(Connection):
 
     def received(self, message: Message) -> Message:
         kind = field(message, "type")
-        if kind == "websocket.disconnect":
+        if kind == self._DISCONNECT:
             message = _messages.with_code(message)
             self._on_disconnect(Cause.DISCONNECT_RECEIVED, message)
         elif self.reader is not None:
@@ -48,7 +49,7 @@ class WebSocketConnection(Connection):
 
     def _new_disconnect(self) -> Message:
         # No close frame came: 1006 (RFC 6455, 7.4.1).
-        return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        return {"type": self._DISCONNECT, "code": 1006, "reason": ""}
 
     def _phase(self) -> Phase:
         return "before the handshake" if self._remaining is HANDSHAKE_REMAINING else "while open"

@@ -60,6 +60,9 @@ def test_a_connection_shows_its_state() -> None:
         assert repr(connection) == f"<{name} open>"
 
 
+async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+
 class Play:
     """A connection that is in `state`, without an event loop, and the server's side of it."""
 
@@ -68,6 +71,7 @@ class Play:
         self.has_left = state is State.DISCONNECTED
         self.connection = HTTPConnection()
         self.connection.open(http_scope(), self._receive, self._send, Options("mute"), None)
+        self.connection.open_without_task(app)
         if state is State.DISCONNECTED:
             drive(self.connection.receive())
         elif state is State.COMPLETE:
@@ -122,6 +126,7 @@ def test_a_connection_whose_last_message_is_refused_is_open_again() -> None:
             raise RuntimeError("refused")
 
     connection.open(http_scope(), receive, send, Options("mute"), None)
+    connection.open_without_task(app)
     drive(connection.send(START))
     with pytest.raises(RuntimeError, match="refused"):
         drive(connection.send(FINAL))

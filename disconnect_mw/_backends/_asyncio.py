@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import gc
 import sys
 import traceback
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any
 
-from .._frames import chain, is_running
+from .._frames import chain, is_method_of, is_running
 from ._base import Backend, Call, Handle, SendTimedOut, is_cancelled_error, turn
 
 # The message of a cancellation by this middleware.
@@ -232,16 +231,15 @@ class AsyncioBackend(Backend):
     def suspended_in(
         self, code: types.CodeType, calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
     ) -> Iterator[tuple[Any, Any, list[Any]]]:
-        by_id = {id(owner): owner for owner, _ in calls}
-        for task in () if not by_id else asyncio.all_tasks() if tasks is None else tasks:
+        owners = [owner for owner, _ in calls]
+        if tasks is None:
+            tasks = asyncio.all_tasks() if owners else ()
+        for task in tasks:
             awaited = list(chain(task.get_coro()))
             for index, awaitable in enumerate(awaited):
-                if is_running(code, awaitable):
-                    # The frame refers to the connection. Not `f_locals`: reading those of a live frame keeps what they
-                    # hold alive (3.11, 3.12).
-                    for thing in gc.get_referents(awaitable):
-                        if id(thing) in by_id:
-                            yield task, thing, awaited[index + 1 :]
+                for owner in owners:
+                    if is_method_of(owner, code, awaitable):
+                        yield task, owner, awaited[index + 1 :]
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
         if isinstance(exception, (asyncio.CancelledError, SystemExit, KeyboardInterrupt)):

@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from .._frames import chain
+from .._frames import chain, is_method_of
 from ._base import Backend, Call, Handle, SendTimedOut, Woken
 
 
@@ -179,7 +179,10 @@ class TrioBackend(Backend):
     ) -> Iterator[tuple[Any, Any, list[Any]]]:
         for owner, call in calls:
             for task in [*call.scopes]:
-                yield task, owner, list(chain(task.coro))
+                awaited = list(chain(task.coro))
+                # In `fail_after` a task of its own makes the call.
+                starts = [index + 1 for index, awaitable in enumerate(awaited) if is_method_of(owner, code, awaitable)]
+                yield task, owner, awaited[max(starts, default=0) :]
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
         kinds = (KeyboardInterrupt, trio.Cancelled)
