@@ -559,6 +559,25 @@ def test_every_goal_of_instructions_is_judged_by_default(
     assert output.count("MISSED") == status == (missed is not None)
 
 
+def test_requests_of_starlettes_app_alone_are_judged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import _requests
+
+    def measure(app: str, rows: list[str], *arguments: object) -> tuple[str, dict[str, list[_requests.Measured]]]:
+        taken = {"bare": 0.91, LIMIT: 0.95, "ours": 1.0}  # 0.91 of the bare app's requests, in either app
+        return "a stack", {row: [_requests.Measured(1 / taken[row], taken[row])] for row in rows}
+
+    monkeypatch.setattr(_requests, "measure", measure)
+
+    assert benchmarks.main(["--only", "requests", "--check"]) == 1
+
+    output = capsys.readouterr().out
+    assert output.count("Requests, ") == 2
+    assert output.count("MISSED") == 1
+    assert "requests/s of processor time, Starlette app" in output
+
+
 def test_starlettes_stream_is_compared_with_the_bare_app(capsys: pytest.CaptureFixture[str]) -> None:
     measured = {("Starlette", "bare"): 1000.0, ("Starlette", LIMIT): 1160.0, ("Starlette", "cancel"): 1220.0}
 
