@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from .support.serving import look_soon
@@ -16,3 +20,48 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks and second tries come fast, so that the tests do."""
     look_soon(monkeypatch)
+
+
+TESTS = Path(__file__).parent
+
+SLOW = [TESTS / name for name in ("real", "test_benchmarks.py", "test_demo.py", "test_enumerated.py")]
+"""Left out by `--quick`: real servers, subprocesses, enumerations."""
+
+TESTS_AT_A_TIME = 8
+"""Given to a worker of pytest-xdist."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out real servers, subprocesses and enumerations")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if config.getoption("quick") and collection_path in SLOW else None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return "all tests take about 2 minutes on two idle cores with -n 4, and about 30 seconds with --quick"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a worker a whole file of `tests/real`, whose tests share their servers, and a few tests of other files.
+
+    `--dist loadgroup` would do it; but it renames tests in a way that pytest 9.2 has done away with.
+    """
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
+
+    scopes: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+
+    def scope_of(nodeid: str) -> str:
+        if nodeid not in scopes:
+            path = nodeid.partition("::")[0]
+            part = 0 if path.startswith("tests/real/") else counts[path] // TESTS_AT_A_TIME
+            scopes[nodeid] = f"{path} {part}"
+            counts[path] += 1
+        return scopes[nodeid]
+
+    scheduling = LoadScopeScheduling(config, log)
+    scheduling._split_scope = scope_of
+    return scheduling

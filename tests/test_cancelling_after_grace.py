@@ -15,7 +15,7 @@ from disconnect_mw import connection
 
 from .support.messages import ACCEPT, START
 from .support.records import ended
-from .support.serving import GRACE, serve
+from .support.serving import GRACE, checked, serve
 from .support.simulated_server import http, websocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
@@ -95,7 +95,7 @@ async def test_an_endless_grace_needs_nobody_to_look(options: Any) -> None:
     far = http()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await anyio.sleep(0.01)
+        await checked()
 
     await serve(app, far, **options)
     assert (far.reads > 0) == ("policy" in options)

@@ -125,7 +125,7 @@ def listening(handler: App, steps: list[Any], reacts: bool = True) -> App:
 
 
 @on_asyncio
-@pytest.mark.parametrize("grace", [None, 0.005])
+@pytest.mark.parametrize("grace", [None, 60])
 async def test_a_framework_that_ends_its_handler_by_itself_is_not_cancelled(grace: Any) -> None:
     far = http()
     steps: list[Any] = []

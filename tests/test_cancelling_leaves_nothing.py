@@ -252,7 +252,7 @@ async def test_scope_server_and_app_are_free_at_the_end_without_the_garbage_coll
     try:
         with anyio.fail_after(SECONDS):
             refs = await exchange()
-        with anyio.fail_after(1):
+        with anyio.fail_after(SECONDS):
             while [ref() for ref in refs] != [None, None, None]:
                 await anyio.sleep(0.001)
         if end != "ignored":

@@ -13,12 +13,25 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
+import trio.testing
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware, Exchange, _blocked_sends, _connection, connection
 from disconnect_mw._backends._asyncio import AsyncioBackend
 
 from .support.messages import ACCEPT, CHUNK, CLOSE, DISCONNECT, FINAL, REQUEST, START, TEXT
-from .support.serving import SECONDS, Until, call, cancellations, is_trio, look_soon, on_asyncio, serve, turns
+from .support.serving import (
+    ON_ASYNCIO,
+    SECONDS,
+    Until,
+    call,
+    cancellations,
+    is_trio,
+    look_soon,
+    on_asyncio,
+    serve,
+    turns,
+)
 from .support.simulated_server import http, websocket
 
 pytestmark = pytest.mark.anyio
@@ -310,6 +323,11 @@ async def test_the_time_is_that_of_one_message() -> None:
     assert server.sent == [START, *[CHUNK] * 5, FINAL]
 
 
+STILL = "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+"""trio, whose clock stands still while anything goes on: there the server's send is in a task of its own."""
+
+
+@pytest.mark.parametrize("anyio_backend", [*ON_ASYNCIO, STILL])
 async def test_what_is_sent_at_once_takes_no_time() -> None:
     far = http()
 

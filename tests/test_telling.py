@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -21,7 +22,7 @@ from disconnect_mw import ClientDisconnected, Disconnect, DisconnectMiddleware, 
 from .support.apps import leaving
 from .support.messages import ACCEPT, CHUNK, FINAL, START
 from .support.records import record_of
-from .support.serving import App, Until, call, left, on_asyncio, serve, turns
+from .support.serving import App, Until, briefly, call, left, on_asyncio, serve, turns
 from .support.simulated_server import UVICORN_0_28_0, SimulatedServer, http, websocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
@@ -437,6 +438,7 @@ async def test_apps_that_end_in_time_one_after_the_other_are_not_warned_of(
 ) -> None:
     """Although others have left before, whose time is over."""
     monkeypatch.setattr(_telling.abandoned, "seconds", 0.3)
+    paths: list[str] = []
 
     async def brief(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -445,11 +447,22 @@ async def test_apps_that_end_in_time_one_after_the_other_are_not_warned_of(
         await anyio.sleep(0.05)
 
     app = DisconnectMiddleware(brief)
+    numbers = itertools.count()
+
+    async def exchange() -> str:
+        path = f"/{next(numbers)}"
+        await call(app, http(path=path))
+        return path
+
+    async def brief_exchange() -> None:
+        paths.append(await briefly(exchange, 0.3))
+
     async with anyio.create_task_group() as tasks:
-        for number in range(10):
-            tasks.start_soon(call, app, http(path=f"/{number}"))
+        for _ in range(10):
+            tasks.start_soon(brief_exchange)
             await anyio.sleep(0.04)
-    assert warned.texts() == []
+    assert len(paths) == 10
+    assert [path for path in paths if text(f"GET {path}") in warned.texts()] == []
 
 
 async def test_each_route_is_named_once(warned: Warned) -> None:
@@ -511,9 +524,15 @@ async def test_who_has_been_asked_to_go_on_is_not_warned_of(options: Any, warned
     assert warned.texts() == []
 
 
-async def test_an_app_that_ends_in_time_is_not_warned_of(warned: Warned) -> None:
-    await serve(leaving, http())
-    await anyio.sleep(0.03)
+async def test_an_app_that_ends_in_time_is_not_warned_of(warned: Warned, caplog: pytest.LogCaptureFixture) -> None:
+    async def exchange() -> None:
+        warned.looked_at.clear()
+        _telling._named.clear()
+        caplog.clear()
+        await serve(leaving, http())
+
+    await briefly(exchange, _telling.abandoned.seconds)
+    await anyio.sleep(3 * _telling.abandoned.seconds)
     assert warned.texts() == []
 
 

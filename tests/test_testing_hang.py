@@ -256,16 +256,16 @@ def test_patience_counts_from_the_last_message_that_got_the_exchange_any_further
             await send(CHUNK)
 
     client = HTTPClient(body=[b"a", b"b", b"c"], leaves_after_messages=3)
-    assert visit_now(slow, client, patience=0.4, backend=backend).ended == "returned"
+    assert visit_now(slow, client, patience=0.8, backend=backend).ended == "returned"
 
 
 @on_each_backend
 def test_patience_counts_from_the_disconnect(backend: Any) -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
-        await anyio.sleep(0.3)
+        await anyio.sleep(0.7)
 
-    client = HTTPClient(leaves_after_seconds=0.2)
-    assert visit_now(slow, client, patience=0.2, backend=backend).ended == "returned"
+    client = HTTPClient(leaves_after_seconds=0.5)
+    assert visit_now(slow, client, patience=0.6, backend=backend).ended == "returned"
 
 
 # What is the application's own
@@ -310,12 +310,12 @@ def test_each_message_of_a_websocket_client_gives_the_app_new_patience(backend: 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "websocket.accept"})
-        for _ in range(3):
+        for _ in range(5):
             await receive()
             await anyio.sleep(0.2)
 
-    client = WebSocketClient(messages=["a", "b", "c"])
-    assert visit_now(app, client, patience=0.4, backend=backend).ended == "returned"
+    client = WebSocketClient(messages=["a", "b", "c", "d", "e"])
+    assert visit_now(app, client, patience=0.8, backend=backend).ended == "returned"
 
 
 @on_each_backend

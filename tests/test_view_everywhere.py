@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -26,6 +27,7 @@ from disconnect_mw import (
     Disconnect,
     DisconnectMiddleware,
     RaiseOnDisconnect,
+    _watcher,
     connection,
 )
 from disconnect_mw.fastapi import Client, client_connection
@@ -34,7 +36,7 @@ from disconnect_mw.testing import HTTPClient, HTTPSimulatedServer, servers
 from .support.apps import behind, leaves_generators, through
 from .support.messages import EMPTY_FINAL, FINAL, START, START_499
 from .support.records import gone
-from .support.serving import App, call, left, serve, turns
+from .support.serving import App, briefly, call, checked, left, serve, turns
 from .support.simulated_server import http, websocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
@@ -311,7 +313,7 @@ async def test_the_departure_is_found_behind_a_small_body_that_the_app_does_not_
         far.leave()
         while client.connected and far.reads < reads:
             await anyio.sleep(0.001)
-        await anyio.sleep(0.01)
+        await checked()
         answers.append(client.connected)
 
     await serve(app, far)
@@ -353,11 +355,15 @@ async def test_a_short_request_that_was_asked_about_leaves_nothing_to_be_looked_
         await send(START)
         await send(FINAL)
 
-    fars = [http(), http()]
-    await serve(app, fars[0])
-    await serve(CancelOnDisconnect(app), fars[1])
-    await anyio.sleep(0.03)
-    assert (caplog.messages, [far.reads for far in fars]) == ([], [0, 0])
+    async def exchange(app: App) -> Any:
+        far = http()
+        await serve(app, far)
+        return far
+
+    for each in (app, CancelOnDisconnect(app)):
+        far = await briefly(functools.partial(exchange, each), _watcher._first_checks.seconds)
+        await checked()
+        assert (caplog.messages, far.reads) == ([], 0)
 
 
 @pytest.mark.parametrize("again", ["itself", "a copy of its own time"])

@@ -25,6 +25,7 @@ from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _blocked_sen
 from disconnect_mw.testing import HTTPClient, HTTPServerBehaviour, HTTPSimulatedServer, servers
 
 from .support.messages import ACCEPT, CHUNK, DISCONNECT, FINAL, REQUEST, START, TEXT
+from .support.serving import SECONDS, briefly, checked, turns
 from .support.silent_server import http, http_scope, look_soon_at_silent_servers, run, silent, websocket
 
 pytestmark = pytest.mark.anyio
@@ -73,16 +74,24 @@ async def test_nobody_looks_at_what_is_shorter_than_it_takes_until_the_first_loo
 ) -> None:
     """Although it began when others had their turn."""
     monkeypatch.setattr(_watcher._first_checks, "seconds", 0.3)
-    fars = [http() for _ in range(10)]
+    reads: list[int] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await anyio.sleep(0.05)
 
+    async def exchange() -> int:
+        far = http()
+        await run(far, app, policy="cancel")
+        return far.reads
+
+    async def short_exchange() -> None:
+        reads.append(await briefly(exchange, 0.3))
+
     async with anyio.create_task_group() as tasks:
-        for far in fars:
-            tasks.start_soon(functools.partial(run, far, app, policy="cancel"))
+        for _ in range(10):
+            tasks.start_soon(short_exchange)
             await anyio.sleep(0.04)
-    assert [far.reads for far in fars] == [0] * 10
+    assert reads == [0] * 10
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # which is not used
@@ -121,9 +130,9 @@ async def test_what_was_read_ahead_is_delivered_in_order() -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(ACCEPT)
-        await anyio.sleep(0.05)
+        await checked()
         reads = far.reads
-        await anyio.sleep(0.05)
+        await checked()
         assert far.reads == reads == 2, "the handshake and one message ahead"
         while (message := await receive())["type"] != "websocket.disconnect":
             seen.append(message.get("text"))
@@ -138,14 +147,14 @@ async def test_nothing_of_a_body_is_read_that_the_app_has_not_asked_for() -> Non
     far = http(client=HTTPClient(headers=[(b"transfer-encoding", b"chunked")], body=[b"a", b"b", b"c"]))
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await anyio.sleep(0.05)
+        await checked()
         assert far.reads == 0
         await receive()
-        await anyio.sleep(0.05)
+        await checked()
         assert far.reads == 1
         await receive()
         await receive()
-        await anyio.sleep(0.05)
+        await checked()
         assert far.reads == 4, "only the disconnect can still come"
 
     await run(far, app, policy="raise")
@@ -188,7 +197,7 @@ async def test_a_receive_that_always_has_the_request_to_give_is_not_read_for_eve
         return dict(REQUEST)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await anyio.sleep(0.05)
+        await checked()
 
     await DisconnectMiddleware(app, policy="raise")(http_scope(), receive, HTTPSimulatedServer().send)
     assert reads == 2
@@ -203,7 +212,7 @@ async def test_an_app_that_reads_is_left_alone_and_is_looked_at_again_later() ->
         await receive()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(receive)
-            await anyio.sleep(0.05)
+            await checked()
             assert far.reads == 3, "it reads by itself"
             assert send.__self__.reader is None, "and by the shortest way"
             tasks.cancel_scope.cancel()
@@ -215,14 +224,17 @@ async def test_an_app_that_reads_is_left_alone_and_is_looked_at_again_later() ->
 
 
 async def test_a_request_that_ends_soon_is_never_looked_at() -> None:
-    far = http(client=HTTPClient())
-
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
         await send(FINAL)
 
-    await run(far, app, policy="raise")
-    await anyio.sleep(0.05)
+    async def exchange() -> Any:
+        far = http(client=HTTPClient())
+        await run(far, app, policy="raise")
+        return far
+
+    far = await briefly(exchange, _watcher._first_checks.seconds)
+    await checked()
     assert far.reads == 0
 
 
@@ -237,7 +249,7 @@ async def test_what_others_do_in_receive_has_the_context_of_the_exchange() -> No
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(ACCEPT)
-        await anyio.sleep(0.03)
+        await checked()
 
     variable.set("mine")
     await DisconnectMiddleware(app)(far.scope(), outer_receive, far.send)
@@ -249,7 +261,7 @@ async def test_a_websocket_is_not_read_for_before_it_is_accepted() -> None:
     far = websocket()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await anyio.sleep(0.05)
+        await checked()
         assert far.reads == 0
 
     await run(far, app)
@@ -261,7 +273,7 @@ async def test_what_a_websocket_app_sends_under_ignore_reaches_the_server_no_lon
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(ACCEPT)
         far.leave()
-        await anyio.sleep(0.05)
+        await checked()
         await send(TEXT)
 
     await run(far, app, websocket_policy="mute")
@@ -272,7 +284,7 @@ async def test_a_receive_gets_what_is_read_for_nobody_while_that_goes_on() -> No
     far = http(HTTPServerBehaviour(), incoming=[])
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await anyio.sleep(0.05)
+        await checked()
         assert far.reads == 1
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(far.deliver_soon, REQUEST)
@@ -292,7 +304,7 @@ async def test_a_receive_that_raises_in_place_of_the_disconnect_delivers_it(read
         await send(ACCEPT)
         far.leave()
         if reads == "by a look":
-            await anyio.sleep(0.05)
+            await checked()
         for _ in range(3):
             assert await receive() == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
 
@@ -414,12 +426,12 @@ async def test_nothing_that_was_watched_is_left_behind() -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(ACCEPT)
-        await anyio.sleep(0.03)
+        await checked()
 
     await DisconnectMiddleware(app)(scope, far.receive, far.send)
     left = weakref.ref(scope)
     del scope
-    await anyio.sleep(0.05)
+    await checked()
     gc.collect()
     assert left() is None
 
@@ -433,7 +445,7 @@ async def test_a_scope_that_is_none_keeps_nobody_from_looking_at_others(caplog: 
         await ticks(send, CHUNK)
 
     async def waits(scope: Any, receive: Any, send: Any) -> None:
-        await anyio.sleep(0.05)
+        await checked()
 
     async def bad() -> None:
         await DisconnectMiddleware(waits, policy="raise")({**other.scope(), "headers": 7}, other.receive, other.send)
@@ -449,14 +461,14 @@ async def test_a_scope_that_is_none_keeps_nobody_from_looking_at_others(caplog: 
 async def test_an_exchange_that_was_watched_is_no_cycle() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(ACCEPT)
-        await anyio.sleep(0.03)
+        await checked()
 
     far = websocket()
     gc.collect()
     gc.disable()
     try:
         await DisconnectMiddleware(app)(far.scope(), far.receive, far.send)
-        await anyio.sleep(0.01)  # the reader's task ends
+        await turns()  # the reader's task ends
         left = weakref.ref(far)
         del far
         assert left() is None
@@ -502,7 +514,7 @@ async def test_a_receive_in_time_loses_nothing_of_what_others_take_before_they_w
         there.extend({"type": "websocket.receive", "text": str(number)} for number in range(3))
         is_there.set()
         seen: list[str] = []
-        with anyio.move_on_after(0.1):
+        with anyio.fail_after(SECONDS):
             while len(seen) < 3:
                 seen.append((await receive())["text"])
         assert seen == ["0", "1", "2"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -15,6 +16,7 @@ from disconnect_mw import DisconnectMiddleware, _backends, _blocked_sends, _watc
 from disconnect_mw._backends import _asyncio
 
 App = Callable[[Any, Any, Any], Awaitable[Any]]
+T = TypeVar("T")
 
 ON_ASYNCIO = [("asyncio", {}), ("asyncio", {"use_uvloop": True})]
 
@@ -43,6 +45,36 @@ async def turns(count: int = 5) -> None:
     """Wait for so many turns of the event loop, in which a late cancellation would arrive."""
     for _ in range(count):
         await anyio.lowlevel.checkpoint()
+
+
+async def briefly(exchange: Callable[[], Awaitable[T]], seconds: float) -> T:
+    """What `exchange` returned. A busy machine may make it longer than so many seconds: then once more."""
+    with anyio.fail_after(60):
+        while True:
+            began = anyio.current_time()
+            result = await exchange()
+            if anyio.current_time() - began < seconds:
+                return result
+
+
+async def checked(times: int = 2) -> None:
+    """Wait until each exchange that is watched by now has been checked so many times, and for what that began.
+
+    By a watcher that begins after them: the checks come by one timer for all.
+    """
+    watcher, left, done = _watcher.Watcher(), times, anyio.Event()
+
+    def check(context: contextvars.Context) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            done.set()
+
+    watcher.start(check, contextvars.copy_context(), *_backends.current())
+    with anyio.fail_after(SECONDS):
+        await done.wait()
+    watcher.close()
+    await turns()
 
 
 def cancellations() -> int:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+import trio.testing
 
 from disconnect_mw.testing import HTTPClient, HTTPSimulatedServer, WebSocketSimulatedServer, servers, visit
 from disconnect_mw.testing import Server as Record
@@ -28,18 +29,21 @@ from .scripts import AFTER, BEFORE, CLOSE_CODE, CLOSE_REASON, SCRIPTS, Performan
 from .server import Event, Server, Visit
 from .setups import Setup
 
-PATIENCE, LINGERS = 0.4, 1.5
-"""Seconds for a step on a real server, and for the server to cancel an app."""
+PATIENCE = (0.4, 0.8, 3.0)
+"""Seconds for a step on a real server, at the first try and at those of a script that differed: the machine may have
+been busy."""
 
-MORE_PATIENCE = 0.8
-"""The second try of a script that differed has so many seconds a step: the machine may have been busy."""
+LINGERS, LINGERS_IF_IMPATIENT = 1.5, 5.0
+"""Seconds for the server to cancel an app, which it should not do, and where it is told to do so after a second."""
 
 IN_MEMORY = 0.02
 
-SECONDS_TO_BE_CALLED = 1.5
+TO_BE_CALLED = 4
+"""An app has so many times the seconds for a step to be called."""
 
-SECONDS_TO_NOTICE = 0.1
-"""granian notices a disconnect in a thread of its own, the others before they read anything sent after it."""
+TO_NOTICE = 0.25
+"""A server has that part of the seconds for a step to notice a disconnect: granian does in a thread of its own, the
+others before they read anything sent after it."""
 
 SECONDS_TO_END = 8.0
 """More than the seconds of all steps."""
@@ -59,7 +63,7 @@ class Proof:
     server: str
     version: str = ""
     count: int = 0
-    again: int = 0  # scripts played once more, with more patience
+    again: int = 0  # tries of scripts played once more, with more patience
     records: list[str] = field(default_factory=list)
     unrecorded: str = ""  # said of a version that has no record of its own
     differences: list[str] = field(default_factory=list)
@@ -71,7 +75,7 @@ class Proof:
 
     def __str__(self) -> str:
         found = f"{len(self.differences)} DIFFER" if self.differences else "the same"
-        again = f", {self.again} of them at the second try" if self.again and not self.differences else ""
+        again = f", with {self.again} further tries" if self.again and not self.differences else ""
         head = f"record {', '.join(self.records)} ({self.title}): {self.count} scripts, {found}{again}"
         head += f" ({self.seconds:.1f} s)"
         return "\n".join([head, *filter(None, [self.unrecorded]), *self.differences])
@@ -134,7 +138,10 @@ def scripts_for(record: Record, is_impatient: bool = False) -> list[Script]:
 
 
 def play_in_memory(record: Record, scripts: Sequence[Script], lingers: float = LINGERS) -> list[Lines]:
-    """Return the lines of each script, played with `record`. An app that lingers does so for `lingers` seconds."""
+    """Return the lines of each script, played with `record`. An app that lingers does so for `lingers` seconds.
+
+    On a clock of its own, which goes on when all of them wait.
+    """
     found: dict[int, Lines] = {}
 
     async def play(number: int, script: Script) -> None:
@@ -145,7 +152,7 @@ def play_in_memory(record: Record, scripts: Sequence[Script], lingers: float = L
             for number, script in enumerate(scripts):
                 tasks.start_soon(play, number, script)
 
-    anyio.run(play_all)
+    anyio.run(play_all, backend="trio", backend_options={"clock": trio.testing.MockClock(autojump_threshold=0)})
     return [found[number] for number in range(len(scripts))]
 
 
@@ -256,7 +263,7 @@ class _ServerPlay:
     def _play(self) -> Lines:
         script = self._script
         with self._client() as client:
-            if not self._is_called(SECONDS_TO_BE_CALLED):
+            if not self._is_called(TO_BE_CALLED * self._patience):
                 client.leave("fin")
                 return ("the app is called late",) if self._is_called(self._patience) else NOT_CALLED
             if script.way is not None:
@@ -306,7 +313,7 @@ class _ServerPlay:
                     message["text"] if message["bytes"] is None else message["bytes"] for message in messages
                 )
                 self._server.mark(f"talked-{self._run}")
-                time.sleep(SECONDS_TO_NOTICE)
+                time.sleep(TO_NOTICE * self._patience)
         if isinstance(client, WebSocketClient) and way == "clean":
             client.close_frame(CLOSE_CODE, CLOSE_REASON)
             self._finish_close(client)
@@ -314,7 +321,7 @@ class _ServerPlay:
             client.leave("reset")
         else:
             client.leave(way)
-        time.sleep(SECONDS_TO_NOTICE)
+        time.sleep(TO_NOTICE * self._patience)
         self._visit.cue()
 
     def _stay(self, client: Client, is_there: bool) -> list[str]:
@@ -359,7 +366,7 @@ def prove(python: str, setup: Setup, records: Sequence[Record] | None = None) ->
     """Compare all scripts on the server of `setup`, run by the interpreter `python`, with its records."""
     proof = Proof(f"{setup}", setup.server)
     began = time.monotonic()
-    lingers = LINGERS + setup.is_impatient  # Daphne checks once a second
+    lingers = LINGERS_IF_IMPATIENT if setup.is_impatient else LINGERS
     try:
         with Server(python, setup, "servers.bare:app") as server:
             proof.version = server.version
@@ -372,18 +379,17 @@ def prove(python: str, setup: Setup, records: Sequence[Record] | None = None) ->
                 is_http2 = record.http.http_version == "2"
                 proof.count += len(scripts)
                 wanted = play_in_memory(impatient(record) if setup.is_impatient else record, scripts, lingers)
-                came = play_on_server(server, scripts, is_http2, PATIENCE, lingers)
-                again = [number for number in range(len(scripts)) if came[number] != wanted[number]]
-                proof.again += len(again)
-                if again:
-                    more = play_on_server(
-                        server, [scripts[number] for number in again], is_http2, MORE_PATIENCE, lingers
-                    )
-                    for number, lines in zip(again, more, strict=True):
-                        came[number] = lines
-                for script, one, other in zip(scripts, came, wanted, strict=True):
-                    if one != other:
-                        proof.differences.append(difference(record, script, one, other))
+                came: dict[int, Lines] = {}
+                for patience in PATIENCE:
+                    left = [number for number in range(len(scripts)) if came.get(number) != wanted[number]]
+                    if not left:
+                        break
+                    proof.again += len(left) if came else 0
+                    played = play_on_server(server, [scripts[number] for number in left], is_http2, patience, lingers)
+                    came.update(zip(left, played, strict=True))
+                for number, script in enumerate(scripts):
+                    if came[number] != wanted[number]:
+                        proof.differences.append(difference(record, script, came[number], wanted[number]))
     except (AssertionError, OSError) as failure:
         proof.differences.append(f"{setup}: {type(failure).__name__}: {failure}")
     proof.seconds = time.monotonic() - began

@@ -17,7 +17,6 @@ Each step is bounded: one that does not return in time "hangs", and is cancelled
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Literal
 
@@ -295,11 +294,11 @@ class Performance:
         self._waiting.clear()
 
     async def _linger(self) -> None:
-        began = time.monotonic()
+        began = anyio.current_time()
         try:
             await anyio.sleep(self._lingers)
         except BaseException:
-            self._note(f"linger: cancelled{' too early' if time.monotonic() - began < 0.7 else ''}")
+            self._note(f"linger: cancelled{' too early' if anyio.current_time() - began < 0.7 else ''}")
             raise
         self._note("linger: goes on")
 
