@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _blocked_sends, _watcher
 
+from .support.apps import leaves_generators, through
 from .support.messages import ACCEPT, CHUNK, DISCONNECT, FINAL, REQUEST, START
 from .support.silent_server import http, http_scope, look_soon_at_silent_servers, run, silent, websocket
 
@@ -108,6 +112,30 @@ async def test_a_send_is_found_wherever_the_tasks_wait_for_it() -> None:
 
     with anyio.fail_after(5):
         await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
+
+
+@leaves_generators
+async def test_a_send_through_middleware_that_only_hands_on_wakes_too() -> None:
+    """BaseHTTPMiddleware: the send waits for a task of that middleware, which the server blocks."""
+    server = Blocking()
+    outcomes: list[Any] = []
+    is_back = anyio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(told, receive, server)
+            outcomes.extend([await send(CHUNK), await send(CHUNK)])
+        is_back.set()
+
+    handing_on = BaseHTTPMiddleware(DisconnectMiddleware(app), through)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(handing_on, http_scope(), server.receive, server.send)
+            await is_back.wait()
+            tasks.cancel_scope.cancel()  # what is outside of the install stays blocked
+    assert outcomes == [None, None]
 
 
 @pytest.mark.parametrize("policy", ["mute", "raise"])
@@ -278,6 +306,84 @@ async def test_an_interruption_that_was_swallowed_leaves_no_count_behind(ends: s
     with anyio.fail_after(5):
         await DisconnectMiddleware(app)(http_scope(), server.receive, swallowing_send)
     assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
+async def test_a_wake_that_was_swallowed_keeps_nothing_alive() -> None:
+    async def exchange() -> weakref.ref[Any]:
+        server = Blocking()
+
+        async def swallowing_send(message: Any) -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await server.send(message)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await send(START)
+            asking = asyncio.ensure_future(told(receive, server))
+            await send(CHUNK)
+            await asking
+
+        with anyio.fail_after(5):
+            await DisconnectMiddleware(app)(http_scope(), server.receive, swallowing_send)
+        return weakref.ref(server)
+
+    left = await exchange()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert left() is None
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
+@pytest.mark.parametrize("meets", ["ours", "nothing"])
+async def test_a_cancellation_from_outside_still_counts_when_the_clean_up_has_sent(
+    meets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio's own time-outs and task groups tell by `Task.cancelling` which cancellation is theirs (P6)."""
+    server = Blocking()
+    counts: list[int] = []
+
+    async def send_to_server(message: Any) -> None:
+        with contextlib.suppress(*[] if meets == "ours" else [asyncio.CancelledError]):
+            await server.send(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+
+        async def stream() -> None:
+            try:
+                await send(CHUNK)
+                await send(CHUNK)  # takes back what was swallowed
+                await asyncio.sleep(5)
+            finally:
+                await send(CHUNK)
+                task: Any = asyncio.current_task()
+                counts.append(task.cancelling())
+
+        task = asyncio.ensure_future(stream())
+        await server.is_blocked.wait()
+        wake = _blocked_sends.blocked._callback
+        is_woken = asyncio.Event()
+
+        def both(connections: Any, backend: Any, token: Any) -> None:
+            wake(connections, backend, token)
+            is_woken.set()
+            if meets == "ours":
+                task.cancel()
+
+        monkeypatch.setattr(_blocked_sends.blocked, "_callback", both)
+        await told(receive, server)
+        await is_woken.wait()
+        if meets == "nothing":
+            await anyio.wait_all_tasks_blocked()
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), server.receive, send_to_server)
+    assert counts == [1]
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})])

@@ -90,6 +90,24 @@ async def test_the_orderly_end_does_not_wait_for_a_server_that_blocks() -> None:
         await DisconnectMiddleware(app)(http_scope(), server.receive, blocking)
 
 
+@pytest.mark.parametrize("fails_at", ["the start", "a chunk", "the last message"])
+async def test_what_the_server_was_handed_is_not_sent_a_second_time(fails_at: str) -> None:
+    """Middleware outside has had it, although the server's send has reported the disconnect for it."""
+    server = SimulatedServer(UVICORN_0_28_0)
+    messages = {"the start": START, "a chunk": CHUNK, "the last message": EMPTY_FINAL}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for what, message in messages.items():
+            if what == fails_at:
+                server.leave()
+            await send(message)
+
+    await run(server, app)
+    until = list(messages).index(fails_at) + 1
+    end = [] if fails_at == "the last message" else [EMPTY_FINAL]
+    assert server.sent == [*messages.values()][:until] + end
+
+
 async def test_the_orderly_end_swallows_what_it_causes() -> None:
     server = SimulatedServer(UVICORN_0_28_0)
 

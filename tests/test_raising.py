@@ -57,6 +57,28 @@ async def test_another_connections_exception_is_the_apps_own() -> None:
         await run(server, after_disconnect(server, app))
 
 
+async def test_that_is_so_where_a_server_delivers_one_and_the_same_message_to_all() -> None:
+    server, kept = SimulatedServer(), list[ClientDisconnected]()
+
+    async def receive() -> Any:
+        return DISCONNECT
+
+    async def first(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        with pytest.raises(ClientDisconnected) as raised:
+            await send(START)
+        kept.append(raised.value)
+
+    async def second(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise kept[0]
+
+    await DisconnectMiddleware(first, policy="raise")(http_scope(), receive, server.send)
+    with pytest.raises(ClientDisconnected) as left:
+        await DisconnectMiddleware(second, policy="raise")(http_scope(), receive, server.send)
+    assert left.value is kept[0]
+
+
 async def test_of_a_group_the_rest_is_raised() -> None:
     server = SimulatedServer()
     bug = ValueError("a bug")

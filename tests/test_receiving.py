@@ -14,10 +14,10 @@ import anyio.lowlevel
 import pytest
 from starlette.requests import Request
 
-from disconnect_mw import DisconnectMiddleware
+from disconnect_mw import DisconnectMiddleware, _watcher
 
-from .support.messages import DISCONNECT, REQUEST, START, http_scope
-from .support.simulated_server import GUNICORN, HYPERCORN, UVICORN_0_28_0, ServerBehaviour, SimulatedServer
+from .support.messages import ACCEPT, CLOSE, DISCONNECT, REQUEST, START, http_scope
+from .support.simulated_server import GUNICORN, HYPERCORN, UVICORN_0_28_0, ServerBehaviour, SimulatedServer, websocket
 
 pytestmark = pytest.mark.anyio
 
@@ -344,6 +344,173 @@ async def test_what_the_app_does_to_its_disconnect_message_does_not_matter() -> 
         server.leave()
         for _ in range(3):
             (await receive())["type"] = "changed"
+        assert await receive() == DISCONNECT
+
+    await run(server, app)
+
+
+class Reads:
+    """The server's `receive`, and which task made each read: "app" or "ours"."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._task = anyio.get_current_task()
+        self.by: list[str] = []
+        self.waiting = 0
+
+    async def receive(self) -> Any:
+        self.by.append("app" if anyio.get_current_task() == self._task else "ours")
+        self.waiting += 1
+        try:
+            return await self._server.receive()
+        finally:
+            self.waiting -= 1
+
+
+async def test_the_apps_own_task_reads_the_body_although_the_watcher_checks(soon: None) -> None:
+    """What outer middleware does in its `receive` runs in the task of the app, as bare."""
+    server = SimulatedServer(incoming=[])
+    reads = Reads(server)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with anyio.fail_after(5):
+            while not send.__self__.parts.watcher.has_checked:
+                await anyio.sleep(0.001)
+        server.deliver(FIRST, FIRST, LAST)
+        assert [await receive() for _ in range(3)] == [FIRST, FIRST, LAST]
+        assert reads.by[:3] == ["app"] * 3
+
+    scope = {**http_scope(), "headers": [(b"transfer-encoding", b"chunked")]}
+    await DisconnectMiddleware(app, policy="raise")(scope, reads.receive, server.send)
+
+
+async def test_a_task_of_ours_reads_where_a_cancellation_would_reach_the_server() -> None:
+    """After a cancelled read until the next message, and after the body."""
+    server = SimulatedServer(GUNICORN, [])
+    reads = Reads(server)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def cancelled() -> None:
+            with anyio.move_on_after(0.001) as scope:
+                await receive()
+            assert scope.cancelled_caught
+
+        await cancelled()
+        await cancelled()
+        server.deliver(FIRST)
+        assert await receive() == FIRST
+        server.deliver(LAST)
+        assert await receive() == LAST
+        await cancelled()
+        assert reads.by == ["app", "ours", "app", "ours"]
+        assert server.cancelled_reads == 1
+
+    await DisconnectMiddleware(app)(http_scope(), reads.receive, server.send)
+
+
+async def test_the_apps_own_task_reads_a_websocket_again_once_a_message_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_watcher._first_checks, "seconds", 3600)
+    server = websocket(messages=[])
+    reads = Reads(server)
+    message = {"type": "websocket.receive", "text": "tick"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        with anyio.move_on_after(0.001):
+            await receive()
+        server.deliver(message, message)
+        assert [await receive(), await receive()] == [message, message]
+        assert reads.by == ["app", "app", "ours", "app"]
+
+    await DisconnectMiddleware(app)(server.scope(), reads.receive, server.send)
+
+
+async def test_the_apps_own_task_reads_after_its_close(soon: None) -> None:
+    """And the read of ours that the close has ended is no failure of that one."""
+    server = websocket(messages=[])
+    reads = Reads(server)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        with anyio.fail_after(5):
+            while reads.by != ["app", "ours"]:
+                await anyio.sleep(0.001)
+        await send(CLOSE)
+        await turns()
+        assert (await receive())["type"] == "websocket.disconnect"
+        assert reads.by == ["app", "ours", "app"]
+
+    await DisconnectMiddleware(app)(server.scope(), reads.receive, server.send)
+
+
+async def test_a_read_that_the_apps_close_has_ended_lets_no_second_one_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_watcher._first_checks, "seconds", 3600)
+    server = websocket(messages=[])
+    reads = Reads(server)
+
+    async def silent() -> Any:
+        await anyio.sleep_forever()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        server.receive = silent  # type: ignore[method-assign]  # even after the close
+        for _ in range(2):
+            with anyio.move_on_after(0.001):
+                await receive()
+        assert reads.by == ["app", "app", "ours"]
+        await send(CLOSE)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            await turns()
+            tasks.start_soon(receive)
+            await turns()
+            assert reads.waiting == 1
+            tasks.cancel_scope.cancel()
+
+    await DisconnectMiddleware(app)(server.scope(), reads.receive, server.send)
+
+
+@on_asyncio
+async def test_a_server_that_swallows_the_end_of_our_read_is_not_read_again() -> None:
+    """As gunicorn's once did; the exchange is over."""
+    reads = 0
+
+    async def swallowing() -> Any:
+        nonlocal reads
+        reads += 1
+        if reads > 1:
+            with contextlib.suppress(asyncio.CancelledError):
+                await anyio.sleep_forever()
+        return dict(REQUEST)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        await request.body()
+        assert not await request.is_disconnected()
+        await turns()
+
+    await DisconnectMiddleware(app)(http_scope(), swallowing, SimulatedServer().send)
+    await turns()
+    assert reads == 2
+
+
+@on_asyncio
+async def test_a_disconnect_that_comes_while_a_receive_gives_its_turn_is_answered() -> None:
+    """And not what was read before: after the disconnect every answer is the disconnect."""
+    server = SimulatedServer(incoming=[])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        for _ in range(2):
+            assert not await request.is_disconnected()
+        server.deliver(REQUEST)
+        await turns()
+        server.leave()
         assert await receive() == DISCONNECT
 
     await run(server, app)

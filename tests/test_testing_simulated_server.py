@@ -580,6 +580,15 @@ def test_a_lost_http2_connection_blocks_when_its_buffer_is_full_and_at_the_end()
     assert outcome(server_side.send(EMPTY_FINAL)) is None, "there is nothing to wait for"
 
 
+@pytest.mark.parametrize("size", [7, 8, 9])
+def test_a_send_blocks_as_soon_as_the_buffer_is_full(size: int) -> None:
+    """Hypercorn's HTTP/2 waits at its high-water mark, not only beyond it."""
+    server_side = HTTPSimulatedServer(HTTPServerBehaviour(send="blocks", buffer_size=8))
+    play(server_side, "R start fin")
+    chunk = {"type": "http.response.body", "body": bytes(size), "more_body": True}
+    assert shown(outcome(server_side.send(chunk))) == ("ok" if size < 8 else "HANG")
+
+
 def test_a_server_that_wakes_one_task_needs_none_to_wait() -> None:
     server_side = HTTPSimulatedServer(servers.GUNICORN_27_0_1.http)
     server_side.leave()

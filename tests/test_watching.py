@@ -69,6 +69,26 @@ async def test_an_http_app_that_only_sends_stops_under_raise_on_a_silent_server(
     await run(far, app, policy="raise")
 
 
+async def test_a_disconnect_after_the_end_of_the_body_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a second later: the end of the body is read after the first check, and there is no other in this test."""
+    monkeypatch.setattr(_watcher._checks, "seconds", 3600)
+    far = http(incoming=[])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with anyio.fail_after(5):
+            while not send.__self__.parts.watcher.has_checked:
+                await anyio.sleep(0.001)
+        far.deliver({**REQUEST, "more_body": True}, REQUEST)
+        while (await receive())["more_body"]:
+            pass
+        await send(START)
+        far.leave()
+        with pytest.raises(ClientDisconnected):
+            await ticks(send, CHUNK)
+
+    await run(far, app, policy="raise")
+
+
 async def test_nobody_looks_at_what_is_shorter_than_it_takes_until_the_first_look(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
