@@ -381,3 +381,60 @@ async def test_an_exit_in_the_servers_receive_is_no_message_for_the_app(exit: ty
             await receive()
 
     await DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer().send)
+
+
+# Several event loops in one process
+
+
+def test_trio_and_no_loop_come_after_asyncio_in_one_process() -> None:
+    """P8: from 3.12 on `asyncio.current_task` raises where no loop of asyncio runs."""
+    heard: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        heard.append(await receive())
+        await send(START)
+
+    async def gone() -> Any:
+        return dict(DISCONNECT)
+
+    async def send(message: Any) -> None: ...
+
+    middleware = DisconnectMiddleware(app)
+    asyncio.run(middleware(http_scope(), gone, send))
+    trio.run(middleware, http_scope(), gone, send)
+    drive(middleware(http_scope(), gone, send))
+    assert heard == [DISCONNECT] * 3
+
+
+def test_trio_that_is_a_guest_of_asyncio_is_trio() -> None:
+    ended: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        for _ in range(3):
+            await send(CHUNK)
+        await trio.lowlevel.checkpoint()
+        ended.append("app")
+
+    async def gone() -> Any:
+        await trio.lowlevel.checkpoint()
+        return dict(DISCONNECT)
+
+    async def send(message: Any) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            DisconnectMiddleware(app),
+            http_scope(),
+            gone,
+            send,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=done.set_result,
+        )
+        (await done).unwrap()
+
+    asyncio.run(asyncio.wait_for(main(), 5))
+    assert ended == ["app"]

@@ -342,3 +342,34 @@ async def test_a_thread_that_the_app_waits_for_is_given_up() -> None:
     assert ended(scope) == "cancelled"
     with anyio.fail_after(SECONDS):
         await until("the thread has ended")
+
+
+@on_asyncio
+@pytest.mark.parametrize("uses", ["shield", "cancel", "nothing"])
+async def test_an_exception_of_the_apps_own_keeps_no_exchange(uses: str) -> None:
+    """The task keeps it, its traceback the frames: nothing of the exchange may keep the task."""
+    with without_collections():
+        far = http()
+        scope = far.scope()
+        left_behind, leave = weakref.ref(far), weakref.WeakMethod(far.leave)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if uses == "shield":
+                async with connection(scope).shield():
+                    pass
+            elif uses == "cancel":
+                await receive()
+                leave()()  # type: ignore[misc]  # it is there until the end
+                try:
+                    await anyio.sleep_forever()
+                except asyncio.CancelledError:
+                    raise LookupError("the app's own") from None
+            raise LookupError("the app's own")
+
+        middleware = DisconnectMiddleware(app, policy="cancel")
+        task = asyncio.get_running_loop().create_task(middleware(scope, far.receive, far.send))
+        await asyncio.wait({task}, timeout=5)
+        assert isinstance(task.exception(), LookupError)
+        del far, scope, app, middleware, task
+        await turns()
+        assert left_behind() is None

@@ -175,3 +175,21 @@ async def test_the_function_of_an_inner_install_may_ask_for_the_default_of_all()
         return "done"
 
     assert await serve(DisconnectMiddleware(app, policy_for=lambda scope: "mute"), far, policy="cancel") == "done"
+
+
+async def test_the_choice_of_an_inner_install_holds_where_it_joins_after_the_disconnect() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await send(START)
+        return connection(scope).policy
+
+    inner = DisconnectMiddleware(app, policy_for=lambda scope: "mute")
+
+    async def between(scope: Any, receive: Any, send: Any) -> Any:
+        await receive()
+        far.leave()
+        await receive()
+        return await inner(scope, receive, send)
+
+    assert await serve(between, far, policy="raise") == "mute"

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 from starlette.requests import Request
 
-from disconnect_mw import DisconnectMiddleware, _watcher
+from disconnect_mw import DisconnectMiddleware, _watcher, connection
 
 from .support.messages import ACCEPT, CLOSE, DISCONNECT, REQUEST, START, http_scope
 from .support.simulated_server import GUNICORN, HYPERCORN, UVICORN_0_28_0, ServerBehaviour, SimulatedServer, websocket
@@ -648,3 +648,46 @@ async def test_nothing_keeps_the_scope_alive_after_the_exchange() -> None:
         assert alive() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("more", [{}, {"more_body": False}], ids=["without more_body", "with it"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_body_that_comes_right_before_the_disconnect_is_delivered(method: str, more: Any) -> None:
+    """P0: although another task waits for the disconnect, which is read as soon as the body is complete."""
+    body = {"type": "http.request", "body": b"the whole body", **more}
+    messages = [body, DISCONNECT]
+    answers = []
+
+    async def receive() -> Any:
+        await anyio.sleep(0.01)
+        return dict(messages.pop(0))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection(scope).wait_disconnected)
+            answers.extend([await receive(), await receive()])
+
+    length = [(b"content-length", b"14")] if method == "POST" else []
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(method=method, headers=length), receive, SimulatedServer().send)
+    assert answers == [body, DISCONNECT]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_task_that_has_not_made_its_first_step_is_no_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = SimulatedServer(UVICORN_0_28_0, [])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reading = asyncio.create_task(receive())
+        await turns()
+        server.has_left = True
+        others = [asyncio.create_task(receive()) for _ in range(8)]
+        monkeypatch.setattr(asyncio, "all_tasks", lambda: [*others, reading])  # in whatever order: in the worst one
+        await send(START)
+        assert [await task for task in (reading, *others)] == [DISCONNECT] * 9
+
+    async def deaf() -> Any:
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(http_scope(), deaf, server.send)
