@@ -19,7 +19,7 @@ from types import CodeType
 from typing import Any, ClassVar, Literal
 
 from . import _backends, _blocked_sends, _messages, _telling
-from ._backends import Backend, SendTimedOut, Woken
+from ._backends import Backend, Call, SendTimedOut, Woken
 from ._blocked_sends import can_block
 from ._cancellation import Cancellation, in_shield
 from ._disconnected import Disconnected
@@ -99,7 +99,7 @@ class Connection(abc.ABC):
     token: Any  # of the event loop
     task: Any  # of the app: asyncio's task, trio's AppScope; None where nothing can cancel it
     body: Body
-    server_receive: Receive
+    server_receive: Call
     server_send: Send
     _send: Send  # the server's, or what stands between
     _remaining: Remaining  # what the app has not sent yet; none from the disconnect on (see `Disconnected`)

@@ -113,7 +113,7 @@ class AsyncioBackend(Backend):
     __slots__ = ("current_task",)
 
     def __init__(self) -> None:
-        self.current_task: Callable[[Any], Any] = (
+        self.current_task: Callable[[Any], Any] = (  # pyright: ignore[reportIncompatibleMethodOverride]  # positional
             asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]  # private
         )
 

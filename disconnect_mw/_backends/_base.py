@@ -48,24 +48,29 @@ class AppScope(Protocol):
 
         `tried_for` is the number of seconds since the first try.
         """
+        ...
 
     def absorb(self, exception: BaseException | None) -> bool:
         """Whether the app, which has ended with `exception`, ended by `cancel` alone. Takes the cancellation back."""
+        ...
 
     async def others(self, exception: BaseException) -> BaseException:
         """If other code has cancelled the app too, and that has not come in yet, wait for it and return it.
 
         Else `exception`.
         """
+        ...
 
     def awaited_by_wait(self) -> Any:
         """The innermost awaitable of the app's task, if that is suspended in `asyncio.wait`; else None.
 
         A cancellation does not reach the tasks that `asyncio.wait` waits for.
         """
+        ...
 
     def has_ended_app(self) -> bool:
         """Whether `cancel` ended the app, although an exception came out of it besides (trio)."""
+        ...
 
 
 @types.coroutine
