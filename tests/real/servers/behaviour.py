@@ -368,7 +368,8 @@ def prove(python: str, setup: Setup, records: Sequence[Record] | None = None) ->
     began = time.monotonic()
     lingers = LINGERS_IF_IMPATIENT if setup.is_impatient else LINGERS
     try:
-        with Server(python, setup, "servers.bare:app") as server:
+        patient = dataclasses.replace(setup, is_patient=not setup.is_impatient)
+        with Server(python, patient, "servers.bare:app") as server:
             proof.version = server.version
             on = tuple(server.wait(lambda event: "python" in event, "word of its Python")["python"])
             if records is None:

@@ -29,6 +29,7 @@ class Setup:
     ws: str = ""
     worker: str = ""  # gunicorn's worker class
     is_impatient: bool = False  # cancels the app a second after the disconnect
+    is_patient: bool = False  # cancels it after a minute: gunicorn's own 3 s are over before many a step has hung
 
     def __str__(self) -> str:
         return "-".join(filter(None, (self.server, self.kind)))
@@ -95,8 +96,12 @@ def _hypercorn(setup: Setup, where: int) -> Sequence[object]:
 
 def _daphne(setup: Setup, where: int) -> Sequence[object]:
     address = ("--fd", where) if setup.takes_socket else ("--bind", "127.0.0.1", "--port", where)
-    patience = ("--application-close-timeout", 1) if setup.is_impatient else ()
-    return *address, "--verbosity", 0, *patience  # from 1 on its access log goes to stdout
+    return (
+        *address,
+        "--verbosity",
+        0,
+        *_patience(setup, "--application-close-timeout"),
+    )  # from 1 on its access log goes to stdout
 
 
 def _granian(setup: Setup, port: int) -> Sequence[object]:
@@ -107,8 +112,13 @@ def _gunicorn(setup: Setup, where: int) -> Sequence[object]:
     common = ("--bind", f"fd://{where}", "--worker-class", setup.worker, "--graceful-timeout", 1)
     if setup.worker != "asgi":
         return common
-    patience = ("--asgi-disconnect-grace-period", 1) if setup.is_impatient else ()
-    return *common, "--asgi-loop", setup.loop, *patience
+    return *common, "--asgi-loop", setup.loop, *_patience(setup, "--asgi-disconnect-grace-period")
+
+
+def _patience(setup: Setup, option: str) -> Sequence[object]:
+    if setup.is_impatient or setup.is_patient:
+        return option, 1 if setup.is_impatient else 60
+    return ()
 
 
 _OPTIONS: dict[str, Callable[[Setup, int], Sequence[object]]] = {
