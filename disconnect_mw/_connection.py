@@ -372,8 +372,8 @@ class Connection(abc.ABC):
             self.parts.counter.was_not_sent(message)
         self._on_disconnect(Cause.SEND_FAILED, self.disconnect_message or self._new_disconnect())
         self._set_remaining(after)  # outer middleware has had `message`: it must not be sent again
-        if self.disconnected is not None:
-            self.disconnected.is_guessed |= is_guessed
+        assert self.disconnected is not None  # since messages remained
+        self.disconnected.is_guessed |= is_guessed
         if self.is_being_read():  # by a call that a server with such a `send` may never end
             self.require_reader().wake_app(self._reading_task())
         return True
@@ -580,8 +580,9 @@ class Connection(abc.ABC):
         if cancellation is None or not cancellation.is_requested():
             return False, exception
         is_ours = cancellation.absorb(exception)
-        if self.root.disconnected is not None:
-            self.root.disconnected.is_cancelled |= is_ours or cancellation.has_ended_app()
+        disconnected = self.root.disconnected or self.disconnected
+        assert disconnected is not None  # else nothing was cancelled
+        disconnected.is_cancelled |= is_ours or cancellation.has_ended_app()
         if outer is not None:  # middleware between takes our cancellation for an ordinary end, and may go on
             outer.backend.call_in(outer.token, functools.partial(outer.cancel_later, _SECONDS_TO_COMPLETE))
         if is_ours or exception is None:

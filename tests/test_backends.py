@@ -16,9 +16,13 @@ import anyio
 import anyio.lowlevel
 import pytest
 import trio
+import trio.testing
 
 from disconnect_mw import DisconnectMiddleware, _backends, _middleware, _reader
-from disconnect_mw._backends._asyncio import ASYNCIO, _EagerCoroutine
+from disconnect_mw._backends import Woken
+from disconnect_mw._backends._asyncio import _MARK, ASYNCIO, _EagerCoroutine, _is_marked
+from disconnect_mw._backends._base import BY_HAND
+from disconnect_mw._backends._trio import TRIO
 
 from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, REQUEST, START, START_499, http_scope
 from .support.simulated_server import SimulatedServer
@@ -438,3 +442,59 @@ def test_trio_that_is_a_guest_of_asyncio_is_trio() -> None:
 
     asyncio.run(asyncio.wait_for(main(), 5))
     assert ended == ["app"]
+
+
+# What each backend does where there is nothing to do
+
+
+def test_by_hand_nothing_is_started_called_later_or_cancelled() -> None:
+    ran: list[str] = []
+
+    async def run() -> None:
+        ran.append("run")
+
+    BY_HAND.spawn_background(run(), contextvars.copy_context())
+    with pytest.raises(RuntimeError, match="no event loop runs"):
+        BY_HAND.call_later(0, lambda: None)
+    error = LookupError()
+    assert (BY_HAND.token(), BY_HAND.absorb(None, error), ran) == (None, False, [])
+    assert BY_HAND.split_cancellation(error) == (None, error)
+
+
+def test_on_asyncio_a_future_is_awaited_in_time_and_nothing_is_taken_back_from_a_task_that_was_not_woken() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[str] = loop.create_future()
+        loop.call_soon(future.set_result, "in time")
+        assert await ASYNCIO.fail_after(5, future) == "in time"
+        ASYNCIO.uncancel(asyncio.current_task())
+
+    run_asyncio(main)
+
+
+def test_a_cancellation_that_a_task_has_made_of_ours_is_ours() -> None:
+    ours = asyncio.CancelledError(_MARK)
+    made_of_it = asyncio.CancelledError()
+    made_of_it.__context__ = ours
+    assert _is_marked(made_of_it)
+    assert not _is_marked(asyncio.CancelledError())
+
+
+def test_on_trio_a_task_that_is_not_at_the_server_is_not_woken() -> None:
+    async def server() -> None:
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        call = TRIO.wakeable(server)
+        task = trio.lowlevel.current_task()
+        assert not TRIO.wake(task, call)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wakes, call, task)
+            with trio.fail_after(5), pytest.raises(Woken):
+                await call()
+
+    async def wakes(call: Any, task: Any) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        assert TRIO.wake(task, call)
+
+    trio.run(main)

@@ -234,9 +234,9 @@ async def test_one_that_was_swallowed_holds_ours_off_for_a_while_only(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await anyio.sleep_forever()
+        times.append(anyio.current_time())
         far.leave()
         await known(scope)
-        times.append(anyio.current_time())
         try:
             await anyio.sleep_forever()
         finally:

@@ -698,3 +698,60 @@ async def test_a_task_that_has_not_made_its_first_step_is_no_reader(monkeypatch:
 
     with anyio.fail_after(5):
         await DisconnectMiddleware(app)(http_scope(), deaf, server.send)
+
+
+async def test_a_message_of_another_type_is_delivered_as_it_is() -> None:
+    """P0: although it has a field of another's."""
+    messages = [{"type": "http.other", "more_body": False}, dict(REQUEST)]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert [await receive(), await receive()] == [{"type": "http.other", "more_body": False}, REQUEST]
+
+    await DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer().send)
+
+
+async def test_a_websocket_task_that_reads_is_woken_by_a_send_that_failed() -> None:
+    answers: list[Any] = []
+    connect = [{"type": "websocket.connect"}]
+
+    async def deaf() -> Any:
+        if connect:
+            return connect.pop()
+        await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "websocket.send":
+            raise ConnectionResetError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def listen() -> None:
+            answers.append(await receive())
+
+        await receive()
+        await send(ACCEPT)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+            await turns()
+            with contextlib.suppress(OSError):
+                await send({"type": "websocket.send", "text": "tick"})
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)({**http_scope(), "type": "websocket"}, deaf, send)
+    assert [answer["type"] for answer in answers] == ["websocket.disconnect"]
+
+
+async def test_who_waits_for_the_disconnect_after_the_end_does_not_wait() -> None:
+    server = SimulatedServer()
+    kept: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        kept.append(connection(scope))
+        assert kept[0].connected
+        await turns()
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app, policy="cancel")(http_scope(), server.receive, server.send)
+        assert await kept[0].wait_disconnected() is None

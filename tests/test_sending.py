@@ -343,3 +343,21 @@ async def test_starlette_with_the_middleware_added_answers_as_before() -> None:
     wrapped: Any = app
     await wrapped(http_scope(), server.receive, server.send)
     assert server.sent[1]["body"] == b"hello"
+
+
+@pytest.mark.parametrize("policy", ["mute", "raise"])
+async def test_a_task_that_the_app_leaves_behind_is_muted_as_before(policy: Any) -> None:
+    server = SimulatedServer()
+    kept: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server.leave()
+        await receive()
+        kept.append(send)
+
+    await run(server, app, policy=policy)
+    if policy == "raise":
+        with pytest.raises(ClientDisconnected):
+            await kept[0](CHUNK)
+    else:
+        assert await kept[0](CHUNK) is None
