@@ -114,10 +114,13 @@ class HTTPConnection(Connection):
     # What the scope states (P4). All of this is the root's.
 
     def set_spec_version(self, scope: Any) -> None:
-        asked, stated = self.parts.version, self.parts.stated
+        parts, is_muted = self.parts, self.options.policy == "mute"
+        asked, stated = parts.version, parts.stated
         if stated is None:
             stated = stated_version(scope)
-        if asked is None and self.options.policy != "mute":  # the same at every look
+            if is_muted and stated == "2.3" and asked is None and scope.get("method") == "GET":  # as nearly always
+                return
+        if asked is None and not is_muted:  # the same at every look
             version = right_version(stated, True)
             if version != stated:
                 self.own_parts().stated = stated
