@@ -708,7 +708,7 @@ class Connection(abc.ABC):
             if root.options.policy == "finish":
                 if disconnected.unsent:
                     return True
-            elif root.options.policy == "cancel" and root.options.seconds_to_cancel:
+            elif root.options.policy == "cancel" and root.options.seconds_to_cancel and root.token is not None:
                 return True
         return of_root is not None and bool(of_root.blocks) and not any(map(in_shield, of_root.blocks))
 

@@ -134,7 +134,7 @@ class HTTPConnection(Connection):
             self.ask_for_spec_version(scope, stated)
         elif stated is not None:
             version = right_version(stated, False)
-            if version != stated:
+            if version != stated_version(scope):
                 replace_version(scope, version)
 
     @staticmethod

@@ -46,24 +46,32 @@ class DisconnectMiddleware:
     `app` is an ASGI application, of either the single or the double callable. `policy` is for HTTP, `websocket_policy`
     for WebSocket; each is
 
-    - `"mute"`: what the app sends after the disconnect is dropped, and the app goes on to its end;
+    - `"mute"`: what the app sends after the disconnect is dropped, and `receive` answers the disconnect on every call:
+      whoever listens hears of it, everything else goes on to its end;
+    - `"finish"`: what the app sends is dropped, and `receive` withholds the disconnect until the app's last message, so
+      that the app goes on to its end under every framework. A request body that was cut is told at once. On a
+      WebSocket as `"mute"`;
+    - `"cancel"`: what the app sends is dropped, and the app is ended once, so that `finally` blocks may await. Whoever
+      waits in `receive` (or polls it) is told, and ends the app its own way: if after 50 ms and 32 turns of the event
+      loop the app still awaits what it awaited, it is cancelled, else it has 10 s. Where nobody listens it is
+      cancelled at once, as `asyncio.timeout` does it, in the task that the server runs it in; on trio by a cancel
+      scope. Never after the app's last message;
     - `"raise"`: `send` raises `ClientDisconnected`, which ends quietly at the edge of this middleware if the app lets
-      it out;
-    - `"cancel"`: what the app sends is dropped, and the app is cancelled as `asyncio.timeout` does it: once, in the
-      task that the server runs it in, so that `finally` blocks may await. On trio by a cancel scope. Never after the
-      app's last message: background tasks run.
-
-    Under each, `receive` answers the disconnect from then on, on every call.
+      it out.
 
     `grace` is the number of seconds for which an app may go on after its client has left, under any policy, before it
-    is cancelled. None is 0 under `"cancel"` and no limit under the others; `math.inf` is no limit, without the warning
-    of an app that goes on for 10 s.
+    is ended. Under `"cancel"` and `"finish"` the disconnect is withheld as long. None is 0 under `"cancel"` and no
+    limit under the others; `math.inf` is no limit, without the warning of an app that goes on for 10 s.
+
+    `max_orphans` is how many apps of this install may go on for nobody in this process. When one more would, the one
+    that has gone on longest is ended, but none in a `shield()`. None is no limit.
 
     `send_timeout` is the number of seconds that the client may take to drain one message where the server waits for
     that; after it the client counts as disconnected. None is no limit.
 
     `policy_for` is called with the scope of each HTTP and WebSocket exchange, and returns its policy, or None for the
-    one of this middleware. It is not async.
+    one of this middleware. It is not async. Or it is a mapping from patterns of the path (`fnmatch.fnmatchcase`) to
+    policies, of which the first that matches counts.
 
     `on_disconnect` is called with a `Disconnect`, once for each client that leaves before the app has sent its last
     message, as soon as that is known. If it returns an awaitable, that is awaited in a task of its own, which may
@@ -74,7 +82,7 @@ class DisconnectMiddleware:
     While the client is there the app receives and sends the very same messages. An exception of the app's own always
     passes, and so does a cancellation by other code.
 
-    Under `"raise"` and `"cancel"`, with `grace` or `on_disconnect`, and for every WebSocket, the middleware checks for
+    Under a policy other than `"mute"`, with `grace` or `on_disconnect`, and for every WebSocket, the middleware checks for
     a disconnect even if the app does not call `receive`: 50 to 75 ms after the start, then once a second. Once nothing
     but the disconnect can come, a task waits for it.
 

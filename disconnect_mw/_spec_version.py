@@ -20,11 +20,12 @@ _USUAL = {"2.3": ("2.3", _RAISING), "2.4": (_MUTED, "2.4"), "2.5": (_MUTED, "2.5
 
 
 def stated_version(scope: Any) -> object:
-    """What `scope` states; None where that is nothing (Daphne)."""
+    """What `scope` states; None where that is nothing (Daphne), "" where it is None."""
     try:
-        return scope["asgi"][_KEY]
+        stated = scope["asgi"][_KEY]
     except (KeyError, TypeError):
         return None
+    return "" if stated is None else stated
 
 
 def right_version(stated: object, raises: bool) -> str:

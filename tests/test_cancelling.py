@@ -14,7 +14,7 @@ import pytest
 from disconnect_mw import CancelOnDisconnect, ClientDisconnected, DisconnectMiddleware, _telling, connection
 
 from .support.messages import ACCEPT, CHUNK, CLOSE, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499, TEXT
-from .support.records import ended
+from .support.records import ended, gone
 from .support.serving import (
     GRACE_AT_HAND,
     SECONDS,
@@ -302,9 +302,8 @@ async def test_an_app_that_has_told_the_void_its_last_message_is_not_cancelled(m
     end_of_grace = grace_at_hand(monkeypatch)
 
     async def app(scope: Any, receive: Any, send: Any) -> str:
-        await receive()
         far.leave()
-        await receive()
+        await gone(connection(scope))
         await send(START)
         await send(CHUNK)
         await send(FINAL)

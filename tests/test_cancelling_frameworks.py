@@ -19,7 +19,7 @@ from starlette.routing import Route
 from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, _cancellation
 
 from .support.records import ended
-from .support.serving import App, call, left, living, on_asyncio, serve, turns
+from .support.serving import GRACE, App, call, left, living, on_asyncio, serve, turns
 from .support.simulated_server import http
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
@@ -125,7 +125,7 @@ def listening(handler: App, steps: list[Any], reacts: bool = True) -> App:
 
 
 @on_asyncio
-@pytest.mark.parametrize("grace", [None, 60])
+@pytest.mark.parametrize("grace", [None, GRACE])
 async def test_a_framework_that_ends_its_handler_by_itself_is_not_cancelled(grace: Any) -> None:
     far = http()
     steps: list[Any] = []

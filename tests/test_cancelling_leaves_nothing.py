@@ -19,7 +19,7 @@ import pytest
 from disconnect_mw import DisconnectMiddleware, _blocked_sends, _telling, connection
 
 from .support.messages import ACCEPT, DISCONNECT, FINAL, START
-from .support.records import ended, known
+from .support.records import ended, gone, known
 from .support.serving import SECONDS, Until, left, living, on_asyncio, serve, shielded, turns
 from .support.simulated_server import http, websocket
 
@@ -268,9 +268,8 @@ async def test_a_departure_leaves_no_task_behind(monkeypatch: pytest.MonkeyPatch
         far = http()
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
-            await receive()
             far.leave()
-            await receive()
+            await gone(connection(scope))
             await turns()
 
         await serve(app, far, policy=policy, grace=grace)

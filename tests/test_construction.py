@@ -90,7 +90,7 @@ def test_what_is_no_application_is_refused(app: Any, shown: str) -> None:
 def test_a_policy_that_is_none_is_refused(option: str, value: Any, error: type[Exception], advice: str) -> None:
     with pytest.raises(error) as caught:
         DisconnectMiddleware(single, **{option: value})
-    assert str(caught.value) == f"{option} must be 'mute', 'raise' or 'cancel', not {advice}"
+    assert str(caught.value) == f"{option} must be 'mute', 'finish', 'cancel' or 'raise', not {advice}"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ class TwoArguments:
         ),
         (7, "7"),
         ("module:function", "'module:function'"),
-        ({}, "{}"),
+        ({1}, "{1}"),
     ],
 )
 def test_what_cannot_be_called_with_one_argument_is_refused(
@@ -259,8 +259,8 @@ def test_an_unknown_keyword_is_refused() -> None:
     with pytest.raises(TypeError) as caught:
         DisconnectMiddleware(single, polcy="raise", timeout=5)  # type: ignore[call-arg]  # the mistake
     assert str(caught.value) == (
-        "DisconnectMiddleware takes policy, websocket_policy, grace, send_timeout, policy_for and on_disconnect, "
-        "not polcy, timeout: look for a misspelling, or for an option of another version"
+        "DisconnectMiddleware takes policy, websocket_policy, grace, send_timeout, max_orphans, policy_for and "
+        "on_disconnect, not polcy, timeout: look for a misspelling, or for an option of another version"
     )
 
 

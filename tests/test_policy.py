@@ -6,16 +6,16 @@ import copy
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import pytest
 from starlette.responses import StreamingResponse
 
 from disconnect_mw import DisconnectMiddleware
 from disconnect_mw._options import Policy, check_policy
-from disconnect_mw._spec_version import set_spec_version
 
 ABSENT: Any = object()
 
-# What the server claims; what the scope claims afterwards, under "mute" and under "raise".
+# What the server claims; what the scope claims afterwards, under "mute" and under the others.
 CLAIMS = [
     ("2.0", "2.0", "2.4"),
     ("2.1", "2.1", "2.4"),
@@ -41,7 +41,11 @@ CLAIMS = [
     (["2.5"], "2.0", "2.4"),
     (ABSENT, ABSENT, "2.4"),
 ]
-BY_POLICY = [(policy, claim[0], claim[i]) for i, policy in ((1, "mute"), (2, "raise")) for claim in CLAIMS]
+BY_POLICY = [
+    (policy, claim[0], claim[i])
+    for i, policy in ((1, "mute"), (2, "raise"), (2, "cancel"), (2, "finish"))
+    for claim in CLAIMS
+]
 
 policy_and_claim = pytest.mark.parametrize(("policy", "claimed", "true"), BY_POLICY)
 
@@ -50,43 +54,54 @@ def with_version(version: Any) -> dict[str, Any]:
     return {"version": "3.0"} if version is ABSENT else {"version": "3.0", "spec_version": version}
 
 
+def state(scope: Any, policy: Policy) -> None:
+    """Have the scope of a request without a body state what is right under `policy`."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    with pytest.raises(StopIteration):
+        DisconnectMiddleware(app, policy=policy)(scope, receive, send).send(None)
+    del scope["disconnect_mw.connection"]
+
+
 @policy_and_claim
 def test_what_the_scope_claims_is_true_under_the_policy(policy: Policy, claimed: Any, true: Any) -> None:
-    scope = {"type": "http", "asgi": with_version(claimed), "path": "/"}
-    set_spec_version(scope, policy)
-    assert scope == {"type": "http", "asgi": with_version(true), "path": "/"}
+    scope = {"type": "http", "method": "GET", "asgi": with_version(claimed), "path": "/"}
+    state(scope, policy)
+    assert scope == {"type": "http", "method": "GET", "asgi": with_version(true), "path": "/"}
 
 
 @policy_and_claim
 def test_the_dict_that_other_requests_may_share_is_never_changed(policy: Policy, claimed: Any, true: Any) -> None:
     shared = with_version(claimed)
     before = copy.deepcopy(shared)
-    set_spec_version({"asgi": shared}, policy)
+    state({"type": "http", "method": "GET", "asgi": shared}, policy)
     assert shared == before
 
 
 @policy_and_claim
 def test_the_dict_is_replaced_only_where_it_was_not_true(policy: Policy, claimed: Any, true: Any) -> None:
     shared = with_version(claimed)
-    scope = {"asgi": shared}
-    set_spec_version(scope, policy)
+    scope = {"type": "http", "method": "GET", "asgi": shared}
+    state(scope, policy)
     assert (scope["asgi"] is shared) == (claimed == true)
 
 
 @pytest.mark.parametrize("asgi", [None, "3.0", 3, ["3.0"]])
 def test_an_asgi_that_is_no_mapping_counts_as_the_default_version(asgi: Any) -> None:
-    ignoring, raising = {"asgi": asgi}, {"asgi": asgi}
-    set_spec_version(ignoring, "mute")
-    set_spec_version(raising, "raise")
-    assert (ignoring, raising) == ({"asgi": asgi}, {"asgi": {"spec_version": "2.4"}})
+    muting = {"type": "http", "method": "GET", "asgi": asgi}
+    raising = {**muting}
+    state(muting, "mute")
+    state(raising, "raise")
+    assert (muting["asgi"], raising["asgi"]) == (asgi, {"spec_version": "2.4"})
 
 
 def test_an_absent_asgi_counts_as_the_default_version() -> None:
-    ignoring: dict[str, Any] = {}
-    raising: dict[str, Any] = {}
-    set_spec_version(ignoring, "mute")
-    set_spec_version(raising, "raise")
-    assert (ignoring, raising) == ({}, {"asgi": {"spec_version": "2.4"}})
+    muting: dict[str, Any] = {"type": "http", "method": "GET"}
+    raising: dict[str, Any] = {**muting}
+    state(muting, "mute")
+    state(raising, "raise")
+    assert ("asgi" in muting, raising["asgi"]) == (False, {"spec_version": "2.4"})
 
 
 async def receive() -> Any:
@@ -134,6 +149,7 @@ async def test_starlette_listens_for_the_disconnect_under_a_server_that_claims_2
     async def endless() -> AsyncIterator[bytes]:
         while True:
             yield b"more"
+            await anyio.lowlevel.checkpoint()
 
     async def background() -> None:
         done.append("background")
@@ -176,7 +192,7 @@ def test_an_unknown_policy_is_refused(policy: str) -> None:
     with pytest.raises(ValueError) as caught:
         check_policy("websocket_policy", policy)
     assert str(caught.value) == (
-        f"websocket_policy must be 'mute', 'raise' or 'cancel', not {policy!r}: look for a misspelling"
+        f"websocket_policy must be 'mute', 'finish', 'cancel' or 'raise', not {policy!r}: look for a misspelling"
     )
 
 
@@ -184,4 +200,4 @@ def test_an_unknown_policy_is_refused(policy: str) -> None:
 def test_a_policy_that_is_no_string_is_refused(policy: object) -> None:
     with pytest.raises(TypeError) as caught:
         check_policy("policy", policy)
-    assert str(caught.value) == f"policy must be 'mute', 'raise' or 'cancel', not {policy!r}: pass a string"
+    assert str(caught.value) == f"policy must be 'mute', 'finish', 'cancel' or 'raise', not {policy!r}: pass a string"

@@ -11,7 +11,7 @@ from disconnect_mw import ClientDisconnected, DisconnectMiddleware, connection
 
 from .support.apps import leaving
 from .support.messages import ACCEPT, START, TEXT
-from .support.records import record_of
+from .support.records import gone, record_of
 from .support.serving import call, left, serve, turns
 from .support.simulated_server import http, websocket
 
@@ -26,7 +26,7 @@ async def ends_how(far: Any, **options: Any) -> str:
         if scope["type"] == "websocket":
             await send(ACCEPT)
         far.leave()
-        await receive()
+        await gone(connection(scope))
         try:
             await send(TEXT if scope["type"] == "websocket" else START)
         except ClientDisconnected:
@@ -38,11 +38,11 @@ async def ends_how(far: Any, **options: Any) -> str:
     return (raised + [record_of(scope).ended])[0]
 
 
-ENDS_HOW = {"mute": "returned", "raise": "raised", "cancel": "cancelled"}
+ENDS_HOW = {"mute": "returned", "finish": "returned", "cancel": "cancelled", "raise": "raised"}
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-@pytest.mark.parametrize("chosen", ["mute", "raise", "cancel"])
+@pytest.mark.parametrize("chosen", ["mute", "finish", "cancel", "raise"])
 @pytest.mark.parametrize("default", ["mute", "raise", "cancel"])
 async def test_each_request_may_have_a_policy_of_its_own(kind: str, chosen: Any, default: Any) -> None:
     far: Any = http() if kind == "http" else websocket()
@@ -78,9 +78,9 @@ async def test_a_policy_of_its_own_claims_a_true_version() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         versions.append(scope["asgi"]["spec_version"])
 
-    for policy in ("mute", "raise", "cancel"):
+    for policy in ("mute", "finish", "cancel", "raise"):
         await serve(app, http(), policy_for=lambda scope, policy=policy: policy)
-    assert versions == ["2.3", "2.4", "2.3"]
+    assert versions == ["2.3", "2.4", "2.4", "2.4"]
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "mystery"])
@@ -135,7 +135,7 @@ async def test_a_mistake_of_the_function_is_logged_once_and_harms_no_request(
         assert await call(app, http()) == "done"
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("disconnect_mw", "ERROR")
-    assert record.getMessage() == line + ("" if function is failing else "return 'mute', 'raise' or 'cancel' or None")
+    assert record.getMessage() == line + ("" if function is failing else "return 'mute', 'finish', 'cancel' or 'raise' or None")
     assert bool(record.exc_info) == (function is failing)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import disconnect_mw
 
 FLOORS = (
-    ("_errors", "_frames", "_messages", "_records", "_state"),
+    ("_errors", "_frames", "_messages", "_orphans", "_records", "_spec_version", "_state"),
     ("_backends", "_options"),
-    ("_disconnected", "_spec_version", "_timers"),
+    ("_disconnected", "_timers"),
     ("_blocked_sends", "_cancellation", "_reader", "_telling", "_watcher"),
     ("_sends",),
     ("_connection",),

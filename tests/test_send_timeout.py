@@ -208,10 +208,12 @@ async def test_under_cancel_the_app_is_cancelled() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
         await send(CHUNK)
+        steps.append("goes on to its next await")
+        await anyio.sleep(1)
         steps.append("goes on")
 
     assert await serve(app, server, scope, send_timeout=TIMEOUT, policy="cancel") is None
-    assert (steps, record_of(scope).ended) == ([], "cancelled")
+    assert (steps, record_of(scope).ended) == (["goes on to its next await"], "cancelled")
 
 
 async def test_other_tasks_are_told() -> None:

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 # P1
 
 
-async def test_after_the_departure_a_send_of_any_message_is_a_checkpoint_and_nothing_else() -> None:
+async def test_after_the_departure_a_send_of_any_message_does_nothing_and_does_not_suspend() -> None:
     server = SimulatedServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -50,12 +50,12 @@ async def test_after_the_departure_a_send_of_any_message_is_a_checkpoint_and_not
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(tick)
                 assert await send(message) is None
-                assert await send(message) is None  # trio runs whoever is ready in no certain order
-                assert ticks == 1
+                assert await send(message) is None
+                assert ticks == 0
             with anyio.CancelScope() as scope:
                 scope.cancel()
                 await send(message)
-            assert scope.cancelled_caught
+            assert not scope.cancelled_caught
         assert server.sent == []
 
     await run(server, after_disconnect(server, app))
@@ -79,7 +79,7 @@ async def test_an_endless_generator_into_the_void_does_not_starve_the_loop() -> 
             tasks.cancel_scope.cancel()
 
     await run(server, after_disconnect(server, app))
-    assert ticks > 900
+    assert 1000 / 32 - 2 <= ticks <= 1000 / 32 + 2
 
 
 # trio runs whoever is ready in no certain order.

@@ -75,6 +75,7 @@ async def test_whatever_the_server_raises_the_app_gets_one_exception(error: Exce
                 await send(TEXT)
         assert raised.value.message == WS_DISCONNECT
         assert await send(CLOSE) is None
+        assert [await receive() for _ in queued] == queued  # said before the peer left (P2)
         assert [await receive(), await receive()] == [WS_DISCONNECT, WS_DISCONNECT]
         await send(TEXT)
 

@@ -21,7 +21,7 @@ from disconnect_mw import ClientDisconnected, Disconnect, DisconnectMiddleware, 
 
 from .support.apps import leaving
 from .support.messages import ACCEPT, CHUNK, FINAL, START
-from .support.records import record_of
+from .support.records import gone, record_of
 from .support.serving import App, Until, briefly, call, left, on_asyncio, serve, turns
 from .support.simulated_server import UVICORN_0_28_0, SimulatedServer, http, websocket
 
@@ -411,7 +411,8 @@ async def long(scope: Any, receive: Any, send: Any) -> None:
     """An app that goes on for longer than it takes to be warned of."""
     await receive()
     send.__self__.root.server_receive.__self__.leave()
-    await receive()
+    client = connection(scope)
+    await (gone(client) if client.policy == "cancel" else receive())  # from which it may be withheld
     await anyio.sleep(0.04)
 
 

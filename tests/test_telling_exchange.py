@@ -178,14 +178,14 @@ async def test_the_record_tells_how_the_app_ended(ends: str) -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         far.leave()
+        if ends == "cancelled":
+            await anyio.sleep_forever()
         await receive()
         await receive()
         if ends == "raised":
             raise FileNotFoundError
         if ends == "swallowed":
             raise ClientDisconnect
-        if ends == "cancelled":
-            await anyio.sleep_forever()
 
     if ends == "raised":
         with pytest.raises(FileNotFoundError):

@@ -193,7 +193,7 @@ async def test_the_ready_made_classes_need_no_arguments(kind: Any) -> None:
     app = Starlette(routes=[Route("/", endpoint)])
     app.add_middleware(kind)
     await call(app, far)
-    assert seen == [("cancel", "2.3") if kind is CancelOnDisconnect else ("raise", "2.4")]
+    assert seen == [("cancel", "2.4") if kind is CancelOnDisconnect else ("raise", "2.4")]
     with pytest.raises(TypeError):
         kind(app, policy="mute")
 

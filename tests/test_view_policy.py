@@ -38,7 +38,7 @@ async def test_what_is_no_policy_is_refused(bad: Any, error: type[Exception]) ->
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         client = connection(scope)
-        with pytest.raises(error, match="^policy must be 'mute', 'raise' or 'cancel', not "):
+        with pytest.raises(error, match="^policy must be 'mute', 'finish', 'cancel' or 'raise', not "):
             client.policy = bad
         assert client.policy == "mute"
         far.leave()
@@ -99,8 +99,11 @@ async def test_a_handler_that_wants_to_hear_of_it_does() -> None:
     [
         ("mute", "raise", "2.4"),
         ("raise", "mute", "2.3"),
-        ("raise", "cancel", "2.3"),
-        ("mute", "cancel", "2.3"),
+        ("raise", "cancel", "2.4"),
+        ("raise", "finish", "2.4"),
+        ("mute", "cancel", "2.4"),
+        ("mute", "finish", "2.4"),
+        ("cancel", "mute", "2.3"),
     ],
 )
 async def test_the_version_that_the_scope_claims_stays_true(before: Any, after: Any, version: str) -> None:

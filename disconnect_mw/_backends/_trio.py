@@ -32,19 +32,19 @@ class TrioWaiter:
 class TrioAppScope:
     """The app, in a cancel scope of its own: trio has no way to cancel a task from outside."""
 
-    __slots__ = ("_scope", "_task")
+    __slots__ = ("_scope", "task")
 
     def __init__(self) -> None:
         self._scope = trio.CancelScope()
-        self._task: Any = None
+        self.task: Any = None
 
     async def run(self, app: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-        self._task = trio.lowlevel.current_task()
+        self.task = trio.lowlevel.current_task()
         try:
             with self._scope:
                 return await app(*arguments)
         finally:
-            self._task = None  # which may come to hold an exception whose traceback holds this
+            self.task = None  # which may come to hold an exception whose traceback holds this
 
     def cancel(self, tried_for: float) -> None:
         self._scope.cancel()
@@ -56,10 +56,10 @@ class TrioAppScope:
         return exception
 
     def awaited(self) -> object:
-        return None if self._task is None else [*chain(self._task.coro)][-1]
+        return None if self.task is None else [*chain(self.task.coro)][-1]
 
     def is_in_module(self, name: str) -> bool:
-        return self._task is not None and any(map(functools.partial(is_of_package, name), chain(self._task.coro)))
+        return self.task is not None and any(map(functools.partial(is_of_package, name), chain(self.task.coro)))
 
     def has_ended_app(self) -> bool:
         return bool(self._scope.cancelled_caught)
@@ -189,12 +189,14 @@ class TrioBackend(Backend):
     def suspended_in(
         self, codes: Iterable[types.CodeType], calls: Iterable[tuple[Any, Any]], tasks: Iterable[Any] | None = None
     ) -> Iterator[tuple[Any, Any, list[Any]]]:
+        apps = {scope.task for scope in tasks or () if scope.task is not None}
         for owner, call in calls:
-            for task in [*call.scopes]:
+            for task in apps | call.scopes.keys():
                 awaited = list(chain(task.coro))
                 # In `fail_after` a task of its own makes the call.
                 starts = [index + 1 for index, awaitable in enumerate(awaited) if is_method_of(owner, codes, awaitable)]
-                yield task, owner, awaited[max(starts, default=0) :]
+                if starts or task in call.scopes:
+                    yield task, owner, awaited[max(starts, default=0) :]
 
     def shield_scope(self) -> trio.CancelScope:
         return trio.CancelScope()
