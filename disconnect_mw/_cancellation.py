@@ -1,4 +1,4 @@
-"""Cancels the app after the disconnect, once, and keeps the blocks that are shielded from that (P6, P10, P12)."""
+"""Ends the app after the disconnect, once, and keeps the blocks that are shielded from that (P6, P10, P12)."""
 
 from __future__ import annotations
 
@@ -10,46 +10,78 @@ from collections.abc import Callable
 from typing import Any
 
 from ._backends import AppScope, Backend, Handle
+from ._state import Listener
+
+# Packages that run the app in a thread, which a cancellation of the task that it feeds would leave waiting for ever.
+_LEFT_STUCK = ("a2wsgi",)
 
 # Seconds that a framework which listens by itself has to begin to end the handler; and turns of the event loop, since a
 # busy loop may have had none in that time.
 _SECONDS_TO_REACT = 0.05
 _TURNS_TO_REACT = 32
 
+# Turns of the event loop for which a cancellation waits while the app's task is in `send`, where it has been woken.
+_TURNS_TO_LEAVE_SEND = 32
+
 # Seconds that such a framework has from then on to end the handler.
 _SECONDS_TO_END_BY_ITSELF = 10.0
 
 # The shielded blocks that a task is in, or was made in. An app that shields nothing never sees it set.
-_blocks: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVar("disconnect_mw.blocks", default=())
+_blocks: contextvars.ContextVar[tuple[Block, ...]] = contextvars.ContextVar("disconnect_mw.blocks", default=())
+
+
+class Block:
+    """A shielded block. `scope` is a cancel scope of anyio's kind around it, where it can have one."""
+
+    __slots__ = ("scope",)
+
+    def __init__(self, scope: Any) -> None:
+        self.scope = scope
 
 
 class _Stage(enum.Enum):
     UNTRIED = "untried"
-    WAITING = "waiting for the framework to end the app"
-    ENDING = "left to the framework, which is ending the app"
+    WAITING = "waiting for whoever is told to end the app"
+    ENDING = "left to whoever was told, who is ending the app"
     REQUESTED = "requested"
 
 
 class Cancellation:
-    """Cancels the app's task once, as `asyncio.timeout` does, and tells at the end whether that is what ended it.
+    """Ends the app once: by the disconnect, where it listens, and else as `asyncio.timeout` does (P12).
 
-    A framework that listens in a task of its own and runs the handler in another (Quart, Django) ends the handler when
-    its listener receives the disconnect. A cancellation of the task that waits for both would leave both behind, so
-    such a framework gets time first.
+    A framework that listens in a task of its own ends the handler when that receives the disconnect (Quart, Django,
+    Starlette below 2.4), and an app that is told may be in its clean-up. A cancellation would cut that, so whoever
+    listens gets time first. At the end it tells whether our cancellation is what ended the app.
     """
 
-    __slots__ = ("_awaited", "_backend", "_handle", "_scope", "_since", "_stage", "_turns", "blocks", "is_due")
+    __slots__ = (
+        "_awaited",
+        "_backend",
+        "_handle",
+        "_has_told",
+        "_scope",
+        "_since",
+        "_stage",
+        "_turns",
+        "blocks",
+        "is_due",
+        "is_over",
+        "turns_to_leave_send",
+    )
 
     def __init__(self, backend: Backend, scope: AppScope | None) -> None:
         self._backend = backend
         self._scope = scope  # of the app; None where nothing can cancel it
         self._stage = _Stage.UNTRIED
         self._handle: Handle | None = None
-        self._since = 0.0  # when it was first tried, on the clock of time.monotonic()
-        self._awaited: Any = None  # what the app's task awaited then, inside `asyncio.wait`
+        self._since = 0.0  # when it was first requested, on the clock of time.monotonic()
+        self._has_told = False
+        self._awaited: object = None  # by the app's task, when it was first tried, or when it was told
         self._turns = _TURNS_TO_REACT
-        self.blocks: tuple[object, ...] = ()  # the shielded blocks that are under way
+        self.blocks: tuple[Block, ...] = ()  # the shielded blocks that are under way
         self.is_due = False  # a cancellation waits for the last of them to end
+        self.is_over = False  # the time for which the disconnect is withheld
+        self.turns_to_leave_send = _TURNS_TO_LEAVE_SEND
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` after so many seconds, in place of an earlier one."""
@@ -65,19 +97,18 @@ class Cancellation:
 
     # Cancelling
 
-    def cancel(self, has_answered: Callable[[], bool]) -> float | None:
+    def cancel(self, listener: Listener) -> float | None:
         """Request cancellation of the app. Returns None when requested, or the seconds after which to try again;
         math.inf where nothing can cancel it.
 
-        It is postponed while another cancellation of the same task is pending (the two could not be told apart
-        afterwards, P6), while the task is running (it may be about to return, and the request would reach the server's
-        own code), and while a framework is ending the app. `has_answered` tells whether any task has received the
-        disconnect.
+        It is postponed while whoever asks for the disconnect is to be told, and ends the app; while another
+        cancellation of the same task is pending (the two could not be told apart afterwards, P6); and while the task
+        is running (it may be about to return, and the request would reach the server's own code).
         """
         scope = self._scope
-        if scope is None:
+        if scope is None or any(map(scope.is_in_module, _LEFT_STUCK)):
             return math.inf
-        seconds = self._seconds_to_react(scope, has_answered)
+        seconds = self._seconds_to_react(scope, listener)
         if seconds is None:
             now = time.monotonic()
             self._since = self._since or now
@@ -86,19 +117,21 @@ class Cancellation:
                 self._stage = _Stage.REQUESTED
         return seconds
 
-    def _seconds_to_react(self, scope: AppScope, has_answered: Callable[[], bool]) -> float | None:
-        """Seconds to wait for a framework that listens by itself; None to cancel now."""
+    def _seconds_to_react(self, scope: AppScope, listener: Listener) -> float | None:
+        """Seconds to wait for whoever is told to end the app; None to cancel now."""
         if self._stage is _Stage.ENDING:
             return None
-        awaited = scope.awaited_by_wait()
-        if self._stage is _Stage.UNTRIED:
-            if awaited is None:
-                return None
-            self._stage, self._awaited = _Stage.WAITING, awaited
+        if self._stage is _Stage.UNTRIED and listener is Listener.NONE:
+            return None
+        if self._stage is _Stage.UNTRIED or (listener is Listener.TOLD and not self._has_told):
+            self._stage, self._awaited = _Stage.WAITING, scope.awaited()
+            self._has_told = listener is Listener.TOLD
             return _SECONDS_TO_REACT
-        if awaited is not self._awaited:  # the framework has gone on from there
+        if listener is Listener.POLLS:
+            return _SECONDS_TO_REACT
+        if self._has_told and scope.awaited() != self._awaited:  # the app has gone on from there
             self._stage, self._awaited = _Stage.ENDING, None
-            return _SECONDS_TO_END_BY_ITSELF if has_answered() else None
+            return _SECONDS_TO_END_BY_ITSELF
         self._turns -= 1
         return 0 if self._turns > 0 else None
 
@@ -119,18 +152,22 @@ class Cancellation:
 
     # Shielding
 
-    def shield(self) -> object:
-        """Begin a block in which the app is not cancelled. Returns what `end_shield` takes."""
-        block = object()
+    def shield(self, block: Block) -> None:
+        """Begin a block in which the app is not cancelled."""
         self.blocks += (block,)
         _blocks.set((*_blocks.get(), block))
-        return block
 
-    def end_shield(self, block: object) -> None:
+    def end_shield(self, block: Block) -> None:
         self.blocks = tuple(other for other in self.blocks if other is not block)
         _blocks.set(tuple(other for other in _blocks.get() if other is not block))
 
+    def shield_scopes(self) -> None:
+        """The client has left: from now on a framework's cancel scopes do not reach into the blocks."""
+        for block in self.blocks:
+            if block.scope is not None:
+                block.scope.shield = True
 
-def in_shield(block: object) -> bool:
+
+def in_shield(block: Block) -> bool:
     """Whether the caller is in that block, or in a task that was made in it."""
     return block in _blocks.get()

@@ -21,15 +21,17 @@ from typing import Any, ClassVar, Literal
 from . import _backends, _blocked_sends, _messages, _telling
 from ._backends import Backend, Call, SendTimedOut, Woken
 from ._blocked_sends import can_block
-from ._cancellation import Cancellation, in_shield
+from ._cancellation import Block, Cancellation, in_shield
 from ._disconnected import Disconnected
 from ._errors import ClientDisconnected, is_disconnect_error
+from ._frames import is_running
 from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, Remaining, field
 from ._options import Options, Policy
 from ._reader import Reader
 from ._records import Disconnect, Exchange, Phase
 from ._sends import CountingSend, MutedSend, Send, TimedSend
-from ._state import TRANSITIONS, Body, Cause, Receiver, State
+from ._spec_version import SpecVersion
+from ._state import TRANSITIONS, Body, Cause, Listener, Receiver, State
 from ._watcher import DisconnectWaiters, Watcher
 
 Receive = Callable[[], Awaitable[Message]]
@@ -46,17 +48,18 @@ _SECONDS_TO_COMPLETE = 1.0
 class Parts:
     """What only some connections have."""
 
-    __slots__ = ("cancellation", "counter", "inner", "outer", "waiters", "watcher")
+    __slots__ = ("cancellation", "counter", "inner", "outer", "version", "waiters", "watcher")
 
     watcher: Watcher | None
     waiters: DisconnectWaiters | None
     cancellation: Cancellation | None
     counter: CountingSend | None
+    version: SpecVersion | None
     outer: Connection | None  # of the next install further out
     inner: tuple[Connection, ...]  # of installs further in
 
     def __init__(self) -> None:
-        self.watcher = self.waiters = self.cancellation = self.counter = self.outer = None
+        self.watcher = self.waiters = self.cancellation = self.counter = self.version = self.outer = None
         self.inner = ()
 
 
@@ -90,7 +93,7 @@ class Connection(abc.ABC):
     protocol: ClassVar[Literal["http", "websocket"]]
     is_http: ClassVar[bool]
     _FIRST_REMAINING: ClassVar[Remaining]
-    _DISCONNECT: ClassVar[str]  # the type of the message
+    DISCONNECT: ClassVar[str]  # the type of the message
 
     scope: Any  # None when the exchange is over, since the scope holds the connection
     options: Options
@@ -221,6 +224,30 @@ class Connection(abc.ABC):
         """Whether a server raises `exception` from `send` and `receive` in place of delivering a disconnect."""
         return False
 
+    def _reads_further(self) -> bool:
+        """Whether more than one message may be read ahead."""
+        return False
+
+    def is_to_raise(self) -> bool:
+        """Whether the app, or its framework, relies on `send` to raise."""
+        return self.options.policy == "raise"
+
+    @abc.abstractmethod
+    def set_spec_version(self, scope: Any) -> None:
+        """Have `scope` state the version that is right under the policy (P4). Called on the root."""
+
+    @abc.abstractmethod
+    def _raises(self, message: Message) -> bool:
+        """Whether a message that the app sends after the disconnect raises `ClientDisconnected`."""
+
+    def delivered(self, message: Message) -> Message:
+        """Note what the app receives, and return it."""
+        return message
+
+    def take_empty_body(self) -> Message | None:
+        """The body of a request without one, if the app has not received that; only once."""
+        return None
+
     def is_whole_body(self, messages: list[Message]) -> bool:
         """Whether these messages, which the app has not read, have the whole request body."""
         return False
@@ -258,18 +285,34 @@ class Connection(abc.ABC):
             self._reading = None
         else:
             self._end_read(None)
-        if self.disconnect_message is None:
-            message = self.received(message)
-            if self.disconnect_message is None or field(message, "type") != self._DISCONNECT:
-                return message  # `received` may have found the disconnect behind it
+        if field(message, "type") == self.DISCONNECT:
+            reader = self.require_reader()
+            reader.has_read_disconnect = reader.is_answering = True
+            try:
+                self.received(message)
+            finally:
+                reader.is_answering = False
+            if self.disconnect_message is None:
+                return message
+        elif self.disconnect_message is None or not self.is_http:  # what a WebSocket's peer said before it left (P2)
+            return self.delivered(self.received(message))
         return await self.require_reader().receive()
 
     def _read_failed(self, exception: BaseException) -> bool:
         """The app's own call to the server has raised. Returns whether the disconnect is why."""
-        if self._end_read(exception) or self.receive_failed(exception):
+        if self._end_read(exception):
             return True
+        reader = self.require_reader()
+        reader.is_answering = True
+        try:
+            if self.receive_failed(exception):
+                reader.has_read_disconnect = True
+                return True
+        finally:
+            reader.is_answering = False
         # A caller that cancels one `receive` (a peek, a time-out) will cancel others: from now on a task of ours reads.
-        self.require_reader().prefers_task = True
+        reader.prefers_task = True
+        reader.receive_cancelled()
         return False
 
     def _end_read(self, exception: BaseException | None) -> bool:
@@ -437,11 +480,11 @@ class Connection(abc.ABC):
             after=self._after,
             backend=self.backend,
             raises=self._raises,
-            has_told_others=self._has_told_others,
+            completed=self.wake_readers,
             outer=self.parts.outer if self.is_http else None,
         )
         if self.scope is None:  # the exchange is over
-            muted.close()
+            muted.close(self.root.options.policy == "raise")
 
     def _make_record(self) -> Disconnect | None:
         scope = self.scope
@@ -461,6 +504,8 @@ class Connection(abc.ABC):
         """Wake the tasks that wait for the disconnect, tell the inner installs, and have blocked sends woken later."""
         if not self.is_being_read():
             self._reading = _READER
+        if self.parts.cancellation is not None:
+            self.parts.cancellation.shield_scopes()
         if self.reader is not None:
             self.reader.wake()
         if self.parts.waiters is not None:
@@ -476,13 +521,15 @@ class Connection(abc.ABC):
         record = self.record()
         if self.parts.outer is not None or self.token is None or record is None:
             return
-        seconds = self.options.seconds_to_cancel
+        options, seconds = self.options, self.options.seconds_to_cancel
         if seconds == 0:
             self.cancel_app()
         elif seconds is not None:
             self.cancel_later(seconds)
-        elif self.options.grace is None and self.options.policy == "mute":
+        elif options.grace is None and options.policy in ("mute", "finish"):
             _telling.abandoned.add(self, self.backend, self.token)
+        if options.orphans is not None:
+            options.orphans.add(self)
         for hook in self.options.hooks:
             context = None if self.parts.watcher is None else self.parts.watcher.context
             _telling.call_hook(hook, record, self.backend, context)
@@ -503,13 +550,13 @@ class Connection(abc.ABC):
         """Read, if no task does, to find out whether the client has disconnected.
 
         One message ahead at the most, and nothing of a body that the app has not asked for: that would have a server
-        send `100 Continue`, and defeat its back-pressure.
+        send `100 Continue`, and defeat its back-pressure. But see `_reads_further`.
         """
         if self.disconnect_message is not None:
             return
         if self._may_read_ahead():
             if not self.is_being_read():
-                self.require_reader().read_for_disconnect(context)
+                self.require_reader().read_for_disconnect(context, self._reads_further())
         elif self.is_http:
             self.require_reader()  # so that `received` is called at the end of the body, and checks again
 
@@ -526,14 +573,11 @@ class Connection(abc.ABC):
             self.reader.wake()
         self._for_inner(Connection.wake_readers)
 
-    def _has_answered(self) -> bool:
-        return self.reader is not None and self.reader.has_answered()
-
-    def _raises(self) -> bool:
-        return self.root.options.policy == "raise"
-
-    def _has_told_others(self) -> bool:
-        return self.reader is not None and self.reader.has_told_others()
+    def _listener(self) -> Listener:
+        """Whether the app asks for the disconnect, and is to act on it by itself (P12)."""
+        if self.reader is None:
+            return Listener.WAITS if self.is_being_read() else Listener.NONE
+        return self.reader.listener()
 
     # Cancelling and shielding
 
@@ -549,7 +593,10 @@ class Connection(abc.ABC):
         self.require_cancellation().call_later(seconds, self.cancel_app)
 
     def cancel_app(self) -> None:
-        """Cancel the app; with inner installs, their apps instead; with a shielded block, at the end of that."""
+        """End the app; with inner installs, their apps instead; with a shielded block, at the end of that.
+
+        From now on the disconnect is not withheld any more. Where the app listens, that is what ends it.
+        """
         if (
             self.scope is None
             or self.disconnected is None
@@ -560,15 +607,38 @@ class Connection(abc.ABC):
         outer = self.parts.outer
         if outer is not None and outer.has_requested_cancellation() and outer.task is self.task:
             return  # the outer install has cancelled this task already: what still runs is its clean-up
-        of_root = self.root.parts.cancellation
+        of_root = self.root.require_cancellation()
+        if of_root.blocks:
+            of_root.is_due = True
+            return
+        if not of_root.is_over:
+            of_root.is_over = True
+            self.root.wake_readers()
         if self.parts.inner:
             self._for_inner(Connection.cancel_app)
-        elif of_root is not None and of_root.blocks:
-            of_root.is_due = True
+            return
+        cancellation = self.require_cancellation()
+        if self._leaves_send():
+            seconds: float | None = 0
         else:
-            seconds = self.require_cancellation().cancel(self._has_answered)
-            if seconds is not None and seconds < math.inf:
-                self.cancel_later(seconds)
+            seconds = cancellation.cancel(self._listener())
+        if seconds is not None and seconds < math.inf:
+            self.cancel_later(seconds)
+
+    def _leaves_send(self) -> bool:
+        """Have the app's task come back from `send`, if it is there, before it is cancelled.
+
+        A cancellation that arrives in `send` finds the app's generator suspended at a `yield`.
+        """
+        cancellation = self.require_cancellation()
+        if self.task is None or cancellation.turns_to_leave_send == 0:
+            return False
+        for task, _, awaited in self.backend.suspended_in(self.sends_by, [(self, self.server_send)], (self.task,)):
+            if not any(is_running(self.muted_by, awaitable) for awaitable in awaited):
+                cancellation.turns_to_leave_send -= 1
+                _blocked_sends.wake(task, self, awaited, self.backend)
+                return True
+        return False
 
     def has_requested_cancellation(self) -> bool:
         """Whether the cancellation of the app was requested, by this install."""
@@ -589,11 +659,19 @@ class Connection(abc.ABC):
             return is_ours, None
         return False, await cancellation.others(exception)
 
-    def shield(self) -> object:
-        """Begin a block in which the app is not cancelled. Returns what `end_shield` takes."""
-        return self.root.require_cancellation().shield()
+    def shield(self, scope: Any) -> Block:
+        """Begin a block in which the app is not cancelled. Returns what `end_shield` takes.
 
-    def end_shield(self, block: object) -> None:
+        `scope` is a cancel scope around the block, or None.
+        """
+        block = Block(scope)
+        cancellation = self.root.require_cancellation()
+        cancellation.shield(block)
+        if self.disconnect_message is not None:
+            cancellation.shield_scopes()
+        return block
+
+    def end_shield(self, block: Block) -> None:
         root = self.root
         cancellation = root.require_cancellation()
         cancellation.end_shield(block)
@@ -609,16 +687,45 @@ class Connection(abc.ABC):
             self.cancel_app()
 
     def withholds_disconnect(self) -> bool:
-        """Whether `receive` should withhold the disconnect for now.
+        """Whether `receive` should withhold the disconnect for now (P12).
 
-        Frameworks cancel the app when one of their tasks receives it (Starlette a stream, Quart and Django every app),
-        which would break a shielded block. It is not withheld from tasks inside of such a block, nor while the request
-        body is incomplete, which may be what the block waits for.
+        Frameworks end the app when one of their tasks receives it (Starlette a stream, Quart and Django every app),
+        which would break a shielded block, and end what is to go on. It is not withheld from tasks inside of such a
+        block, nor while a request body is undelivered: it can never be whole, and a task may wait for it.
         """
-        of_root = self.root.parts.cancellation
-        if of_root is None or not self.is_http or self.body is Body.PARTIAL:
+        root = self.root
+        if not self.is_http or root.scope is None or self.awaits_body():
             return False
-        return bool(of_root.blocks) and not any(map(in_shield, of_root.blocks))
+        of_root, disconnected = root.parts.cancellation, root.disconnected
+        is_over = of_root is not None and of_root.is_over
+        if disconnected is not None and not is_over:
+            if root.options.policy == "finish":
+                if disconnected.unsent:
+                    return True
+            elif root.options.policy == "cancel" and root.options.seconds_to_cancel:
+                return True
+        return of_root is not None and bool(of_root.blocks) and not any(map(in_shield, of_root.blocks))
+
+    def awaits_body(self) -> bool:
+        """Whether a request body is announced that the app has not received in full."""
+        return False
+
+    # Going on for nobody
+
+    def is_orphan(self) -> bool:
+        disconnected = self.disconnected
+        return (
+            self.scope is not None
+            and disconnected is not None
+            and bool(disconnected.unsent)
+            and not (self.parts.cancellation is not None and self.parts.cancellation.is_over)
+        )
+
+    def is_shielded(self) -> bool:
+        return self.parts.cancellation is not None and bool(self.parts.cancellation.blocks)
+
+    def end_orphan(self) -> None:
+        self.backend.call_in(self.token, self.cancel_app)
 
     # Several installs
 
@@ -692,6 +799,8 @@ class Connection(abc.ABC):
         self.scope = None
         parts = self.parts
         if self.reader is not None:
+            if self.disconnect_message is not None:
+                self.reader.wake()  # it is not withheld any more
             self.reader.close()
         if parts.watcher is not None:
             parts.watcher.close()
@@ -700,13 +809,17 @@ class Connection(abc.ABC):
         if parts.cancellation is not None:
             parts.cancellation.close()
         if isinstance(self._send, MutedSend):
-            self._send.close()
+            self._send.close(self.root.options.policy == "raise")
+        if parts.version is not None:
+            parts.version.close()
         if parts.outer is not None:
             siblings = parts.outer.parts
             siblings.inner = tuple(one for one in siblings.inner if one is not self)
         if self.disconnect_message is not None and self.token is not None:
             _blocked_sends.close(self, self.backend, self.token)
             _telling.abandoned.discard(self, self.token)
+        if self.options.orphans is not None:
+            self.options.orphans.discard(self)
 
     def make_exchange(self, raised: BaseException | None) -> Exchange:
         """The record of the exchange, whose app has ended with this exception, or none."""

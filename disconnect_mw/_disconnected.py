@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from . import _messages
@@ -19,6 +20,7 @@ class Disconnected:
 
     __slots__ = (
         "bytes_muted",
+        "chunks_muted",
         "exchange",
         "is_cancelled",
         "is_guessed",
@@ -26,11 +28,13 @@ class Disconnected:
         "messages_muted",
         "record",
         "remaining",
+        "since",
         "start",
         "unsent",
     )
 
     def __init__(self, message: Message, record: Disconnect | None, remaining: Remaining) -> None:
+        self.since = monotonic()
         self.message = message  # what every `receive` answers
         self.record = record  # None where the exchange was over
         self.remaining = remaining  # what the server, and outer middleware, have not got
@@ -38,12 +42,14 @@ class Disconnected:
         self.is_guessed = False  # from an exception alone: the server has not delivered the disconnect
         self.is_cancelled = False  # the app, by this middleware
         self.start: Message = None  # the app's own start, sent after the disconnect
-        self.messages_muted = self.bytes_muted = 0
+        self.messages_muted = self.bytes_muted = self.chunks_muted = 0
         self.exchange: Exchange | None = None  # once the app has ended
 
     def count(self, message: Message) -> None:
         self.messages_muted += 1
         self.bytes_muted += _messages.payload(message)
+        if _messages.field(message, "more_body"):
+            self.chunks_muted += 1
 
     def take_remaining(self, first: Remaining, after: Callable[[Remaining, Any], Remaining]) -> list[Message]:
         """The messages that complete the response for outer middleware; only once.

@@ -47,6 +47,12 @@ def frame_of(awaitable: Any) -> types.FrameType | None:
     return None if kind is None else getattr(awaitable, kind[1])
 
 
+def is_of_package(name: str, awaitable: Any) -> bool:
+    """Whether the code of a suspended awaitable is of the package with this name."""
+    frame = frame_of(awaitable)
+    return frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == name
+
+
 def is_method_of(owner: object, code: types.CodeType, awaitable: Any) -> bool:
     """Whether `awaitable` is a coroutine of the method with this `code`, called on `owner`: its frame refers to that.
 

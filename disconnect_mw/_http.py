@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ from ._frames import is_running
 from ._messages import RESPONSE_REMAINING, Message, after_http, field
 from ._reader import Reader
 from ._records import Phase
+from ._spec_version import SpecVersion, right_version, stated_version, states_raising
 from ._state import Body, Cause, Receiver
 
 _APP, _READER = Receiver.APP, Receiver.READER
@@ -22,7 +25,7 @@ class HTTPConnection(Connection):
 
     protocol = "http"
     is_http = True
-    _DISCONNECT = "http.disconnect"
+    DISCONNECT = "http.disconnect"
     _FIRST_REMAINING = RESPONSE_REMAINING
     _after = staticmethod(after_http)
 
@@ -80,15 +83,85 @@ class HTTPConnection(Connection):
             watcher = self.parts.watcher
             if is_complete and watcher is not None and watcher.has_checked:
                 watcher.check()  # now, not a second later
-        elif kind == self._DISCONNECT:
+        elif kind == self.DISCONNECT:
             self._on_disconnect(Cause.DISCONNECT_RECEIVED, message)
         return message
 
     def _may_read_ahead(self) -> bool:
         if self.body is Body.UNREAD:
-            # An app that answers without having read will not read: Starlette's stream, under "raise".
-            return self._remaining is not RESPONSE_REMAINING or not _messages.announces_body(self.scope)
-        return self.body is Body.COMPLETE
+            # An app that answers without having read will not read: Starlette's stream, where it does not listen.
+            return self._remaining is not RESPONSE_REMAINING or not self._announces_body()
+        return self.body is Body.COMPLETE or self._reads_further()
+
+    def _reads_further(self) -> bool:
+        """Whether the app answers, and does not listen: a departure lies behind all of the body that it does not read."""
+        return self._remaining is not RESPONSE_REMAINING and self.root.is_to_raise()
+
+    def _announces_body(self) -> bool:
+        return self.scope is not None and _messages.announces_body(self.scope)
+
+    def awaits_body(self) -> bool:
+        if self.body is Body.COMPLETE:
+            return False
+        return self.body is Body.PARTIAL or self._announces_body()
+
+    def take_empty_body(self) -> Message | None:
+        if self.body is not Body.UNREAD:
+            return None
+        self.body = Body.COMPLETE  # it is asked only where nothing was announced
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    # What the scope states (P4). All of these are the root's.
+
+    def set_spec_version(self, scope: Any) -> None:
+        version = self.parts.version
+        if version is None:
+            stated = stated_version(scope)
+            if self.options.policy == "mute" and (stated is None or stated == right_version(stated, False)):
+                if not self._announces_body():
+                    return
+            version = self.own_parts().version = SpecVersion(stated, self.states_raising, self._looked_at)
+        version.state_in(scope)
+
+    def states_raising(self) -> bool:
+        """Whether frameworks are to leave the disconnect to us, and the request body to whoever reads it."""
+        if self.options.policy != "mute":
+            return True
+        # A listener would take the body that a stream is about to read, or spin on a middleware that replays one.
+        holds_input = self.reader is not None and self.reader.holds_input()
+        if self._announces_body() and (self.body is not Body.COMPLETE or holds_input):
+            return True
+        version = self.parts.version
+        has_received = self.body is Body.PARTIAL or (self.body is Body.COMPLETE and not holds_input)
+        return has_received and version is not None and states_raising(version.stated)
+
+    def _looked_at(self, raises: bool) -> None:
+        version, disconnected = self.parts.version, self.disconnected
+        remaining = self._remaining if disconnected is None else disconnected.unsent
+        if version is None or remaining is not RESPONSE_REMAINING:  # it is settled when the response begins
+            return
+        version.is_relied_on = raises
+        if raises and self.parts.watcher is None:  # nobody else detects the disconnect: a server's send may be silent
+            self.backend.call_in(self.token, functools.partial(self.watch, contextvars.copy_context()))
+
+    def is_to_raise(self) -> bool:
+        """Whether the app, or its framework, relies on `send` to raise."""
+        version = self.parts.version
+        return self.options.policy != "mute" or (version is not None and version.is_relied_on)
+
+    def _raises(self, message: Message) -> bool:
+        root = self.root
+        if root.options.policy == "raise":
+            return True
+        # BaseHTTPMiddleware makes a chunk and an empty end of a response in one piece: the first chunk is muted.
+        disconnected = self.disconnected
+        return (
+            root.options.policy == "mute"
+            and root.is_to_raise()
+            and bool(field(message, "more_body"))
+            and disconnected is not None
+            and disconnected.chunks_muted > 1
+        )
 
     def is_whole_body(self, messages: list[Message]) -> bool:
         # Hypercorn and granian make two messages of the smallest body.
@@ -96,7 +169,7 @@ class HTTPConnection(Connection):
         return bool(length) and sum(map(_messages.payload, messages)) == length
 
     def _new_disconnect(self) -> Message:
-        return {"type": self._DISCONNECT}
+        return {"type": self.DISCONNECT}
 
     def status(self) -> int | None:
         record = self.record()

@@ -13,8 +13,9 @@ from . import _backends, _options
 from ._connection import NO_PARTS, Connection
 from ._errors import remove_disconnect_errors
 from ._http import HTTPConnection
+from ._messages import announces_body
 from ._options import Hook, Options, Policy, PolicyFor
-from ._spec_version import set_spec_version
+from ._orphans import Orphans
 from ._telling import LOGGER, log_exchange
 from ._view import KEY, ended
 from ._websocket import WebSocketConnection
@@ -84,7 +85,7 @@ class DisconnectMiddleware:
     _app: ASGIApp
     _options: Options
     _websocket_options: Options
-    _policy_for: PolicyFor | None
+    _policy_for: Callable[[Any], Policy | None] | None
     _has_complained: bool
     _is_default: bool
 
@@ -98,6 +99,7 @@ class DisconnectMiddleware:
             websocket_policy: Policy = "raise",
             grace: float | None = None,
             send_timeout: float | None = None,
+            max_orphans: int | None = None,
             policy_for: PolicyFor | None = None,
             on_disconnect: Hook | None = None,
         ) -> None: ...
@@ -112,14 +114,15 @@ class DisconnectMiddleware:
             websocket_policy="raise",
             grace=None,
             send_timeout=None,
+            max_orphans=None,
             policy_for=None,
             on_disconnect=None,
             **unknown,
         ):
             if unknown:
                 raise TypeError(
-                    "DisconnectMiddleware takes policy, websocket_policy, grace, send_timeout, policy_for and "
-                    f"on_disconnect, not {', '.join(unknown)}: look for a misspelling, or for an option of another "
+                    "DisconnectMiddleware takes policy, websocket_policy, grace, send_timeout, max_orphans, policy_for "
+                    f"and on_disconnect, not {', '.join(unknown)}: look for a misspelling, or for an option of another "
                     "version"
                 )
             self._app = single_callable(app)
@@ -129,9 +132,16 @@ class DisconnectMiddleware:
                 _options.check_send_timeout(send_timeout),
                 () if hook is None else (hook,),
             )
+            limit = _options.check_max_orphans(max_orphans)
+            if limit is not None and policy == websocket_policy == "raise" and policy_for is None:
+                raise ValueError(
+                    'max_orphans needs apps that can go on for nobody, but policy and websocket_policy are "raise": '
+                    "set another policy, or policy_for"
+                )
+            others += (None if limit is None else Orphans(limit),)
             self._options = Options(_options.check_policy("policy", policy), *others)
             self._websocket_options = Options(_options.check_policy("websocket_policy", websocket_policy), *others)
-            self._policy_for = _options.check_function("policy_for", "the scope", policy_for, is_async=False)
+            self._policy_for = _options.check_policy_for(policy_for)
             self._has_complained = False
             self._is_default = self._options == Options("mute") and policy_for is None
 
@@ -146,6 +156,7 @@ class DisconnectMiddleware:
                 and scope["type"] == "http"
                 and scope["http_version"] == "1.1"
                 and scope["asgi"]["spec_version"] == _USUAL_VERSION
+                and (scope["method"] == "GET" or not announces_body(scope))
                 and KEY not in scope
                 and not _LEVELS[_INFO]  # else the log line is to tell how much was sent
             ):
@@ -164,6 +175,7 @@ class DisconnectMiddleware:
                 connection, options = HTTPConnection(), self._options
             elif kind == "websocket":
                 connection, options = WebSocketConnection(), self._websocket_options
+                connection.has_heard = False
             else:
                 return await app(scope, receive, send)
             connection.open(scope, receive, send, options, token)
@@ -214,14 +226,14 @@ class DisconnectMiddleware:
             scope[KEY] = connection
             if isinstance(found, Connection) and found.scope is not None:
                 connection.join(found, choice)
-                set_spec_version(scope, connection.root.options.policy)
+                connection.root.set_spec_version(scope)
                 return
         if options.needs_watcher or connection.protocol == "websocket":
             connection.observe(counts=True, watches=True)
         else:
             is_multiplexed = scope.get("http_version") in _MULTIPLEXED
             connection.observe(counts=LOGGER.isEnabledFor(_INFO), watches=is_multiplexed)
-        set_spec_version(scope, options.policy)
+        connection.set_spec_version(scope)
 
     def _choose(self, scope: Any) -> Policy | None:
         """What `policy_for` returns. Its mistakes are logged once, and harm no request."""

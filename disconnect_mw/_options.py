@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ._orphans import Orphans
 from ._records import Disconnect
 
-Policy = Literal["mute", "raise", "cancel"]
+Policy = Literal["mute", "finish", "cancel", "raise"]
 """What `send` does after the disconnect, and what becomes of the app.
 
-`"mute"`: nothing, and the app goes on. `"raise"`: it raises `ClientDisconnected`. `"cancel"`: nothing, and the app is
-cancelled.
+`"mute"`: nothing, and the app hears of the disconnect if it listens. `"finish"`: nothing, and the app does not hear of
+it before its last message. `"cancel"`: nothing, and the app is ended. `"raise"`: it raises `ClientDisconnected`.
 """
 
-PolicyFor = Callable[[Any], "Policy | None"]
+PolicyFor = Callable[[Any], "Policy | None"] | Mapping[str, Policy]
 Hook = Callable[[Disconnect], Any]
 
 
@@ -31,6 +33,7 @@ class Options:
     grace: float | None = None
     send_timeout: float | None = None
     hooks: tuple[Hook, ...] = ()
+    orphans: Orphans | None = None
 
     @functools.cached_property
     def seconds_to_cancel(self) -> float | None:
@@ -51,6 +54,7 @@ class Options:
             outer.grace if self.grace is None else self.grace,
             outer.send_timeout if self.send_timeout is None else self.send_timeout,
             outer.hooks + tuple(hook for hook in self.hooks if hook not in outer.hooks),
+            outer.orphans if self.orphans is None else self.orphans,
         )
 
 
@@ -87,6 +91,42 @@ def check_send_timeout(send_timeout: object) -> float | None:
             f"send_timeout must be more than zero seconds, or None, not {send_timeout!r}: None is for no limit at all"
         )
     return seconds
+
+
+def check_max_orphans(max_orphans: object) -> int | None:
+    if max_orphans is None:
+        return None
+    if isinstance(max_orphans, bool) or not isinstance(max_orphans, int):
+        raise TypeError(f"max_orphans must be a whole number of apps, or None, not {max_orphans!r}: pass an int")
+    if max_orphans < 1:
+        raise ValueError(
+            f'max_orphans must be 1 or more apps, or None, not {max_orphans!r}: policy="cancel" is for none at all'
+        )
+    return max_orphans
+
+
+def check_policy_for(policy_for: object) -> Callable[[Any], Policy | None] | None:
+    """A function of the scope."""
+    if isinstance(policy_for, Mapping):
+        return PathPolicies(policy_for)
+    return check_function("policy_for", "the scope", policy_for, is_async=False)  # type: ignore[no-any-return]
+
+
+class PathPolicies:
+    """The policies of `policy_for=` by patterns of the path; the first that matches counts."""
+
+    def __init__(self, policies: Mapping[Any, Any]) -> None:
+        for pattern, policy in policies.items():
+            if not isinstance(pattern, str):
+                raise TypeError(f'policy_for must have patterns of paths as its keys, not {pattern!r}: "/v1/*"')
+            if pattern[:1] not in ("/", "*", "?", "["):
+                raise ValueError(f"policy_for has the pattern {pattern!r}, which matches no path: begin it with a slash")
+            check_policy(f"policy_for[{pattern!r}]", policy)
+        self._policies = dict(policies)
+
+    def __call__(self, scope: Any) -> Policy | None:
+        path = scope.get("path", "")
+        return next((self._policies[each] for each in self._policies if fnmatch.fnmatchcase(path, each)), None)
 
 
 def _check_seconds(option: str, how_many: str, seconds: object) -> float | None:

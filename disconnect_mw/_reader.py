@@ -9,11 +9,14 @@ disconnect.
 from __future__ import annotations
 
 import contextvars
+import math
 from collections.abc import Awaitable
+from time import monotonic
 from typing import Any, ClassVar, Protocol
 
 from ._backends import Backend, Call, Handle, Waiter, is_cancelled_error
-from ._messages import Message, brings_input
+from ._messages import Message, brings_input, field, payload
+from ._state import Listener
 
 # How many turns of the loop the server has to say whether its client has disconnected, when its send raised what may
 # also be a mistake of the app's. It knows at once; the turns are for a task that brings the disconnect.
@@ -21,6 +24,12 @@ _TURNS_TO_ASK = 5
 
 # How many messages that wait before the disconnect are read, for the app to receive later, in search of it.
 _MESSAGES_TO_ASK = 64
+
+# And how many bytes of a request body that the app does not read, while it answers.
+_BYTES_TO_ASK = 1 << 20
+
+# Seconds for which a task whose `receive` was cancelled counts as one that will ask again.
+_BETWEEN_POLLS = 1.0
 
 # After how many answers of the disconnect all other tasks get a turn. An app that asks again and again, whatever it is
 # told, just waits under Hypercorn and Daphne, which tell it once; here it must not starve the event loop.
@@ -35,9 +44,14 @@ class Source(Protocol):
     token: Any
     disconnect_message: Message | None  # what every `receive` answers, once it is known
     is_http: ClassVar[bool]
+    DISCONNECT: ClassVar[str]  # the type of the message
     server_receive: Call
 
     def withholds_disconnect(self) -> bool: ...
+
+    def take_empty_body(self) -> Message | None: ...
+
+    def delivered(self, message: Message) -> Message: ...
 
     def is_being_read(self) -> bool: ...
 
@@ -55,15 +69,20 @@ class Source(Protocol):
 class Reader:
     __slots__ = (
         "_ahead",
-        "_answered",
         "_answers",
         "_failure",
+        "_has_drained",
         "_mark",
+        "_polled_at",
         "_source",
         "_task",
+        "_told",
         "_waiters",
+        "has_read_disconnect",
         "has_woken_app",
+        "is_answering",
         "prefers_task",
+        "told_at",
     )
 
     def __init__(self, source: Source, prefers_task: bool) -> None:
@@ -75,22 +94,32 @@ class Reader:
         self._ahead: list[Message] = []  # read before the app asked
         self._failure: BaseException | None = None  # what the server's receive raised before the app asked
         self._waiters: list[Waiter] = []  # for a read to be over
+        self._has_drained = False  # a WebSocket, of what its peer said before it left
+        self._polled_at = -math.inf  # when a `receive` was last cancelled, on the clock of monotonic()
         self._answers = 0  # of the disconnect
-        self._answered: Any = None  # the task that got the last of them
+        self._told: set[Any] = set()  # the tasks that got one
+        self.told_at = 0.0  # when the first of them did, on the clock of monotonic()
+        self.is_answering = False  # a read of the app's own has brought the disconnect, which it is about to get
+        self.has_read_disconnect = False  # the server has nothing more to deliver
 
     async def receive(self) -> Message:
         source = self._source
         may_be_peek = True
-        while source.disconnect_message is None or source.withholds_disconnect():
-            if source.disconnect_message is None:
-                if self._ahead:
-                    # A receive that had to wait for this message would not have got it in a cancelled scope. Nor must
-                    # a peek get it now: Starlette's is_disconnected() drops whatever it finds, a request body too.
-                    if source.is_http:
-                        await source.backend.checkpoint()
-                    if self._ahead and source.disconnect_message is None:
-                        return self._ahead.pop(0)
-                    continue
+        while True:
+            is_known = source.disconnect_message is not None
+            if is_known and not source.withholds_disconnect() and (source.is_http or not await self._finds_more()):
+                return await self._answer()
+            if is_known and (body := source.take_empty_body()) is not None:
+                self._ahead.append(body)
+            if self._ahead:
+                # A receive that had to wait for this message would not have got it in a cancelled scope. Nor must a
+                # peek get it now: Starlette's is_disconnected() drops whatever it finds, a request body too.
+                if source.is_http:
+                    await source.backend.checkpoint()
+                if self._ahead and (is_known or source.disconnect_message is None):
+                    return self._deliver()
+                continue
+            if not is_known:
                 if self._failure is not None:
                     failure, self._failure = self._failure, None
                     raise failure
@@ -99,27 +128,53 @@ class Reader:
                     if not (self.prefers_task and (await self._read_at_once() or self._start(reads_on=reads_on))):
                         return await source.read_directly()
                     if self._ahead:
-                        return self._ahead.pop(0)
+                        return self._deliver()
                     continue
                 if may_be_peek and await source.backend.wait_before_peek():
                     may_be_peek = False
                     continue
             await self._wait()
+
+    def _deliver(self) -> Message:
+        return self._source.delivered(self._ahead.pop(0))
+
+    async def _answer(self) -> Message:
+        """The disconnect."""
+        source = self._source
         self._answers += 1
-        self._answered = source.backend.current_task(source.token)
+        if source.scope is not None:
+            self.told_at = self.told_at or monotonic()
+            self._told.add(source.backend.current_task(source.token))
         if self._answers % _ANSWERS_WITHOUT_A_TURN == 0:
             await source.backend.checkpoint()
+        assert source.disconnect_message is not None
         return {**source.disconnect_message}
+
+    async def _finds_more(self) -> bool:
+        """Whether a WebSocket's peer said something before it left, which the app has not received (P2)."""
+        if self._answers or self._has_drained:
+            return False
+        if not (self._ahead or self.has_read_disconnect):
+            await self.ask_server()
+        self._has_drained = not self._ahead
+        return bool(self._ahead)
 
     async def _wait(self) -> None:
         waiter = self._source.backend.create_waiter()
         self._waiters.append(waiter)
         try:
             await waiter
+        except BaseException:
+            self.receive_cancelled()
+            raise
         finally:
             self._waiters.remove(waiter)
             if self._source.scope is None:  # the exchange is over
                 self.close()
+
+    def receive_cancelled(self) -> None:
+        """A task has given up waiting for a message. If that was a peek, or a time-out, others will come."""
+        self._polled_at = monotonic()
 
     def wake(self) -> None:
         """Wake the waiting tasks: a read is over, or the disconnect is known."""
@@ -146,13 +201,23 @@ class Reader:
             with scope:
                 await self._read(mark)
         except BaseException:
+            self.receive_cancelled()
             self._start(reads_on=self._source.is_http)
             raise
         return bool(self._ahead) or self._failure is not None or self._source.disconnect_message is not None
 
-    def read_for_disconnect(self, context: contextvars.Context) -> None:
-        """Read although no task of the app waits, until there is a message that the app may want."""
-        if not (self._is_busy() or self._failure or self._is_far_ahead()):
+    def read_for_disconnect(self, context: contextvars.Context, reads_further: bool) -> None:
+        """Read although no task of the app waits, until there is a message that the app may want.
+
+        With `reads_further` one more than there are such messages, within limits.
+        """
+        if self._is_busy() or self._failure:
+            return
+        if not self._is_far_ahead() or (
+            reads_further
+            and len(self._ahead) < _MESSAGES_TO_ASK
+            and sum(map(payload, self._ahead)) < _BYTES_TO_ASK
+        ):
             self._start(context, reads_on=True)
 
     def _is_far_ahead(self) -> bool:
@@ -181,18 +246,22 @@ class Reader:
         try:
             while True:
                 message = source.received(await source.server_receive())
-                if source.disconnect_message is not None:
+                if field(message, "type") == source.DISCONNECT:
+                    self.has_read_disconnect = True
                     break
                 self._ahead.append(message)
-                if not reads_on or self._is_far_ahead() or self._mark is not mark:
+                is_known = source.disconnect_message is not None
+                if is_known or not reads_on or self._is_far_ahead() or self._mark is not mark:
                     break
                 self.wake()
         except BaseException as exception:
             # A cancellation that the server's receive raises belongs to the next receive, like all that it raises.
             if not isinstance(exception, Exception) and not is_cancelled_error(exception):
                 raise
-            if self._mark is mark and not source.receive_failed(exception):
-                self._failure = exception
+            if self._mark is mark:
+                self.has_read_disconnect = source.receive_failed(exception)
+                if not self.has_read_disconnect:
+                    self._failure = exception
         finally:
             if self._mark is mark:
                 self._mark = self._task = None
@@ -200,27 +269,36 @@ class Reader:
 
     async def ask_server(self) -> None:
         """Give the server the occasion to deliver the disconnect. Other messages are kept for `receive`."""
-        source = self._source
         for _ in range(_TURNS_TO_ASK):
-            while source.disconnect_message is None and self._failure is None and not self._is_busy():
+            while not (self._has_ended() or self._is_busy()):
                 if len(self._ahead) >= _MESSAGES_TO_ASK or not self._start():
                     return
-            if source.disconnect_message is not None or self._failure is not None:
+            if self._has_ended():
                 return
-            await source.backend.checkpoint()
+            await self._source.backend.checkpoint()
 
     # Questions
 
-    def has_answered(self) -> bool:
-        """Whether any task has received the disconnect."""
-        return self._answers > 0
+    def _has_ended(self) -> bool:
+        """Whether the server has nothing more to deliver that the app may want."""
+        is_known = self._source.disconnect_message is not None
+        return self.has_read_disconnect or self._failure is not None or (is_known and self._source.is_http)
 
-    def has_told_others(self) -> bool:
-        """Whether another task than the caller's has received the disconnect, or is about to."""
-        backend = self._source.backend
-        if self._waiters or backend.repeats_cancellation:
-            return bool(self._waiters)
-        return self._answered not in (None, backend.current_task(self._source.token))
+    def holds_input(self) -> bool:
+        """Whether a message was read that the app has not asked for yet."""
+        return bool(self._ahead)
+
+    def listener(self) -> Listener:
+        """Whether the app asks for the disconnect."""
+        if self._answers or self.is_answering:
+            return Listener.TOLD
+        if self._waiters or self._source.is_being_read():
+            return Listener.WAITS
+        return Listener.POLLS if monotonic() - self._polled_at < _BETWEEN_POLLS else Listener.NONE
+
+    def has_told_caller(self) -> bool:
+        """Whether the calling task has received the disconnect itself."""
+        return self._source.backend.current_task(self._source.token) in self._told
 
     # The end
 
@@ -237,6 +315,7 @@ class Reader:
 
     def close(self) -> None:
         """End our own read, as soon as no task that the app left behind waits for it."""
+        self._told.clear()  # a task may hold an exception whose traceback holds this
         self.stop_reading()
         if not self._waiters:
             self._source.drop_reader()

@@ -60,14 +60,21 @@ class Outer(Protocol):
     scope: Any
 
 
+# Muted sends in a row without a turn of the event loop, after which there is one: a generator that awaits nothing must
+# not starve the loop. Not sooner, because a framework's cancellation that arrives in `send` finds the app's generator
+# suspended at a `yield`, and leaves it to the garbage collector.
+_SENDS_WITHOUT_A_TURN = 32
+
+
 class MutedSend:
     """Takes the app's messages after the disconnect, in place of the server's `send` (P1).
 
-    A message is counted and dropped. Under the policy `raise` the app gets `ClientDisconnected`. An inner install hands
+    A message is counted and dropped, or raises `ClientDisconnected`, as `raises` says of it. An inner install hands
     the message on to the outer one, which mutes it: middleware between the two may need the whole response (a cache).
+    `completed` is called after the app's last message.
     """
 
-    __slots__ = ("_after", "_backend", "_disconnected", "_has_told_others", "_outer", "_raises", "_send")
+    __slots__ = ("_after", "_backend", "_completed", "_disconnected", "_outer", "_raises", "_send", "_without_turn")
 
     def __init__(
         self,
@@ -76,37 +83,48 @@ class MutedSend:
         disconnected: Disconnected,
         after: Callable[[Remaining, Any], Remaining],
         backend: Backend,
-        raises: Callable[[], bool],
-        has_told_others: Callable[[], bool],
+        raises: Callable[[Message], bool],
+        completed: Callable[[], None],
         outer: Outer | None,
     ) -> None:
         self._send = send
         self._disconnected = disconnected
-        self._raises = raises
         self._after = after
         self._backend = backend
-        self._has_told_others = has_told_others
+        self._raises = raises
+        self._completed = completed
         self._outer = outer
+        self._without_turn = 0
 
     async def __call__(self, message: Message, cause: BaseException | None = None) -> None:
         """`cause` is the exception with which the server's `send` reported the disconnect for this very message."""
         disconnected, kind = self._disconnected, _messages.field(message, "type")
         disconnected.count(message)
         _blocked_sends.uncancel(self._backend)
-        if self._raises() and kind not in _messages.WEBSOCKET_ENDS:
-            await self._backend.checkpoint()
+        if self._raises(message):
+            await self._give_turn()
             raise ClientDisconnected(disconnected.message) from cause
-        if kind is not None:
+        if kind is not None and disconnected.unsent:
             disconnected.unsent = self._after(disconnected.unsent, message)
-        # Another task that has received the disconnect may be about to cancel this one, which must not meet that in
-        # here: Starlette's StreamingResponse then leaves its generator to the garbage collector.
-        gives_turn = disconnected.messages_muted > 1 or not self._has_told_others()
+            if not disconnected.unsent:
+                self._completed()
         if self._outer is not None and self._outer.scope is not None:
             await self._hand_on(message, kind)
         elif kind in _messages.STARTS and disconnected.start is None:
             disconnected.start = message
-        if gives_turn:
+        await self._give_turn()
+
+    async def _give_turn(self) -> None:
+        """Give the event loop a turn, where it has had none for many sends in a row."""
+        self._without_turn += 1
+        if self._without_turn == 1:
+            self._backend.call_soon(self._had_turn)
+        elif self._without_turn >= _SENDS_WITHOUT_A_TURN:
+            self._without_turn = 0
             await self._backend.checkpoint()
+
+    def _had_turn(self) -> None:
+        self._without_turn = 0
 
     async def _hand_on(self, message: Message, kind: Any) -> None:
         disconnected = self._disconnected
@@ -119,15 +137,19 @@ class MutedSend:
             disconnected.remaining = before
             raise
 
-    def close(self) -> None:
-        """Do not hold the connection any more, which holds this."""
-        self._raises = _always if self._raises() else _never
-        self._has_told_others = _never
+    def close(self, raises: bool) -> None:
+        """The exchange is over: do not hold the connection any more, which holds this."""
+        self._raises = _always if raises else _never
+        self._completed = _nothing
 
 
-def _always() -> bool:
-    return True
+def _always(message: Message) -> bool:
+    return _messages.field(message, "type") not in _messages.WEBSOCKET_ENDS
 
 
-def _never() -> bool:
+def _never(message: Message) -> bool:
     return False
+
+
+def _nothing() -> None:
+    pass

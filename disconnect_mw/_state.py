@@ -44,6 +44,15 @@ class Body(enum.Enum):
     COMPLETE = "complete"
 
 
+class Listener(enum.Enum):
+    """Whether the app asks for the disconnect, and so acts on it by itself (P12)."""
+
+    NONE = "no task asks"
+    POLLS = "a receive was cancelled a moment ago, and the next one will come"
+    WAITS = "a task waits in receive"
+    TOLD = "a task has received the disconnect, or is about to"
+
+
 class Receiver(enum.Enum):
     """Who reads from the server, if it is known no better."""
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
-from types import TracebackType
+import inspect
+import sys
+from types import FrameType, TracebackType
 from typing import Any
 
 from . import _backends
-from ._cancellation import in_shield
+from ._cancellation import Block, in_shield
 from ._connection import Connection
 from ._errors import ClientDisconnected
 from ._options import Policy, check_policy
 from ._records import Disconnect, Exchange
-from ._spec_version import set_spec_version
 from ._state import State
 
 KEY = "disconnect_mw.connection"
@@ -136,7 +137,8 @@ class ClientConnection:
         if root.state is State.DISCONNECTED:
             raise ClientDisconnected(found.disconnect_message)
         root.options = dataclasses.replace(root.options, policy=policy)
-        set_spec_version(self._scope, policy)
+        for scope in (root.scope, self._scope):
+            root.set_spec_version(scope)
         if policy != "mute":
             _watch(root)
 
@@ -172,8 +174,14 @@ class ClientConnection:
         """`async with client.shield():` a block that is not cancelled in the middle because the client has left.
 
         The cancellation by this middleware comes at the end of the block. So does the disconnect for other tasks that
-        wait to receive it, since frameworks cancel on it: Starlette ends a stream, Quart and Django everything. A
-        cancellation by the server, by a time-out or by the app itself is not held off.
+        wait to receive it, since frameworks cancel on it: Starlette ends a stream, Quart and Django everything. Once
+        the client has left, the cancel scopes of anyio's task groups do not reach into the block either (those of
+        sse-starlette, FastAPI's server-sent events, BaseHTTPMiddleware); but not so directly in an async generator,
+        where no such scope can be: there use `anyio.CancelScope(shield=True)` around the single await.
+
+        A cancellation by the server, by a time-out of asyncio or by the app itself is not held off.
+
+        To be entered on the event loop of the exchange; raises `RuntimeError` on another one.
         """
         return Shield(self._found if isinstance(self._found, Connection) else None)
 
@@ -188,24 +196,45 @@ class Shield:
 
     def __init__(self, found: Connection | None) -> None:
         self._found = found
-        self._blocks: list[object] = []
+        self._blocks: list[Block] = []
 
     async def __aenter__(self) -> None:
         found = self._found
         if found is None:
             return
+        backend, token = _backends.current()
+        if found.token is not token:
+            raise RuntimeError("shield() must be entered on the event loop of the exchange")
+        scope = None if _is_in_generator(sys._getframe(1)) else backend.shield_scope()
+        block = found.shield(scope)
+        if scope is not None:
+            scope.__enter__()
+        self._blocks.append(block)
         if found.disconnect_message is not None:
-            for _ in range(_TURNS_TO_SETTLE):
-                await found.backend.checkpoint()
-        self._blocks.append(found.shield())
+            try:
+                for _ in range(_TURNS_TO_SETTLE):
+                    await backend.checkpoint()
+            except BaseException:
+                await self.__aexit__(*sys.exc_info())
+                raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool:
         found = self._found
         if found is None:
-            return
+            return False
         mine = [number for number, block in enumerate(self._blocks) if in_shield(block)]
-        found.end_shield(self._blocks.pop(mine[-1] if mine else -1))  # a generator may be closed by another task
+        block = self._blocks.pop(mine[-1] if mine else -1)  # a generator may be closed by another task
+        found.end_shield(block)
+        is_absorbed = block.scope is not None and bool(block.scope.__exit__(kind, exception, traceback))
         if exception is None and found.disconnect_message is not None:
             await found.backend.checkpoint()  # in which the cancellation that was held off is delivered
+        return is_absorbed
+
+
+def _is_in_generator(frame: FrameType | None) -> bool:
+    """Whether the block is directly in an async generator, and may span a `yield`, as no cancel scope may."""
+    while frame is not None and frame.f_globals.get("__name__") == "contextlib":  # an AsyncExitStack
+        frame = frame.f_back
+    return frame is not None and bool(frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR)

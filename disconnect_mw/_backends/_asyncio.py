@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
+import gc
 import sys
 import traceback
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any
 
-from .._frames import chain, is_method_of, is_running
+from .._frames import chain, is_method_of, is_of_package, is_running
 from ._base import Backend, Call, Handle, SendTimedOut, is_cancelled_error, turn
 
 # The message of a cancellation by this middleware.
@@ -70,9 +72,20 @@ class AsyncioAppScope:
                 return other
         return exception
 
-    def awaited_by_wait(self) -> Any:
+    def awaited(self) -> object:
+        """With the groups that end their tasks meanwhile: Django 6.1 and Quart 0.23 wait in one for the handler."""
         awaited = [*chain(self._task.get_coro())]
-        return awaited[-1] if any(is_running(asyncio.wait.__code__, awaitable) for awaitable in awaited) else None
+        groups = [
+            getattr(thing, "_aborting", None)  # private to asyncio
+            for awaitable in awaited
+            if is_running(asyncio.TaskGroup.__aexit__.__code__, awaitable)
+            for thing in gc.get_referents(awaitable)
+            if isinstance(thing, asyncio.TaskGroup)
+        ]
+        return awaited[-1], groups
+
+    def is_in_module(self, name: str) -> bool:
+        return any(map(functools.partial(is_of_package, name), chain(self._task.get_coro())))
 
     def has_ended_app(self) -> bool:
         return False
@@ -148,6 +161,9 @@ class AsyncioBackend(Backend):
         task: Any = self.spawn(coroutine, context)
         _background.add(task)
         task.add_done_callback(_background.discard)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(callback)
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Handle:
         loop = asyncio.get_running_loop()
@@ -240,6 +256,10 @@ class AsyncioBackend(Backend):
                 for owner in owners:
                     if is_method_of(owner, code, awaitable):
                         yield task, owner, awaited[index + 1 :]
+
+    def shield_scope(self) -> Any:
+        anyio = sys.modules.get("anyio")
+        return None if anyio is None else anyio.CancelScope()
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
         if isinstance(exception, (asyncio.CancelledError, SystemExit, KeyboardInterrupt)):

@@ -61,11 +61,12 @@ class AppScope(Protocol):
         """
         ...
 
-    def awaited_by_wait(self) -> Any:
-        """The innermost awaitable of the app's task, if that is suspended in `asyncio.wait`; else None.
+    def awaited(self) -> object:
+        """What the app's task awaits, to be compared: another value, once the app has gone on from there."""
+        ...
 
-        A cancellation does not reach the tasks that `asyncio.wait` waits for.
-        """
+    def is_in_module(self, name: str) -> bool:
+        """Whether the app's task is suspended in code of this package."""
         ...
 
     def has_ended_app(self) -> bool:
@@ -135,6 +136,9 @@ class Backend:
         """As `spawn`, for a task that is to end by itself although no reference to it is kept."""
         coroutine.close()
 
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the loop has its next turn; by hand, never."""
+
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Handle:
         """Call `callback` on this loop after so many seconds, in an empty context."""
         raise RuntimeError("no event loop runs that could call anything later")
@@ -201,6 +205,10 @@ class Backend:
         False, at once, elsewhere: the caller may wait.
         """
         return False
+
+    def shield_scope(self) -> Any:
+        """A cancel scope of anyio's or trio's kind, not shielded yet; None where no such scopes are."""
+        return None
 
     def cancelled_scope(self) -> Any:
         """For a peek on trio: a scope in which everything that would wait is cancelled. None elsewhere.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import math
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import trio
 
-from .._frames import chain, is_method_of
+from .._frames import chain, is_method_of, is_of_package
 from ._base import Backend, Call, Handle, SendTimedOut, Woken
 
 
@@ -31,14 +32,19 @@ class TrioWaiter:
 class TrioAppScope:
     """The app, in a cancel scope of its own: trio has no way to cancel a task from outside."""
 
-    __slots__ = ("_scope",)
+    __slots__ = ("_scope", "_task")
 
     def __init__(self) -> None:
         self._scope = trio.CancelScope()
+        self._task: Any = None
 
     async def run(self, app: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-        with self._scope:
-            return await app(*arguments)
+        self._task = trio.lowlevel.current_task()
+        try:
+            with self._scope:
+                return await app(*arguments)
+        finally:
+            self._task = None  # which may come to hold an exception whose traceback holds this
 
     def cancel(self, tried_for: float) -> None:
         self._scope.cancel()
@@ -49,8 +55,11 @@ class TrioAppScope:
     async def others(self, exception: BaseException) -> BaseException:
         return exception
 
-    def awaited_by_wait(self) -> None:
-        return None
+    def awaited(self) -> object:
+        return None if self._task is None else [*chain(self._task.coro)][-1]
+
+    def is_in_module(self, name: str) -> bool:
+        return self._task is not None and any(map(functools.partial(is_of_package, name), chain(self._task.coro)))
 
     def has_ended_app(self) -> bool:
         return bool(self._scope.cancelled_caught)
@@ -106,6 +115,9 @@ class TrioBackend(Backend):
 
     def spawn_background(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> None:
         self.spawn(coroutine, context)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        trio.lowlevel.current_trio_token().run_sync_soon(callback)
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Handle:
         async def call() -> None:
@@ -183,6 +195,9 @@ class TrioBackend(Backend):
                 # In `fail_after` a task of its own makes the call.
                 starts = [index + 1 for index, awaitable in enumerate(awaited) if is_method_of(owner, code, awaitable)]
                 yield task, owner, awaited[max(starts, default=0) :]
+
+    def shield_scope(self) -> trio.CancelScope:
+        return trio.CancelScope()
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
         kinds = (KeyboardInterrupt, trio.Cancelled)
