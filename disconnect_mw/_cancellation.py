@@ -58,7 +58,7 @@ class Cancellation:
         "_awaited",
         "_backend",
         "_handle",
-        "_has_told",
+        "_polls",
         "_scope",
         "_since",
         "_stage",
@@ -75,8 +75,8 @@ class Cancellation:
         self._stage = _Stage.UNTRIED
         self._handle: Handle | None = None
         self._since = 0.0  # when it was first requested, on the clock of time.monotonic()
-        self._has_told = False
-        self._awaited: object = None  # by the app's task, when it was first tried, or when it was told
+        self._polls = False  # whoever is to be told has not asked again yet
+        self._awaited: object = None  # by the app's task, when it was first tried
         self._turns = _TURNS_TO_REACT
         self.blocks: tuple[Block, ...] = ()  # the shielded blocks that are under way
         self.is_due = False  # a cancellation waits for the last of them to end
@@ -121,17 +121,18 @@ class Cancellation:
         """Seconds to wait for whoever is told to end the app; None to cancel now."""
         if self._stage is _Stage.ENDING:
             return None
-        if self._stage is _Stage.UNTRIED and listener is Listener.NONE:
-            return None
-        if self._stage is _Stage.UNTRIED or (listener is Listener.TOLD and not self._has_told):
+        if self._stage is _Stage.UNTRIED:
+            if listener is Listener.NONE:
+                return None
             self._stage, self._awaited = _Stage.WAITING, scope.awaited()
-            self._has_told = listener is Listener.TOLD
+            self._polls = listener is Listener.POLLS
             return _SECONDS_TO_REACT
-        if listener is Listener.POLLS:
-            return _SECONDS_TO_REACT
-        if self._has_told and scope.awaited() != self._awaited:  # the app has gone on from there
+        if listener is Listener.TOLD and scope.awaited() != self._awaited:  # the app has gone on from there
             self._stage, self._awaited = _Stage.ENDING, None
             return _SECONDS_TO_END_BY_ITSELF
+        if self._polls:
+            self._polls = listener is Listener.POLLS
+            return _SECONDS_TO_REACT
         self._turns -= 1
         return 0 if self._turns > 0 else None
 

@@ -621,7 +621,10 @@ class Connection(abc.ABC):
         if self._leaves_send():
             seconds: float | None = 0
         else:
-            seconds = cancellation.cancel(self._listener())
+            # Under `mute` and `raise` the app was told long ago, and `grace` is all the time that it has.
+            options = self.root.options
+            was_told = options.policy in ("mute", "raise") and options.seconds_to_cancel != 0
+            seconds = cancellation.cancel(Listener.NONE if was_told else self._listener())
         if seconds is not None and seconds < math.inf:
             self.cancel_later(seconds)
 
