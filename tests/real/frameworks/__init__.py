@@ -1,1 +1,1 @@
-"""Frameworks on real servers: each policy holds in a handler, in a stream, in a socket, and a client that stays loses nothing."""
+"""Frameworks on real servers: each policy holds in handlers, streams and sockets, and a client that stays loses nothing."""

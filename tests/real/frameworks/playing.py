@@ -30,9 +30,10 @@ def is_installed(module: str) -> bool:
 def require(setup: Setup, *modules: str) -> None:
     """Skip, loudly, what cannot be tested here."""
     reason = why_not(setup)
-    missing = [module for module in modules if not is_installed(module)]
-    if reason is not None or missing:
-        pytest.skip(f"NOT tested here: {setup}: {reason or f'not installed: {", ".join(missing)}'}")
+    if reason is None and not all(map(is_installed, modules)):
+        reason = f"not installed: {', '.join(module for module in modules if not is_installed(module))}"
+    if reason is not None:
+        pytest.skip(f"NOT tested here: {setup}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,15 @@ def leave_each(server: Server, cells: Iterable[tuple[str, str]], how: str = "fin
             visit.until("working")
             client.leave(how)
         server.ask(f"/signal/{run}/left")
-        for awaited in ("end", "over"):
-            server.wait(lambda event: event.get("run") == run and awaited in event, f"{awaited} of {cell}")
+        server.wait(lambda event: event.get("run") == run and "end" in event, f"end of {cell}")
         return run
 
     cells = list(cells)
     with ThreadPoolExecutor(max(1, len(cells))) as threads:
         runs = list(threads.map(leave, cells))
-    server.mark("over")
+    server.mark("over")  # what is left to the garbage collector, as well
+    for cell, run in zip(cells, runs, strict=True):
+        server.wait(lambda event: event.get("run") == run and "over" in event, f"end of the clean-up of {cell}")
     saved = ask(server, "/saved/-/-")
     return {cell: _cell(events_of(server, run), saved.get(run, 0)) for cell, run in zip(cells, runs, strict=True)}
 

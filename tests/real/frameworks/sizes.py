@@ -8,3 +8,23 @@ STEPS_UNTIL_IT_LEAVES = 4
 """The client. They take longer than the 75 ms after which the middleware has checked for the first time."""
 
 SECONDS_OF_GRACE = 1
+
+KINDS = ("none", "client", "anyio")
+"""Of shield: none, `client.shield()`, `anyio.CancelScope(shield=True)`."""
+
+PLACES = (
+    "handler",
+    "handler_finally",
+    "body",
+    "stream_finally",
+    "coroutine_finally",
+    "dependency",
+    "stream_dependency",
+    "events_finally",
+    "sse_finally",
+    "sse_coroutine_finally",
+)
+"""Where an app may await what must not be cut: see `apps.shields`."""
+
+STACK_NAMES = ("alone", "inside", "outside", "nested", "both")
+"""Where the middleware stands: alone, inside or outside of a BaseHTTPMiddleware, twice, on both sides of one."""

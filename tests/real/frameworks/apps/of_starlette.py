@@ -10,23 +10,13 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.sse import EventSourceResponse
 from servers import serve  # type: ignore[import-not-found]  # a package of its own in the server's process
-from starlette.applications import Starlette
 from starlette.background import BackgroundTask
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from disconnect_mw import DisconnectMiddleware
 
+from .stacks import behind_two, routed
 from .work import POLICIES, clean_up, hook, install, steps, word_for
-
-
-async def _pass(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    return await call_next(request)
-
-
-def behind_two(app: Any) -> Any:
-    return BaseHTTPMiddleware(BaseHTTPMiddleware(app, _pass), _pass)
 
 
 def _afterwards(request: Request) -> BackgroundTask:
@@ -44,10 +34,6 @@ async def handler(request: Request) -> Response:
 
 async def stream(request: Request) -> Response:
     return StreamingResponse(steps(request.scope), background=_afterwards(request))
-
-
-def routed(endpoint: Any, **options: Any) -> Starlette:
-    return Starlette(routes=[Route("/{app}/{variant}/{run}", endpoint, **options)])
 
 
 for _endpoint in (handler, stream):

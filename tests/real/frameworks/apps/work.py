@@ -112,7 +112,7 @@ async def _database() -> aiosqlite.Connection:
 async def _saved(scope: Any, receive: Any, send: Any) -> None:
     """Answer how many steps of each run have been saved."""
     rows = await (await _database()).execute_fetchall("SELECT run, count(DISTINCT number) FROM step GROUP BY run")
-    body = json.dumps({run: count for run, count in rows}).encode()
+    body = json.dumps(dict(map(tuple, rows))).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 
