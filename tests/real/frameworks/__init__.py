@@ -1,1 +1,1 @@
-"""Frameworks on real servers: each policy holds in handlers, streams and sockets, and a client that stays loses nothing."""
+"""Frameworks on real servers: the policies hold in handlers, streams and sockets; who stays loses nothing."""

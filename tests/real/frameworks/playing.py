@@ -5,17 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from ..servers.clients import Client
-from ..servers.server import Event, Server
+from ..servers.clients import Client, WebSocketClient
+from ..servers.server import Event, Server, Visit
 from ..servers.setups import Setup
 from ..servers.test_servers import why_not
+from .sizes import SAID
 
 
 def serving(setup: Setup, apps: str) -> Server:
@@ -51,26 +52,51 @@ def events_of(server: Server, run: str) -> list[Event]:
     return [event for event in server.events() if event.get("run") == run]
 
 
-def leave_each(server: Server, cells: Iterable[tuple[str, str]], how: str = "fin") -> dict[tuple[str, str], Cell]:
+Cells = dict[tuple[str, str], Cell]
+
+
+def leave_each(server: Server, cells: Iterable[tuple[str, str]], how: str = "fin") -> Cells:
     """Have a client leave in the middle of each app and variant, all at once, and wait until all of them are over."""
 
-    def leave(cell: tuple[str, str]) -> str:
-        visit = server.visit(*cell)
-        run = visit.path.rpartition("/")[2]
+    def leave(visit: Visit) -> None:
         with Client(server.port) as client:
             client.request(visit.path)
             visit.until("working")
             client.leave(how)
+
+    return _play_each(server, cells, leave)
+
+
+def converse_each(server: Server, cells: Iterable[tuple[str, str]], how: str = "fin") -> Cells:
+    """The same of WebSockets, whose clients say something before they leave."""
+
+    def leave(visit: Visit) -> None:
+        with WebSocketClient(server.port) as client:
+            client.ask(visit.path)
+            client.hear(b"\r\n\r\n")
+            client.messages(SAID)
+            visit.until("working")
+            client.leave(how)
+
+    return _play_each(server, cells, leave)
+
+
+def _play_each(server: Server, cells: Iterable[tuple[str, str]], leave: Callable[[Visit], None]) -> Cells:
+    def play(cell: tuple[str, str]) -> str:
+        visit = server.visit(*cell)
+        run = visit.path.rpartition("/")[2]
+        leave(visit)
         server.ask(f"/signal/{run}/left")
         server.wait(lambda event: event.get("run") == run and "end" in event, f"end of {cell}")
         return run
 
     cells = list(cells)
     with ThreadPoolExecutor(max(1, len(cells))) as threads:
-        runs = list(threads.map(leave, cells))
+        runs = list(threads.map(play, cells))
     server.mark("over")  # what is left to the garbage collector, as well
     for cell, run in zip(cells, runs, strict=True):
-        server.wait(lambda event: event.get("run") == run and "over" in event, f"end of the clean-up of {cell}")
+        if cell[1] != "bare":  # where there may be none
+            server.wait(lambda event: event.get("run") == run and "over" in event, f"end of the clean-up of {cell}")
     saved = ask(server, "/saved/-/-")
     return {cell: _cell(events_of(server, run), saved.get(run, 0)) for cell, run in zip(cells, runs, strict=True)}
 

@@ -28,3 +28,6 @@ PLACES = (
 
 STACK_NAMES = ("alone", "inside", "outside", "nested", "both")
 """Where the middleware stands: alone, inside or outside of a BaseHTTPMiddleware, twice, on both sides of one."""
+
+SAID = ("one", "two")
+"""What the client of a WebSocket says before it leaves."""

@@ -24,13 +24,16 @@ from .work import app, run_of
 
 __all__ = ["app"]
 
-SECONDS_OF_GRACE = 0.25
+SECONDS_OF_GRACE = 0.4
 
 SECONDS = 0.05
 """Of the await that must not be cut."""
 
-TICKS = 6
-SECONDS_PER_TICK = 0.1
+SECONDS_UNTIL_IT_IS_KNOWN = 0.15
+"""Twice the 75 ms after which the middleware has checked for the first time."""
+
+TICKS = 3
+SECONDS_PER_TICK = 0.3
 """Until the work ends by itself; a grace ends between two of them."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -59,6 +62,7 @@ async def _leave_it(scope: Any) -> None:
     play = scope["tests.play"]
     play.ready("working")
     await play.cue("left")
+    await asyncio.sleep(SECONDS_UNTIL_IT_IS_KNOWN)
     await _clean_up(scope)
 
 
