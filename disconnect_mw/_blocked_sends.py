@@ -49,14 +49,9 @@ def _wake_blocked(senders: Iterable[Sender], backend: Backend, token: Any) -> No
     """
     calls = [(sender, sender.server_send) for sender in senders]
     for task, sender, awaited in backend.suspended_in(calls[0][0].sends_by, calls) if calls else ():
-        if not any(is_running(sender.muted_by, awaitable) for awaitable in awaited):  # by an inner install
-            wake(task, sender, awaited, backend)
-
-
-def wake(task: Any, sender: Sender, awaited: Iterable[Any], backend: Backend) -> None:
-    """Wake the send that `task` is in, where the server blocks it. `awaited` is what it awaits there."""
-    if _is_blocked(awaited) and backend.wake(task, sender.server_send):
-        _woken[task] = sender
+        is_muted = any(is_running(sender.muted_by, awaitable) for awaitable in awaited)  # by an inner install
+        if not is_muted and _is_blocked(awaited) and backend.wake(task, sender.server_send):
+            _woken[task] = sender
 
 
 blocked: SharedTimer[Sender] = SharedTimer(_UNTIL_WOKEN, _wake_blocked)

@@ -20,8 +20,10 @@ _LEFT_STUCK = ("a2wsgi",)
 _SECONDS_TO_REACT = 0.05
 _TURNS_TO_REACT = 32
 
-# Turns of the event loop for which a cancellation waits while the app's task is in `send`, where it has been woken.
+# Turns of the event loop for which a cancellation waits while the app's task is in `send`, and then seconds: until sends
+# that the server blocks have been woken.
 _TURNS_TO_LEAVE_SEND = 32
+_SECONDS_TO_LEAVE_SEND = 0.1
 
 # Seconds that such a framework has from then on to end the handler.
 _SECONDS_TO_END_BY_ITSELF = 10.0
@@ -63,10 +65,10 @@ class Cancellation:
         "_since",
         "_stage",
         "_turns",
+        "_turns_to_leave_send",
         "blocks",
         "is_due",
         "is_over",
-        "turns_to_leave_send",
     )
 
     def __init__(self, backend: Backend, scope: AppScope | None) -> None:
@@ -81,7 +83,7 @@ class Cancellation:
         self.blocks: tuple[Block, ...] = ()  # the shielded blocks that are under way
         self.is_due = False  # a cancellation waits for the last of them to end
         self.is_over = False  # the time for which the disconnect is withheld
-        self.turns_to_leave_send = _TURNS_TO_LEAVE_SEND
+        self._turns_to_leave_send = _TURNS_TO_LEAVE_SEND
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` after so many seconds, in place of an earlier one."""
@@ -116,6 +118,13 @@ class Cancellation:
             if seconds is None:
                 self._stage = _Stage.REQUESTED
         return seconds
+
+    def wait_for_send(self) -> float | None:
+        """The app's task is in `send`. Returns the seconds after which to try again, or None to wait no longer."""
+        self._turns_to_leave_send -= 1
+        if self._turns_to_leave_send == 0:
+            return _SECONDS_TO_LEAVE_SEND
+        return 0 if self._turns_to_leave_send > 0 else None
 
     def _seconds_to_react(self, scope: AppScope, listener: Listener) -> float | None:
         """Seconds to wait for whoever is told to end the app; None to cancel now."""

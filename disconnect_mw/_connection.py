@@ -30,7 +30,7 @@ from ._options import Options, Policy
 from ._reader import Reader
 from ._records import Disconnect, Exchange, Phase
 from ._sends import CountingSend, MutedSend, Send, TimedSend
-from ._spec_version import SpecVersion
+from ._spec_version import AskedVersion
 from ._state import TRANSITIONS, Body, Cause, Listener, Receiver, State
 from ._watcher import DisconnectWaiters, Watcher
 
@@ -48,18 +48,20 @@ _SECONDS_TO_COMPLETE = 1.0
 class Parts:
     """What only some connections have."""
 
-    __slots__ = ("cancellation", "counter", "inner", "outer", "version", "waiters", "watcher")
+    __slots__ = ("cancellation", "counter", "inner", "outer", "stated", "version", "waiters", "watcher")
 
     watcher: Watcher | None
     waiters: DisconnectWaiters | None
     cancellation: Cancellation | None
     counter: CountingSend | None
-    version: SpecVersion | None
+    stated: object  # the `spec_version` that the server states, where the scope states another one
+    version: AskedVersion | None
     outer: Connection | None  # of the next install further out
     inner: tuple[Connection, ...]  # of installs further in
 
     def __init__(self) -> None:
-        self.watcher = self.waiters = self.cancellation = self.counter = self.version = self.outer = None
+        self.watcher = self.waiters = self.cancellation = self.counter = self.outer = None
+        self.stated = self.version = None
         self.inner = ()
 
 
@@ -618,9 +620,8 @@ class Connection(abc.ABC):
             self._for_inner(Connection.cancel_app)
             return
         cancellation = self.require_cancellation()
-        if self._leaves_send():
-            seconds: float | None = 0
-        else:
+        seconds = self._seconds_to_leave_send()
+        if seconds is None:
             # Under `mute` and `raise` the app was told long ago, and `grace` is all the time that it has.
             options = self.root.options
             was_told = options.policy in ("mute", "raise") and options.seconds_to_cancel != 0
@@ -628,20 +629,17 @@ class Connection(abc.ABC):
         if seconds is not None and seconds < math.inf:
             self.cancel_later(seconds)
 
-    def _leaves_send(self) -> bool:
-        """Have the app's task come back from `send`, if it is there, before it is cancelled.
+    def _seconds_to_leave_send(self) -> float | None:
+        """Seconds until the app's task may have come back from `send`, if it is there; None if it may be cancelled.
 
-        A cancellation that arrives in `send` finds the app's generator suspended at a `yield`.
+        A cancellation that arrives in `send` finds the app's generator suspended at a `yield`. A server has it come
+        back when it loses its connection, or `_blocked_sends` has.
         """
-        cancellation = self.require_cancellation()
-        if self.task is None or cancellation.turns_to_leave_send == 0:
-            return False
-        for task, _, awaited in self.backend.suspended_in(self.sends_by, [(self, self.server_send)], (self.task,)):
-            if not any(is_running(self.muted_by, awaitable) for awaitable in awaited):
-                cancellation.turns_to_leave_send -= 1
-                _blocked_sends.wake(task, self, awaited, self.backend)
-                return True
-        return False
+        if self.task is not None:
+            for _, _, awaited in self.backend.suspended_in(self.sends_by, [(self, self.server_send)], (self.task,)):
+                if not any(is_running(self.muted_by, awaitable) for awaitable in awaited):
+                    return self.require_cancellation().wait_for_send()
+        return None
 
     def has_requested_cancellation(self) -> bool:
         """Whether the cancellation of the app was requested, by this install."""

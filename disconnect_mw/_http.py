@@ -13,7 +13,7 @@ from ._frames import is_running
 from ._messages import RESPONSE_REMAINING, Message, after_http, field
 from ._reader import Reader
 from ._records import Phase
-from ._spec_version import SpecVersion, right_version, stated_version, states_raising
+from ._spec_version import AskedVersion, replace_version, right_version, stated_version, states_raising
 from ._state import Body, Cause, Receiver
 
 _APP, _READER = Receiver.APP, Receiver.READER
@@ -94,7 +94,7 @@ class HTTPConnection(Connection):
         return self.body is Body.COMPLETE or self._reads_further()
 
     def _reads_further(self) -> bool:
-        """Whether the app answers, and does not listen: a departure lies behind all of the body that it does not read."""
+        """Whether the app answers and does not listen: the disconnect lies behind all of the body that it leaves."""
         return self._remaining is not RESPONSE_REMAINING and self.root.is_to_raise()
 
     def _announces_body(self) -> bool:
@@ -111,17 +111,39 @@ class HTTPConnection(Connection):
         self.body = Body.COMPLETE  # it is asked only where nothing was announced
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    # What the scope states (P4). All of these are the root's.
+    # What the scope states (P4). All of this is the root's.
 
     def set_spec_version(self, scope: Any) -> None:
-        version = self.parts.version
-        if version is None:
+        parts, is_muted = self.parts, self.options.policy == "mute"
+        asked, stated = parts.version, parts.stated
+        if stated is None:
             stated = stated_version(scope)
-            if self.options.policy == "mute" and (stated is None or stated == right_version(stated, False)):
-                if not self._announces_body():
-                    return
-            version = self.own_parts().version = SpecVersion(stated, self.states_raising, self._looked_at)
-        version.state_in(scope)
+            if is_muted and stated == "2.3" and asked is None and scope.get("method") == "GET":  # as nearly always
+                return
+        if asked is None and not is_muted:  # the same at every look
+            version = right_version(stated, True)
+            if version != stated:
+                self.own_parts().stated = stated
+                replace_version(scope, version)
+        elif asked is not None or states_raising(stated) or self.asks_for_body(scope):
+            self.ask_for_spec_version(scope, stated)
+        elif stated is not None:
+            version = right_version(stated, False)
+            if version != stated:
+                replace_version(scope, version)
+
+    @staticmethod
+    def asks_for_body(scope: Any) -> bool:
+        """Whether a body is announced that a listener might take. (Nobody expects that of a GET, bare.)"""
+        return scope.get("method") != "GET" and _messages.announces_body(scope)
+
+    def ask_for_spec_version(self, scope: Any, stated: object) -> None:
+        """Have `scope`, and its copies, state what is right each time that somebody looks."""
+        asked = self.parts.version
+        if asked is None:
+            asked = self.own_parts().version = AskedVersion()
+        if scope.get("asgi") is not asked:
+            asked.ask(scope, stated, self._look, not states_raising(stated))
 
     def states_raising(self) -> bool:
         """Whether frameworks are to leave the disconnect to us, and the request body to whoever reads it."""
@@ -129,25 +151,26 @@ class HTTPConnection(Connection):
             return True
         # A listener would take the body that a stream is about to read, or spin on a middleware that replays one.
         holds_input = self.reader is not None and self.reader.holds_input()
-        if self._announces_body() and (self.body is not Body.COMPLETE or holds_input):
+        if (self.body is not Body.COMPLETE or holds_input) and self._announces_body():
             return True
-        version = self.parts.version
         has_received = self.body is Body.PARTIAL or (self.body is Body.COMPLETE and not holds_input)
-        return has_received and version is not None and states_raising(version.stated)
+        return has_received and self.parts.version is not None and states_raising(self.parts.version.stated)
 
-    def _looked_at(self, raises: bool) -> None:
-        version, disconnected = self.parts.version, self.disconnected
+    def _look(self) -> bool:
+        """Somebody looks whether `send` raises. Note what he will rely on, until the response begins."""
+        raises = self.states_raising()
+        asked, disconnected = self.parts.version, self.disconnected
         remaining = self._remaining if disconnected is None else disconnected.unsent
-        if version is None or remaining is not RESPONSE_REMAINING:  # it is settled when the response begins
-            return
-        version.is_relied_on = raises
-        if raises and self.parts.watcher is None:  # nobody else detects the disconnect: a server's send may be silent
-            self.backend.call_in(self.token, functools.partial(self.watch, contextvars.copy_context()))
+        if asked is not None and remaining is RESPONSE_REMAINING:
+            asked.is_relied_on = raises
+            if raises and self.parts.watcher is None:  # nobody else detects it: a server's send may be silent
+                self.backend.call_in(self.token, functools.partial(self.watch, contextvars.copy_context()))
+        return raises
 
     def is_to_raise(self) -> bool:
         """Whether the app, or its framework, relies on `send` to raise."""
-        version = self.parts.version
-        return self.options.policy != "mute" or (version is not None and version.is_relied_on)
+        asked = self.parts.version
+        return self.options.policy != "mute" or (asked is not None and asked.is_relied_on)
 
     def _raises(self, message: Message) -> bool:
         root = self.root

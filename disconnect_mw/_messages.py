@@ -102,10 +102,11 @@ def brings_input(message: Message) -> bool:
 def announces_body(scope: Mapping[str, Any]) -> bool:
     """Whether a body may come with this request. (RFC 9112, 6.3; HTTP/2 need not announce it: RFC 9113, 8.1.1.)"""
     for name, value in scope.get("headers") or ():
-        if name.lower() == b"transfer-encoding":
-            return True
-        if name.lower() == b"content-length":
+        name = name.lower()
+        if name == b"content-length":
             return bool(value.strip() != b"0")
+        if name == b"transfer-encoding":
+            return True
     return scope.get("http_version") not in ("1.0", "1.1") and scope.get("method") not in ("GET", "HEAD", "OPTIONS")
 
 

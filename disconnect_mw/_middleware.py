@@ -146,9 +146,9 @@ class DisconnectMiddleware:
             self._is_default = self._options == Options("mute") and policy_for is None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
-        connection: Connection
+        connection: Any
         app, token = self._app, _backends.running_loop()
-        is_usual = False
+        is_usual = has_body = False
         try:
             if (
                 self._is_default
@@ -156,12 +156,12 @@ class DisconnectMiddleware:
                 and scope["type"] == "http"
                 and scope["http_version"] == "1.1"
                 and scope["asgi"]["spec_version"] == _USUAL_VERSION
-                and (scope["method"] == "GET" or not announces_body(scope))
                 and KEY not in scope
                 and not _LEVELS[_INFO]  # else the log line is to tell how much was sent
             ):
+                has_body = scope["method"] != "GET" and announces_body(scope)
                 is_usual = True
-        except (KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             pass
         if is_usual:
             connection = HTTPConnection()
@@ -169,6 +169,8 @@ class DisconnectMiddleware:
             if connection.task is None:
                 app = connection.open_without_task(app)
             scope[KEY] = connection
+            if has_body:
+                connection.ask_for_spec_version(scope, _USUAL_VERSION)
         else:
             kind = scope.get("type")
             if kind == "http":

@@ -120,7 +120,7 @@ class PathPolicies:
             if not isinstance(pattern, str):
                 raise TypeError(f'policy_for must have patterns of paths as its keys, not {pattern!r}: "/v1/*"')
             if pattern[:1] not in ("/", "*", "?", "["):
-                raise ValueError(f"policy_for has the pattern {pattern!r}, which matches no path: begin it with a slash")
+                raise ValueError(f"policy_for has a pattern that matches no path, {pattern!r}: begin it with a slash")
             check_policy(f"policy_for[{pattern!r}]", policy)
         self._policies = dict(policies)
 

@@ -214,9 +214,7 @@ class Reader:
         if self._is_busy() or self._failure:
             return
         if not self._is_far_ahead() or (
-            reads_further
-            and len(self._ahead) < _MESSAGES_TO_ASK
-            and sum(map(payload, self._ahead)) < _BYTES_TO_ASK
+            reads_further and len(self._ahead) < _MESSAGES_TO_ASK and sum(map(payload, self._ahead)) < _BYTES_TO_ASK
         ):
             self._start(context, reads_on=True)
 

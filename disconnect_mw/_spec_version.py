@@ -15,6 +15,10 @@ _MUTED, _RAISING = "2.3", "2.4"
 _DEFAULT = "2.0"
 
 
+# What is right where `send` does not raise, and where it does, by what nearly all servers state.
+_USUAL = {"2.3": ("2.3", _RAISING), "2.4": (_MUTED, "2.4"), "2.5": (_MUTED, "2.5"), None: (_DEFAULT, _RAISING)}
+
+
 def stated_version(scope: Any) -> object:
     """What `scope` states; None where that is nothing (Daphne)."""
     try:
@@ -23,101 +27,82 @@ def stated_version(scope: Any) -> object:
         return None
 
 
-def states_raising(stated: object) -> bool:
-    """Whether it is 2.4 or more. A value that is no version ("", "3", None) counts as the specification's default."""
-    parts = _parts(stated)
-    return parts is not None and parts >= (2, 4)
-
-
 def right_version(stated: object, raises: bool) -> str:
-    """The version that is right where `send` raises, or does not; the one stated, where that is right."""
-    parts = _parts(stated)
-    if parts is None:
+    """The version that is right where `send` raises, or does not; the one stated, where that is right.
+
+    A value that is no version ("", "3", None) counts as the specification's default.
+    """
+    try:
+        return _USUAL[stated][raises]  # type: ignore[index]  # whatever it is
+    except (KeyError, TypeError):
+        pass
+    if not _is_version(stated):
         return _RAISING if raises else _DEFAULT
-    if (parts >= (2, 4)) is raises:
+    if states_raising(stated) is raises:
         return str(stated)
     return _RAISING if raises else _MUTED
 
 
-def _parts(stated: object) -> tuple[int, ...] | None:
+def states_raising(stated: object) -> bool:
+    """Whether it is 2.4 or more."""
+    return stated != _MUTED and _is_version(stated) and tuple(map(int, str(stated).split("."))) >= (2, 4)
+
+
+def _is_version(stated: object) -> bool:
     parts = stated.split(".") if isinstance(stated, str) else ()
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-        return None
-    return tuple(map(int, parts))
+    return len(parts) == 2 and all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts)
 
 
-def set_spec_version(scope: Any, raises: bool) -> None:
-    """Have the scope state, once and for all, what is right where `send` raises, or does not.
+def replace_version(scope: Any, version: str, asgi: dict[str, Any] | None = None) -> None:
+    """Have the scope state `version`.
 
     `scope["asgi"]` is replaced, not changed: a server may share one dict among requests.
     """
-    stated = stated_version(scope)
-    if stated is None and not raises:
-        return
-    version = right_version(stated, raises)
-    if version != stated:
-        scope["asgi"] = {**_others(scope), _KEY: version}
-
-
-class SpecVersion:
-    """The version that a scope and its copies state, asked for each time that somebody looks."""
-
-    __slots__ = ("_asked", "_looked", "_raises", "is_relied_on", "stated")
-
-    def __init__(self, stated: object, raises: Callable[[], bool], looked: Callable[[bool], None]) -> None:
-        self.stated = stated  # by the server
-        self._raises = raises
-        self._looked = looked  # called at each look with what `raises` returned
-        self._asked: list[AskedVersion] = []
-        self.is_relied_on = False  # at the last look before the response began, `send` was said to raise
-
-    def state_in(self, scope: Any) -> None:
-        """Have `scope` state it."""
-        if not any(scope.get("asgi") is asked for asked in self._asked):
-            asked = AskedVersion({**_others(scope), _KEY: right_version(self.stated, self._raises())})
-            asked.ask = self._look
-            scope["asgi"] = asked
-            self._asked.append(asked)
-
-    def _look(self) -> str:
-        raises = self._raises()
-        self._looked(raises)
-        return right_version(self.stated, raises)
-
-    def close(self) -> None:
-        """The exchange is over: keep the last answer, and do not hold the connection, which holds this."""
-        raises = self._raises()
-        for asked in self._asked:
-            if asked.ask is not None:
-                asked[_KEY] = right_version(self.stated, raises)
-        self._raises, self._looked = bool, bool  # type: ignore[assignment]  # functions that do nothing
-
-
-def _others(scope: Any) -> dict[str, Any]:
+    if asgi is None:
+        asgi = {}
     try:
-        return dict(scope["asgi"])
+        asgi.update(scope["asgi"])
     except (KeyError, TypeError, ValueError):  # absent, or no mapping at all
-        return {}
+        pass
+    dict.__setitem__(asgi, _KEY, version)
+    scope["asgi"] = asgi
 
 
 class AskedVersion(dict[str, Any]):
     """The scope's `asgi`, whose `spec_version` is asked for at each look, and in each copy at the time of copying.
 
-    A deep copy is the same object, a pickle is of a plain dict. What other code sets stays.
+    Copies of the scope share it. A deep copy is the same object, a pickle is of a plain dict. What other code sets
+    stays.
     """
 
-    __slots__ = ("ask",)
-    ask: Callable[[], str] | None  # None once the version was set
+    __slots__ = ("_ask", "is_relied_on", "stated")
+
+    stated: object  # by the server
+    is_relied_on: bool  # at the last look before the response began, `send` was said to raise
+    _ask: Callable[[], bool] | None
+
+    def ask(self, scope: Any, stated: object, ask: Callable[[], bool], raises: bool) -> None:
+        """Be the `asgi` of `scope`, and call `ask` at each look: whether `send` raises. By now it does if `raises`."""
+        self.stated = stated
+        self.is_relied_on = False
+        self._ask = ask
+        replace_version(scope, right_version(stated, raises), self)
+
+    def close(self) -> None:
+        """The exchange is over: do not hold the connection, which holds this."""
+        self._ask = None
 
     def __getitem__(self, key: str) -> Any:
-        return self.ask() if key == _KEY and self.ask is not None else super().__getitem__(key)
+        if key == _KEY and self._ask is not None:
+            return right_version(self.stated, self._ask())
+        return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key == _KEY:
-            self.ask = None
+            self._ask = None
         super().__setitem__(key, value)
 
     def __iter__(self) -> Iterator[str]:  # that it is overridden has `dict(...)` and `{**...}` use `__getitem__`

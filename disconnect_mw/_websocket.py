@@ -11,7 +11,7 @@ from ._connection import Connection
 from ._errors import is_lost_websocket_error
 from ._messages import CLOSE_REMAINING, HANDSHAKE_REMAINING, Message, after_websocket, field
 from ._records import Phase
-from ._spec_version import set_spec_version
+from ._spec_version import replace_version, right_version, stated_version
 from ._state import Body, Cause, Listener
 
 # Seconds for which the sends of an app are muted whose other task has received the disconnect, and ends it; and of an
@@ -54,7 +54,10 @@ class WebSocketConnection(Connection):
         return message
 
     def set_spec_version(self, scope: Any) -> None:
-        set_spec_version(scope, self.options.policy == "raise")
+        stated, raises = stated_version(scope), self.options.policy == "raise"
+        version = right_version(stated, raises)
+        if version != stated and (raises or stated is not None):
+            replace_version(scope, version)
 
     def _raises(self, message: Message) -> bool:
         """An app that listens is told by the message; one that only sends by the exception, and must stop (P7).
