@@ -74,7 +74,7 @@ def converse_each(server: Server, cells: Iterable[tuple[str, str]], how: str = "
         with WebSocketClient(server.port) as client:
             client.ask(visit.path)
             client.hear(b"\r\n\r\n")
-            client.messages(SAID)
+            client.messages(SAID.get(visit.path.split("/")[1], ()))
             visit.until("working")
             client.leave(how)
 

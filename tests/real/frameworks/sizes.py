@@ -29,5 +29,5 @@ PLACES = (
 STACK_NAMES = ("alone", "inside", "outside", "nested", "both")
 """Where the middleware stands: alone, inside or outside of a BaseHTTPMiddleware, twice, on both sides of one."""
 
-SAID = ("one", "two")
-"""What the client of a WebSocket says before it leaves."""
+SAID = {"read_late": ("one", "two"), "channels": ("one",), "reads_once": ("one",)}
+"""What the clients of WebSockets say before they leave, by app. Of what is unread, one message is read ahead."""

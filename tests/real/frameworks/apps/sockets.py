@@ -140,19 +140,17 @@ if importlib.util.find_spec("quart"):
 
     async def _both(scope: Any) -> None:
         """Two tasks, of which one reads and one sends."""
-        play = scope["tests.play"]
 
         async def reads() -> None:
             while True:
                 await websocket.receive()
 
         async def sends() -> None:
+            await websocket.send("first")
+            scope["tests.play"].ready("working")
             while True:
                 await websocket.send("tick")
-                await asyncio.sleep(0)
-                if not play.known:
-                    play.known = True
-                    play.ready("working")
+                await asyncio.sleep(0.001)
 
         await asyncio.gather(reads(), sends())
 
