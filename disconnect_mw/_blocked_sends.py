@@ -37,7 +37,7 @@ _OF_EVENT_LOOPS = ("", "asyncio", "anyio", "trio", "uvloop")
 class Sender(Protocol):
     """What of a connection is needed to wake its sends."""
 
-    sends_by: ClassVar[types.CodeType]  # of its method `send`
+    sends_by: ClassVar[tuple[types.CodeType, ...]]  # of its method `send`
     muted_by: ClassVar[types.CodeType]  # of what takes its messages after the disconnect
     server_send: Call
 
@@ -48,7 +48,8 @@ def _wake_blocked(senders: Iterable[Sender], backend: Backend, token: Any) -> No
     The tasks that send are not noted, for that would cost each message; they are found by what they await.
     """
     calls = [(sender, sender.server_send) for sender in senders]
-    for task, sender, awaited in backend.suspended_in(calls[0][0].sends_by, calls) if calls else ():
+    codes = {code for sender, _ in calls for code in sender.sends_by}
+    for task, sender, awaited in backend.suspended_in(codes, calls):
         is_muted = any(is_running(sender.muted_by, awaitable) for awaitable in awaited)  # by an inner install
         if not is_muted and _is_blocked(awaited) and backend.wake(task, sender.server_send):
             _woken[task] = sender

@@ -20,8 +20,8 @@ _LEFT_STUCK = ("a2wsgi",)
 _SECONDS_TO_REACT = 0.05
 _TURNS_TO_REACT = 32
 
-# Turns of the event loop for which a cancellation waits while the app's task is in `send`, and then seconds: until sends
-# that the server blocks have been woken.
+# Turns of the event loop for which a cancellation waits while the app's task is in `send`, and then seconds: until a
+# send that the server blocks has been woken.
 _TURNS_TO_LEAVE_SEND = 32
 _SECONDS_TO_LEAVE_SEND = 0.1
 

@@ -29,7 +29,7 @@ from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, Remaining, f
 from ._options import Options, Policy
 from ._reader import Reader
 from ._records import Disconnect, Exchange, Phase
-from ._sends import CountingSend, MutedSend, Send, TimedSend
+from ._sends import Counter, CountingSend, MutedSend, Send, TimedSend
 from ._spec_version import AskedVersion
 from ._state import TRANSITIONS, Body, Cause, Listener, Receiver, State
 from ._watcher import DisconnectWaiters, Watcher
@@ -53,7 +53,7 @@ class Parts:
     watcher: Watcher | None
     waiters: DisconnectWaiters | None
     cancellation: Cancellation | None
-    counter: CountingSend | None
+    counter: Counter | None
     stated: object  # the `spec_version` that the server states, where the scope states another one
     version: AskedVersion | None
     outer: Connection | None  # of the next install further out
@@ -157,10 +157,15 @@ class Connection(abc.ABC):
         if send_timeout is not None:
             self._send = TimedSend(self._send, send_timeout, self.backend)
         if counts:
-            counter = self.own_parts().counter = CountingSend(self._send)
-            self._send = counter.send
+            self._count()
         if watches:
             self.watch(contextvars.copy_context())
+
+    def _count(self) -> None:
+        """Count what is sent from now on."""
+        counting = CountingSend(self._send)
+        self.own_parts().counter = counting
+        self._send = counting.send
 
     def watch(self, context: contextvars.Context) -> None:
         """Detect the disconnect from now on, even if the app does not call `receive`."""
@@ -448,7 +453,7 @@ class Connection(abc.ABC):
             await self._send(message, cause if is_of_server else None)
 
     muted_by: ClassVar[CodeType] = MutedSend.__call__.__code__
-    sends_by: ClassVar[CodeType] = send.__code__  # tells the tasks that are in it
+    sends_by: ClassVar[tuple[CodeType, ...]] = (send.__code__,)  # tells the tasks that are in it
 
     # The disconnect
 

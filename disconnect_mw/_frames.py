@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # What a suspended awaitable awaits, and its frame, by its kind.
@@ -53,12 +53,14 @@ def is_of_package(name: str, awaitable: Any) -> bool:
     return frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == name
 
 
-def is_method_of(owner: object, code: types.CodeType, awaitable: Any) -> bool:
-    """Whether `awaitable` is a coroutine of the method with this `code`, called on `owner`: its frame refers to that.
+def is_method_of(owner: object, codes: Iterable[types.CodeType], awaitable: Any) -> bool:
+    """Whether `awaitable` is a coroutine of a method with such a code, called on `owner`: its frame refers to that.
 
     Not asked of `f_locals`: reading those of a live frame keeps what they hold alive (3.11, 3.12).
     """
-    return is_running(code, awaitable) and any(thing is owner for thing in gc.get_referents(awaitable))
+    return any(is_running(code, awaitable) for code in codes) and any(
+        thing is owner for thing in gc.get_referents(awaitable)
+    )
 
 
 def is_running(code: types.CodeType, awaitable: Any) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 from . import _messages
 from ._connection import Connection
 from ._frames import is_running
-from ._messages import RESPONSE_REMAINING, Message, after_http, field
+from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, after_http, field
 from ._reader import Reader
 from ._records import Phase
+from ._sends import Counter
 from ._spec_version import AskedVersion, replace_version, right_version, stated_version, states_raising
 from ._state import Body, Cause, Receiver
 
@@ -60,12 +61,16 @@ class HTTPConnection(Connection):
 
     def _reading_task(self) -> Any:
         calls = [(self, self.server_receive)]
-        code = HTTPConnection.receive.__code__
+        codes = (HTTPConnection.receive.__code__,)
         for tasks in (() if self.task is None else (self.task,), None):  # nearly always it is the exchange's own
-            for task, _, awaited in self.backend.suspended_in(code, calls, tasks):
+            for task, _, awaited in self.backend.suspended_in(codes, calls, tasks):
                 if awaited and not is_running(Reader.receive.__code__, awaited[0]):  # else it waits in the reader
                     return task
         return None
+
+    def _count(self) -> None:
+        self.own_parts().counter = Counter()
+        self.__class__ = CountingHTTPConnection
 
     def _before_send(self, message: Mapping[str, Any]) -> None:
         before = self._remaining
@@ -202,3 +207,43 @@ class HTTPConnection(Connection):
         if self._remaining is not RESPONSE_REMAINING:
             return "during the response"
         return "during the upload" if self.body is Body.PARTIAL else "before the response"
+
+
+class CountingHTTPConnection(HTTPConnection):
+    """One that counts what is sent: in its own `send`, since another frame would cost twice as much."""
+
+    __slots__ = ()
+
+    async def send(self, message: Message) -> Any:
+        """As `Connection.send`, which this repeats."""
+        before, send = self._remaining, self._send
+        if self.disconnected is None:
+            counter: Any = self.parts.counter
+            counter.messages += 1
+        else:
+            counter = None
+        try:
+            if counter is not None and "body" in message:
+                counter.payload += len(message["body"])
+            if before is RESPONSE_REMAINING and message["type"] == "http.response.start" and "trailers" not in message:
+                self._start = message
+                self._remaining = BODY_REMAINING
+            elif not message.get("more_body"):
+                if before is BODY_REMAINING and message["type"] == "http.response.body":
+                    self._remaining = ()
+                else:
+                    self._before_send(message)
+        except (AttributeError, KeyError, TypeError):
+            pass
+        try:
+            return await send(message)
+        except BaseException as exception:
+            if not await self._send_failed(message, before, exception):
+                raise
+            cause = exception
+        try:
+            return await self._mute(message, cause)
+        finally:
+            del cause
+
+    sends_by = (send.__code__,)

@@ -14,14 +14,27 @@ from ._messages import Message, Remaining
 Send = Callable[[Message], Awaitable[Any]]
 
 
-class CountingSend:
-    """The server's `send`, and how many messages and bytes of payload it was given."""
+class Counter:
+    """How many messages and bytes of payload the server was given."""
 
-    __slots__ = ("_send", "messages", "payload")
+    __slots__ = ("messages", "payload")
+
+    def __init__(self) -> None:
+        self.messages = self.payload = 0
+
+    def was_not_sent(self, message: Message) -> None:
+        self.messages -= 1
+        self.payload -= _messages.payload(message)
+
+
+class CountingSend(Counter):
+    """The server's `send`, which counts what passes."""
+
+    __slots__ = ("_send",)
 
     def __init__(self, send: Send) -> None:
+        super().__init__()
         self._send = send
-        self.messages = self.payload = 0
 
     def send(self, message: Message) -> Awaitable[Any]:
         self.messages += 1
@@ -34,10 +47,6 @@ class CountingSend:
             pass
         send = self._send  # called as a variable, at half the cost
         return send(message)
-
-    def was_not_sent(self, message: Message) -> None:
-        self.messages -= 1
-        self.payload -= _messages.payload(message)
 
 
 class TimedSend:

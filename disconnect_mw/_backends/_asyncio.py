@@ -245,7 +245,7 @@ class AsyncioBackend(Backend):
             task.uncancel()
 
     def suspended_in(
-        self, code: types.CodeType, calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
+        self, codes: Iterable[types.CodeType], calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
     ) -> Iterator[tuple[Any, Any, list[Any]]]:
         owners = [owner for owner, _ in calls]
         if tasks is None:
@@ -254,7 +254,7 @@ class AsyncioBackend(Backend):
             awaited = list(chain(task.get_coro()))
             for index, awaitable in enumerate(awaited):
                 for owner in owners:
-                    if is_method_of(owner, code, awaitable):
+                    if is_method_of(owner, codes, awaitable):
                         yield task, owner, awaited[index + 1 :]
 
     def shield_scope(self) -> Any:

@@ -186,9 +186,9 @@ class Backend:
         """Take back what `wake` did to `task`, where other code swallowed the exception on its way."""
 
     def suspended_in(
-        self, code: types.CodeType, calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
+        self, codes: Iterable[types.CodeType], calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
     ) -> Iterator[tuple[Any, Any, list[Any]]]:
-        """Each task that is suspended in a method with this `code`, with the object that has it, and what it awaits.
+        """Each task that is suspended in a method with such a code, with the object that has it, and what it awaits.
 
         `calls` are these objects, and the call to the server that each makes there. `tasks` limits the search; None is
         all tasks.

@@ -187,13 +187,13 @@ class TrioBackend(Backend):
         return exception is None or isinstance(exception, Woken)
 
     def suspended_in(
-        self, code: types.CodeType, calls: Iterable[tuple[Any, Any]], tasks: Iterable[Any] | None = None
+        self, codes: Iterable[types.CodeType], calls: Iterable[tuple[Any, Any]], tasks: Iterable[Any] | None = None
     ) -> Iterator[tuple[Any, Any, list[Any]]]:
         for owner, call in calls:
             for task in [*call.scopes]:
                 awaited = list(chain(task.coro))
                 # In `fail_after` a task of its own makes the call.
-                starts = [index + 1 for index, awaitable in enumerate(awaited) if is_method_of(owner, code, awaitable)]
+                starts = [index + 1 for index, awaitable in enumerate(awaited) if is_method_of(owner, codes, awaitable)]
                 yield task, owner, awaited[max(starts, default=0) :]
 
     def shield_scope(self) -> trio.CancelScope:
