@@ -67,6 +67,18 @@ def leave_each(server: Server, cells: Iterable[tuple[str, str]], how: str = "fin
     return _play_each(server, cells, leave)
 
 
+def upload_each(server: Server, cells: Iterable[tuple[str, str]], sent: int, length: int, how: str = "rst") -> Cells:
+    """The same of uploads, of which so many bytes are sent and so many announced."""
+
+    def leave(visit: Visit) -> None:
+        with Client(server.port) as client:
+            client.request(visit.path, bytes(sent), length=length)
+            visit.until("working")
+            client.leave(how)
+
+    return _play_each(server, cells, leave)
+
+
 def converse_each(server: Server, cells: Iterable[tuple[str, str]], how: str = "fin") -> Cells:
     """The same of WebSockets, whose clients say something before they leave."""
 
@@ -95,7 +107,7 @@ def _play_each(server: Server, cells: Iterable[tuple[str, str]], leave: Callable
         runs = list(threads.map(play, cells))
     server.mark("over")  # what is left to the garbage collector, as well
     for cell, run in zip(cells, runs, strict=True):
-        if cell[1] != "bare":  # where there may be none
+        if cell[1] != "bare" and cell[0] != "unread":  # where there may be none, or late
             server.wait(lambda event: event.get("run") == run and "over" in event, f"end of the clean-up of {cell}")
     saved = ask(server, "/saved/-/-")
     return {cell: _cell(events_of(server, run), saved.get(run, 0)) for cell, run in zip(cells, runs, strict=True)}
