@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 from typing import Any
 
@@ -13,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from disconnect_mw import DisconnectMiddleware
 
-from .stacks import behind_two, routed
+from .stacks import Wrap, behind_two, routed
 from .work import POLICIES, app, clean_up, hook, steps, word_for
 
 __all__ = ["app"]
@@ -62,9 +61,13 @@ def _copying(app: Any) -> Any:
     return copied
 
 
+def _installing(policy: str) -> Wrap:
+    return lambda app: DisconnectMiddleware(app, **POLICIES[policy], on_disconnect=hook)
+
+
 def _install(name: str, app: Any) -> None:
     for policy in ("mute", "raise", "cancel", "finish"):
-        install = functools.partial(DisconnectMiddleware, **POLICIES[policy], on_disconnect=hook)
+        install = _installing(policy)
         stacks = {
             "alone": install(app),
             "behind-two": install(behind_two(app)),

@@ -26,7 +26,8 @@ __all__ = ["app"]
 
 class Recipe(BaseHTTPMiddleware):
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        task = asyncio.create_task(call_next(request))  # type: ignore[arg-type]  # it is a coroutine
+        calling: Any = call_next(request)
+        task: asyncio.Task[Response] = asyncio.create_task(calling)
         while not task.done():
             if await request.is_disconnected():
                 task.cancel()

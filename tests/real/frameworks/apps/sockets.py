@@ -159,7 +159,8 @@ if importlib.util.find_spec("quart"):
         try:
             await _both(websocket.scope)
         except BaseException as exception:
-            websocket.scope["tests.play"].line(word_for(exception))
+            scope: Any = websocket.scope
+            scope["tests.play"].line(word_for(exception))
             raise
         finally:
             await clean_up(websocket.scope)
