@@ -1,0 +1,1 @@
+"""Frameworks on real servers: the policies hold in handlers, streams and sockets; who stays loses nothing."""
