@@ -704,11 +704,10 @@ class Connection(abc.ABC):
             return False
         of_root, disconnected = root.parts.cancellation, root.disconnected
         is_over = of_root is not None and of_root.is_over
-        if disconnected is not None and not is_over:
+        if disconnected is not None and disconnected.unsent and not is_over:
             if root.options.policy == "finish":
-                if disconnected.unsent:
-                    return True
-            elif root.options.policy == "cancel" and root.options.seconds_to_cancel and root.token is not None:
+                return True
+            if root.options.policy == "cancel" and root.options.seconds_to_cancel and root.token is not None:
                 return True
         return of_root is not None and bool(of_root.blocks) and not any(map(in_shield, of_root.blocks))
 

@@ -13,7 +13,7 @@ from disconnect_mw._spec_version import AskedVersion
 
 from .support.messages import CHUNK, DISCONNECT, FINAL, START
 from .support.serving import serve
-from .support.simulated_server import http
+from .support.simulated_server import SimulatedServer
 
 pytestmark = pytest.mark.anyio
 
@@ -72,8 +72,7 @@ END = {"type": "http.request", "body": b"two", "more_body": False}
 
 async def versions(policy: Any, stated: str, messages: list[Any]) -> list[str]:
     """What a POST's scope states before each message, and after the last."""
-    far = http()
-    far.incoming[:] = [*messages]
+    far = SimulatedServer(incoming=[*messages] or [{**END, "body": b""}])
     scope = far.scope()
     scope["method"], scope["headers"] = "POST", [(b"content-length", b"6")] if messages else []
     scope["asgi"] = {"version": "3.0", "spec_version": stated}
@@ -99,8 +98,7 @@ async def test_under_mute_it_rises_while_an_announced_body_is_unread() -> None:
 
 
 async def test_a_stream_that_relies_on_it_is_told_from_its_second_chunk_on() -> None:
-    far = http()
-    far.incoming[:] = [BODY]
+    far = SimulatedServer(incoming=[BODY])
     scope = far.scope()
     scope["method"], scope["headers"] = "POST", [(b"content-length", b"6")]
     steps: list[str] = []
