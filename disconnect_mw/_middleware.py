@@ -82,9 +82,9 @@ class DisconnectMiddleware:
     While the client is there the app receives and sends the very same messages. An exception of the app's own always
     passes, and so does a cancellation by other code.
 
-    Under a policy other than `"mute"`, with `grace` or `on_disconnect`, and for every WebSocket, the middleware checks for
-    a disconnect even if the app does not call `receive`: 50 to 75 ms after the start, then once a second. Once nothing
-    but the disconnect can come, a task waits for it.
+    Under a policy other than `"mute"`, with `grace` or `on_disconnect`, and for every WebSocket, the middleware checks
+    for a disconnect even if the app does not call `receive`: 50 to 75 ms after the start, then once a second. Once
+    nothing but the disconnect can come, a task waits for it.
 
     Installed more than once around an app, the installs share one exchange. The options of an inner one (a policy other
     than `"mute"`, and all others) hold for the whole exchange, and hooks add up.

@@ -153,7 +153,9 @@ def told_nothing() -> None: ...
 DisconnectMiddleware(plain, policy_for=policy_for, on_disconnect=told)
 DisconnectMiddleware(plain, policy_for=policy_for_starlettes, on_disconnect=told_later)
 DisconnectMiddleware(plain, policy_for=lambda scope: "raise", on_disconnect=lambda disconnect: print(disconnect.path))
-DisconnectMiddleware(plain, policy_for=lambda scope: "cancle")  # type: ignore[arg-type, return-value]  # misspelled
+DisconnectMiddleware(plain, policy_for=lambda scope: "cancle")  # type: ignore[arg-type]  # misspelled
+DisconnectMiddleware(plain, policy_for={"/v1/*": "cancel"}, max_orphans=8)
+DisconnectMiddleware(plain, policy_for={"/v1/*": "cancle"})  # type: ignore[dict-item]  # misspelled
 DisconnectMiddleware(plain, policy_for=async_policy_for)  # type: ignore[arg-type]  # it is not awaited
 DisconnectMiddleware(plain, policy_for="cancel")  # type: ignore[arg-type]  # no function
 DisconnectMiddleware(plain, on_disconnect=told_nothing)  # type: ignore[arg-type]  # it takes no argument
