@@ -17,7 +17,7 @@ from servers import serve  # type: ignore[import-not-found]  # a package of its 
 
 from disconnect_mw import ClientDisconnected, Disconnect, DisconnectMiddleware, connection
 
-SEND_TIMEOUT = 0.5
+SEND_TIMEOUT = 1.5
 
 LONGER = 3 * SEND_TIMEOUT
 """A send that takes so long has been blocked."""

@@ -110,7 +110,7 @@ def play(setup: Setup) -> Stalls:
         with ThreadPoolExecutor(10) as threads:
             pairs = product(PHASES, ("bare", "cancel", *SEEN))
             stalls = Stalls({pair: threads.submit(stall, *pair) for pair in pairs})
-    assert server.complaints() == []
+    assert server.complaints() == [], server.stderr
     for event in server.events():
         stalls.told += event.get("logger") == "disconnect_mw" and event["log"] == "INFO"
         if event.get("log") in ("ERROR", "CRITICAL"):
