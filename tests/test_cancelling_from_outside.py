@@ -15,7 +15,7 @@ from disconnect_mw._backends import _asyncio
 
 from .support.messages import CHUNK, DISCONNECT, START
 from .support.records import ended, known
-from .support.serving import SECONDS, Until, cancellations, left, on_asyncio, serve, turns
+from .support.serving import SECONDS, Until, cancellations, is_trio, left, on_asyncio, serve, turns
 from .support.simulated_server import UVICORN_0_28_0, SimulatedServer, http
 from .support.waits import ASYNCIO_WAITS, PORTABLE_WAITS
 
@@ -369,4 +369,4 @@ async def test_a_failed_send_of_the_apps_own_cancels_it_at_its_next_turn() -> No
     scope = far.scope()
     await serve(app, far, scope, policy="cancel")
     assert ended(scope) == "cancelled"
-    assert 31 <= len(sent) <= 64
+    assert 31 <= len(sent) <= (96 if is_trio() else 64)  # trio's timers take a turn themselves
