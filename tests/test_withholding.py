@@ -1,4 +1,4 @@
-"""P12: under `finish` the disconnect is withheld until the app's last message, so that the app goes on to its end."""
+"""P12: how long the disconnect is withheld: under `finish` until the last message, under `cancel` for `grace`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from starlette.routing import Route
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware, connection
 
 from .support.apps import behind
-from .support.messages import ACCEPT, CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, REQUEST, START, START_499, TEXT
+from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, REQUEST, START, START_499
 from .support.records import ended, gone
-from .support.serving import GRACE_AT_HAND, SECONDS, App, Until, call, grace_at_hand, on_asyncio, serve, turns
-from .support.simulated_server import http, websocket
+from .support.serving import GRACE_AT_HAND, SECONDS, App, Until, call, grace_at_hand, serve, turns
+from .support.simulated_server import http
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
 
@@ -310,27 +310,90 @@ async def test_is_disconnected_is_false_until_the_last_message() -> None:
     assert answers == [False, False, True]
 
 
-# Elsewhere
+# Under `cancel`, for `grace`
 
 
-async def test_on_a_websocket_it_mutes_and_delivers_the_message_as_ever() -> None:
-    far = websocket()
+async def test_during_the_grace_neither_a_listener_nor_a_poll_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = http()
+    end_of_grace = grace_at_hand(monkeypatch)
+    until = Until()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        request = Request(scope, receive)
+        await request.body()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen, receive, until)
+            await turns()
+            far.leave()
+            await gone(connection(scope))
+            await turns()
+            assert not await request.is_disconnected()
+            until.note("grace ends")
+            await end_of_grace()
+            await until("told")
+            assert await request.is_disconnected()
+        return "saved"
+
+    scope = far.scope()
+    assert await serve(app, far, scope, policy="cancel", grace=GRACE_AT_HAND) == "saved"
+    assert (until.happened, ended(scope)) == (["grace ends", "told"], "returned")
+
+
+async def test_during_the_grace_a_body_that_is_cut_is_told_at_once() -> None:
+    far = http(body=[b"a", b"b"], leaves_after_chunks=1)
+
+    async def app(scope: Any, receive: Any, send: Any) -> Any:
+        await receive()
+        return await receive()
+
+    assert await serve(app, far, policy="cancel", grace=3600) == DISCONNECT
+
+
+@pytest.mark.parametrize("policy", ["mute", "raise"])
+async def test_under_other_policies_a_grace_tells_at_once_and_cancels_whoever_listens_after_it(
+    policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was told long ago gets no time of his own besides."""
+    far = http()
+    end_of_grace = grace_at_hand(monkeypatch)
+    until = Until()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        await send(ACCEPT)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen, receive, until)
+            await turns()
+            far.leave()
+            await until("told")
+            tasks.start_soon(receive)
+            await turns()
+            await end_of_grace()
+            await turns(40)
+            until.note("goes on")
+
+    scope = far.scope()
+    assert await serve(app, far, scope, policy=policy, grace=GRACE_AT_HAND) is None
+    assert (until.happened, ended(scope)) == (["told"], "cancelled")
+
+
+def test_without_an_event_loop_a_grace_withholds_nothing() -> None:
+    """A coroutine that is driven by hand: nothing would end the grace."""
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> Any:
+        await receive()
         far.leave()
-        assert (await receive())["type"] == "websocket.disconnect"
-        assert await send(TEXT) is None
-        assert (await receive())["type"] == "websocket.disconnect"
+        return await receive()
 
-    await serve(app, far, websocket_policy="finish")
-    assert far.delivered == [ACCEPT]
+    with pytest.raises(StopIteration) as stopped:
+        DisconnectMiddleware(app, policy="cancel", grace=3600)(far.scope(), far.receive, far.send).send(None)
+    assert stopped.value.value == DISCONNECT
 
 
-@on_asyncio
-async def test_an_outer_install_that_finishes_withholds_it_from_an_inner_one_that_raises() -> None:
-    """The inner policy counts: the app is told, and its sends raise."""
+# Elsewhere
+
+
+async def test_of_nested_installs_the_inner_policy_says_whether_it_is_withheld() -> None:
     far = http()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
