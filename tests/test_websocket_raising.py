@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _websocket, 
 
 from .support.messages import ACCEPT, CLOSE, TEXT
 from .support.records import gone
-from .support.serving import App, Until, call, checked, serve, turns
+from .support.serving import App, Until, call, checked, on_asyncio, serve, turns
 from .support.simulated_server import http, websocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
@@ -112,31 +113,30 @@ async def test_another_task_is_muted_for_ten_seconds_and_then_told(installs: int
 
 @installs
 async def test_while_a_task_waits_in_receive_what_is_sent_is_muted(installs: int) -> None:
-    """It is told in the next turn; the sender is to be ended by it."""
+    """It is told in the next turn, and ends the sender."""
     far = websocket()
-    muted: list[bool] = []
+    until = Until()
 
-    def listener_waits(connection: Any) -> bool:
-        return connection.reader is None or not connection.reader._answers
+    async def receive_nothing_more() -> Any:
+        return await (anyio.sleep_forever() if far.reads else far.receive())
 
     async def listen(receive: Any) -> None:
-        await receive()
+        assert (await receive())["type"] == DISCONNECT
+        until.note("told")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        known: Any = connection(scope)._found
         await accept(receive, send)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listen, receive)
             await turns()
             far.leave()
-            while known.disconnect_message is None:
-                await anyio.lowlevel.checkpoint()
-                if known.disconnect_message is not None and listener_waits(known):
-                    muted.append(await is_muted(send))
-            muted.append(await is_muted(send))
+            until.note(await is_muted(send))
+            await until("told")
+            until.note(await is_muted(send))
 
-    await call(installed(app, installs), far)
-    assert set(muted) == {True}
+    with anyio.fail_after(5):
+        await installed(app, installs)(far.scope(), receive_nothing_more, failing(far))
+    assert until.happened == [True, "told", True]
 
 
 @installs
@@ -188,19 +188,20 @@ async def test_what_was_read_ahead_of_the_app_was_not_heard() -> None:
 
 
 @pytest.mark.parametrize("end", [CLOSE, {"type": "websocket.http.response.start", "status": 403, "headers": []}])
-async def test_an_end_is_never_told(end: Any) -> None:
+async def test_an_end_raises_nothing(end: Any) -> None:
     """Who closes wants no answer."""
     far = websocket()
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> str:
         await receive()
         if end is CLOSE:
             await send(ACCEPT)
         far.leave()
         await receive()
         assert await send(end) is None
+        return "closed"
 
-    await serve(app, far)
+    assert await serve(app, far) == "closed"
 
 
 @pytest.mark.parametrize("policy", ["mute", "finish", "cancel"])
@@ -287,6 +288,51 @@ async def test_it_is_delivered_although_a_send_has_told_of_the_disconnect(count:
     with anyio.fail_after(5):
         await installed(app, installs)(far.scope(), far.receive, failing(far))
     assert got == said
+
+
+async def test_at_most_64_messages_are_held_in_search_of_the_disconnect() -> None:
+    far = websocket()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        reads = far.reads
+        saying(far, 200)
+        await is_muted(send)
+        assert far.reads - reads <= 64
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(far.scope(), far.receive, failing(far))
+
+
+@on_asyncio
+async def test_a_message_that_the_server_gives_as_its_receive_is_woken_is_delivered() -> None:
+    far = websocket()
+    until = Until()
+    said = {"type": "websocket.receive", "text": "good-bye"}
+
+    async def receive_late() -> Any:
+        if not far.reads or until.happened:
+            return await far.receive()
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError:
+            return said
+
+    async def listen(receive: Any) -> None:
+        until.note(await receive())
+        until.note((await receive())["type"])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen, receive)
+            await turns()
+            far.leave()
+            await is_muted(send)
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app)(far.scope(), receive_late, failing(far))
+    assert until.happened == [said, DISCONNECT]
 
 
 async def test_once_the_disconnect_was_answered_nothing_comes_any_more() -> None:
