@@ -310,11 +310,18 @@ async def test_a_generator_that_another_task_closes_ends_its_block() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         client = connection(scope)
         generator: Any = rows(client)
-        assert await anext(generator) == 1
-        far.leave()
-        await gone(client)
+        left = anyio.Event()
+
+        async def close() -> None:
+            await left.wait()
+            await generator.aclose()
+
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(generator.aclose)
+            tasks.start_soon(close)
+            assert await anext(generator) == 1
+            far.leave()
+            await gone(client)
+            left.set()
         await anyio.sleep_forever()
 
     scope = far.scope()
