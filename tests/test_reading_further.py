@@ -1,0 +1,193 @@
+"""*Watching*: how much of a body that the app leaves unread is read in search of the disconnect behind it."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from disconnect_mw import _watcher, connection
+from disconnect_mw.testing import HTTPClient, HTTPSimulatedServer, servers
+
+from .support.apps import behind
+from .support.messages import CHUNK, START
+from .support.records import ended
+from .support.serving import GRACE, call, look_soon, on_asyncio, serve, turns
+from .support.simulated_server import http
+
+pytestmark = pytest.mark.anyio
+
+POLICIES_THAT_RELY_ON_SEND = ["finish", "cancel", "raise"]
+
+
+@pytest.fixture(autouse=True)
+def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No check comes but those of `look`."""
+    monkeypatch.setattr(_watcher._first_checks, "seconds", 3600)
+
+
+async def look(scope: Any) -> None:
+    """Check, as the watcher does, and let what that began come to its end."""
+    connection(scope)._found.root.check(contextvars.copy_context())  # type: ignore[union-attr]  # while the app runs
+    await turns()
+
+
+def uploading(count: int, size: int = 1) -> HTTPSimulatedServer:
+    """A server that delivers all of the body, also when its client has left."""
+    client = HTTPClient(body=[b"x" * size] * count)
+    return HTTPSimulatedServer(servers.HYPERCORN_0_18_0.http, client=client)
+
+
+@pytest.mark.parametrize("policy", POLICIES_THAT_RELY_ON_SEND)
+async def test_once_the_response_has_begun_each_look_reads_one_message_more(policy: Any) -> None:
+    far = uploading(4)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reads = []
+        for message in (None, START, CHUNK):
+            if message is not None:
+                await send(message)
+            for _ in range(2):
+                await look(scope)
+                reads.append(far.reads)
+        assert reads == [0, 0, 1, 2, 3, 4]
+
+    await serve(app, far, policy=policy)
+
+
+@pytest.mark.parametrize("policy", POLICIES_THAT_RELY_ON_SEND)
+async def test_the_disconnect_behind_the_body_is_found(policy: Any) -> None:
+    far = uploading(4)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        far.leave()
+        for _ in range(4):
+            await look(scope)
+            assert connection(scope).connected
+        await look(scope)
+        assert not connection(scope).connected
+
+    await serve(app, far, policy=policy, grace=3600)
+
+
+async def test_under_mute_one_message_is_read_for_a_framework_that_listens_by_itself() -> None:
+    """Nobody has looked at the version: 2.3 is as good as stated."""
+    far = uploading(4)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        connection(scope).connected  # noqa: B018  # has the middleware check
+        for _ in range(3):
+            await look(scope)
+        assert far.reads == 1
+
+    await serve(app, far)
+
+
+async def test_under_mute_it_is_read_where_the_framework_relies_on_send() -> None:
+    far = uploading(4)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["asgi"]["spec_version"] == "2.4"
+        await send(START)
+        for _ in range(3):
+            await look(scope)
+        assert far.reads == 3
+
+    await serve(app, far)
+
+
+async def test_at_most_64_messages_are_read_ahead() -> None:
+    far = uploading(100)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        for _ in range(80):
+            await look(scope)
+        assert far.reads == 64
+
+    await serve(app, far, policy="cancel")
+
+
+@pytest.mark.parametrize(("size", "reads"), [(1 << 20, 1), (1 << 19, 2), ((1 << 19) - 1, 3), (1 << 18, 4)])
+async def test_at_most_a_mebibyte_is_read_ahead_and_the_message_that_exceeds_it(size: int, reads: int) -> None:
+    far = uploading(10, size)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        for _ in range(10):
+            await look(scope)
+        assert far.reads == reads
+
+    await serve(app, far, policy="cancel")
+
+
+async def test_what_the_app_then_reads_makes_room() -> None:
+    far = uploading(100)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        for _ in range(70):
+            await look(scope)
+        for _ in range(10):
+            await receive()
+        for _ in range(20):
+            await look(scope)
+        assert far.reads == 74
+
+    await serve(app, far, policy="cancel")
+
+
+async def test_it_is_handed_out_in_order_and_once() -> None:
+    far = http(body=[bytes([number]) for number in range(8)])
+    bodies: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        for _ in range(5):
+            await look(scope)
+        message: Any = {"more_body": True}
+        while message["more_body"]:
+            message = await receive()
+            bodies.append(message["body"])
+
+    await serve(app, far, policy="cancel")
+    assert bodies == [bytes([number]) for number in range(8)]
+
+
+@on_asyncio  # Starlette leaves its generator to the garbage collector, of which trio warns
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize(
+    "options",
+    [{"policy": "mute"}, {"policy": "cancel"}, {"policy": "raise"}, {"policy": "finish", "grace": GRACE}],
+    ids=lambda options: options["policy"],
+)
+async def test_an_endless_stream_that_leaves_its_upload_unread_stops(
+    options: Any, layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_soon(monkeypatch)
+    far = uploading(5, 40_000)
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await anyio.sleep(0.001)
+            if len(far.sent) > 3:
+                far.leave()
+
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(endless())
+
+    app = Starlette(routes=[Route("/", endpoint, methods=["POST"])])
+    scope = far.scope()
+    await call(behind(app, layers, **options), far, scope)
+    assert ended(scope) is not None
