@@ -113,6 +113,19 @@ async def test_who_has_sent_the_last_message_goes_on_for_somebody() -> None:
     assert await visits.play(3) == ["returned"] * 3
 
 
+async def test_nor_does_he_count_while_he_saves_in_a_shielded_block() -> None:
+    async def complete(scope: Any, send: Any) -> None:
+        if scope["number"] == 0:
+            await send(START)
+            await send(FINAL)
+            async with connection(scope).shield():
+                visits.until.note(0)
+                await visits.until("over")
+
+    visits = Visits(functools.partial(DisconnectMiddleware, max_orphans=1), before=complete)
+    assert await visits.play(2) == ["returned"] * 2
+
+
 async def test_who_has_ended_makes_room() -> None:
     app = DisconnectMiddleware(lambda *arguments: None, max_orphans=1)
     orphans: Any = app._options.orphans
@@ -157,7 +170,7 @@ async def test_where_all_are_shielded_none_is_cancelled() -> None:
 
 @on_asyncio
 async def test_one_on_the_event_loop_of_another_thread_is_cancelled_there() -> None:
-    """An app per thread, one process."""
+    """An app per thread, one process. In debug mode asyncio complains of a call from the wrong thread."""
     scopes: list[Any] = []
     entered = anyio.Event()
     loop = asyncio.get_running_loop()
@@ -178,7 +191,7 @@ async def test_one_on_the_event_loop_of_another_thread_is_cancelled_there() -> N
 
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, lambda: asyncio.run(visit(0)))
+            tasks.start_soon(anyio.to_thread.run_sync, lambda: asyncio.run(visit(0), debug=True))
             await entered.wait()
             await visit(1)
     assert [ended(scope) for scope in scopes] == ["cancelled", "returned"]

@@ -228,3 +228,18 @@ async def test_the_ignore_policy_mutes_a_websocket() -> None:
 
     await server.run(app, websocket_policy="mute")
     assert server.sent == [ACCEPT]
+
+
+@pytest.mark.parametrize("odd", [None, "text", 7, {}, {"no": "type"}, {"body": 7}])
+async def test_what_is_no_message_passes_as_it_is(odd: Any) -> None:
+    """The server complains of it."""
+    server = WebSocketServer(None, [CONNECT])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        await send(odd)
+        await send(CLOSE)
+
+    await server.run(app)
+    assert server.sent == [ACCEPT, odd, CLOSE]

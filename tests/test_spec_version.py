@@ -7,13 +7,15 @@ import json
 import pickle
 from typing import Any
 
+import anyio
 import pytest
 
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, connection
 from disconnect_mw._spec_version import AskedVersion
 
-from .support.messages import CHUNK, DISCONNECT, FINAL, START
-from .support.serving import serve
-from .support.simulated_server import SimulatedServer
+from .support.messages import CHUNK, DISCONNECT, FINAL, REQUEST, START
+from .support.serving import serve, turns
+from .support.simulated_server import SimulatedServer, http
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +60,11 @@ def test_what_other_code_sets_stays() -> None:
     version["spec_version"] = "2.1"
     version["more"] = 1
     assert dict(version) == {"version": "3.0", "spec_version": "2.1", "more": 1}
+
+
+def test_its_keys_are_a_dicts() -> None:
+    _, version = asked()
+    assert [*version] == [*version.keys()] == ["version", "spec_version"]
 
 
 def test_after_the_end_nothing_is_asked() -> None:
@@ -115,3 +122,205 @@ async def test_a_stream_that_relies_on_it_is_told_from_its_second_chunk_on() -> 
 
     await serve(app, far, scope)
     assert steps == ["sends"] * 3
+
+
+# Who looks, and when
+
+
+def post(version: str = "2.3", body: bytes = b"body", **client: Any) -> tuple[Any, dict[str, Any]]:
+    """A server with the request's body, and its scope."""
+    far = http(method="POST", body=body, **client)
+    scope = far.scope()
+    scope["asgi"] = {"version": "3.0", "spec_version": version}
+    return far, scope
+
+
+def stated(scope: Any) -> str:
+    return str(scope["asgi"]["spec_version"])
+
+
+async def sends_until_told(send: Any) -> int:
+    """How many chunks are muted before `send` raises; at most three are sent."""
+    for count in range(3):
+        try:
+            await send(CHUNK)
+        except ClientDisconnected:
+            return count
+    return 3
+
+
+@pytest.mark.parametrize("how", [dict, copy.copy, copy.deepcopy])
+async def test_a_copy_of_the_scope_says_what_is_right_when_it_is_asked(how: Any) -> None:
+    """Middleware makes them before the body is read."""
+    far, scope = post()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        copied = how(scope)
+        assert (stated(scope), stated(copied)) == ("2.4", "2.4")
+        await receive()
+        assert (stated(scope), stated(copied)) == ("2.3", "2.3")
+
+    await serve(app, far, scope)
+
+
+async def test_a_pickle_of_the_scope_says_what_was_right_then() -> None:
+    far, scope = post()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        pickled = pickle.dumps(scope)
+        await receive()
+        unpickled = pickle.loads(pickled)
+        assert (type(unpickled["asgi"]), stated(unpickled), stated(scope)) == (dict, "2.4", "2.3")
+
+    await serve(app, far, scope)
+
+
+async def test_a_body_that_was_read_ahead_of_the_app_is_undelivered() -> None:
+    """A listener would take it."""
+    far, scope = post()
+    far._incoming.clear()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(2):  # the second time a task of ours reads
+            with anyio.move_on_after(0.001):
+                await receive()
+        far.deliver({**REQUEST, "body": b"body"})
+        await turns()
+        assert far.reads > 1
+        assert stated(scope) == "2.4"
+        assert (await receive())["body"] == b"body"
+        assert stated(scope) == "2.3"
+
+    await serve(app, far, scope)
+
+
+async def test_where_the_server_raises_something_received_is_enough() -> None:
+    """A middleware may have read the body, and replay it."""
+    far = http()
+    scope = far.scope()
+    scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert stated(scope) == "2.3"
+        await receive()
+        assert stated(scope) == "2.4"
+
+    await serve(app, far, scope)
+
+
+async def test_an_install_inside_of_middleware_that_makes_an_asgi_of_its_own_has_that_ask() -> None:
+    far, scope = post()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert stated(scope) == "2.4"
+        await receive()
+        assert stated(scope) == "2.3"
+
+    inner = DisconnectMiddleware(app)
+
+    async def between(scope: Any, receive: Any, send: Any) -> None:
+        await inner({**scope, "asgi": {"version": "3.0", "spec_version": "2.3"}}, receive, send)
+
+    await serve(between, far, scope)
+
+
+async def test_a_policy_that_the_handler_sets_counts_from_then_on() -> None:
+    far, scope = post()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        assert stated(scope) == "2.3"
+        connection(scope).policy = "cancel"
+        assert stated(scope) == "2.4"
+        connection(scope).policy = "mute"
+        assert stated(scope) == "2.3"
+
+    await serve(app, far, scope)
+
+
+# What a stream relies on
+
+
+async def leave(far: Any, scope: Any, receive: Any) -> None:
+    """Have the client leave, and the app be told of it."""
+    far.leave()
+    while await receive() != DISCONNECT:
+        pass
+
+
+async def test_who_relies_on_it_is_told_by_the_second_chunk() -> None:
+    """BaseHTTPMiddleware makes a chunk and an empty end of a response in one piece."""
+    far, scope = post()
+    counts: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert stated(scope) == "2.4"
+        await leave(far, scope, receive)
+        await send(START)
+        counts.append(await sends_until_told(send))
+        assert await send(FINAL) is None
+
+    await serve(app, far, scope)
+    assert counts == [1]
+
+
+async def test_a_response_in_one_piece_is_muted() -> None:
+    far, scope = post()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        assert stated(scope) == "2.4"
+        await leave(far, scope, receive)
+        for message in (START, CHUNK, FINAL):
+            assert await send(message) is None
+        return "done"
+
+    assert await serve(app, far, scope) == "done"
+
+
+async def test_the_last_look_before_the_response_counts() -> None:
+    far, scope = post()
+    counts: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert stated(scope) == "2.4"
+        await receive()
+        assert stated(scope) == "2.3", "from now on the framework listens"
+        await leave(far, scope, receive)
+        await send(START)
+        counts.append(await sends_until_told(send))
+
+    await serve(app, far, scope)
+    assert counts == [3]
+
+
+@pytest.mark.parametrize("looks", [False, True])
+async def test_who_has_not_looked_before_the_response_is_always_muted(looks: bool) -> None:
+    """A look that comes later changes nothing."""
+    far, scope = post()
+    counts: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        if looks:
+            assert stated(scope) == "2.4"
+        await leave(far, scope, receive)
+        counts.append(await sends_until_told(send))
+
+    await serve(app, far, scope)
+    assert counts == [3]
+
+
+@pytest.mark.parametrize("policy", ["finish", "cancel"])
+async def test_under_the_policies_that_mute_it_is_muted_all_the_same(policy: Any) -> None:
+    far, scope = post()
+    counts: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert stated(scope) == "2.4"
+        far._incoming.clear()
+        await leave(far, scope, receive)
+        await send(START)
+        counts.append(await sends_until_told(send))
+
+    await serve(app, far, scope, policy=policy)
+    assert counts == [3]

@@ -144,6 +144,29 @@ async def test_a_listener_that_outlives_the_app_is_told_at_its_end() -> None:
     assert far.sent == [START_499, EMPTY_FINAL]
 
 
+async def test_a_last_message_that_comes_after_the_exchange_is_muted_and_wakes_nobody() -> None:
+    far = http()
+    until = Until()
+
+    async def answer(send: Any) -> None:
+        await until("over")
+        for message in (START, CHUNK, FINAL):
+            assert await send(message) is None
+        until.note("answered")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        tasks.start_soon(answer, send)
+        far.leave()
+        await gone(connection(scope))
+
+    with anyio.fail_after(SECONDS):
+        async with anyio.create_task_group() as tasks:
+            await DisconnectMiddleware(app, policy="finish")(far.scope(), far.receive, far.send)
+            until.note("over")
+    assert until.happened == ["over", "answered"]
+    assert far.sent == [START_499, EMPTY_FINAL]
+
+
 # What comes before the disconnect
 
 
