@@ -189,9 +189,10 @@ async def test_one_on_the_event_loop_of_another_thread_is_cancelled_there() -> N
         scopes.append({**far.scope(), "far": far, "number": number})
         await middleware(scopes[-1], far.receive, far.send)
 
+    run_in_thread = functools.partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, lambda: asyncio.run(visit(0), debug=True))
+            tasks.start_soon(run_in_thread, lambda: asyncio.run(visit(0), debug=True))
             await entered.wait()
             await visit(1)
     assert [ended(scope) for scope in scopes] == ["cancelled", "returned"]

@@ -14,7 +14,7 @@ from disconnect_mw import ClientDisconnected, DisconnectMiddleware, connection
 from disconnect_mw._spec_version import AskedVersion
 
 from .support.messages import CHUNK, DISCONNECT, FINAL, REQUEST, START
-from .support.serving import serve, turns
+from .support.serving import checked, look_soon, serve, turns
 from .support.simulated_server import SimulatedServer, http
 
 pytestmark = pytest.mark.anyio
@@ -208,6 +208,23 @@ async def test_where_the_server_raises_something_received_is_enough() -> None:
     await serve(app, far, scope)
 
 
+async def test_what_only_the_middleware_has_received_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_soon(monkeypatch)
+    far = http()
+    scope = far.scope()
+    scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert connection(scope).connected
+        await checked()
+        assert far.reads
+        assert stated(scope) == "2.3"
+        await receive()
+        assert stated(scope) == "2.4"
+
+    await serve(app, far, scope)
+
+
 async def test_an_install_inside_of_middleware_that_makes_an_asgi_of_its_own_has_that_ask() -> None:
     far, scope = post()
 
@@ -259,9 +276,10 @@ async def test_who_relies_on_it_is_told_by_the_second_chunk() -> None:
         await send(START)
         counts.append(await sends_until_told(send))
         assert await send(FINAL) is None
+        counts.append(0)
 
     await serve(app, far, scope)
-    assert counts == [1]
+    assert counts == [1, 0]
 
 
 async def test_a_response_in_one_piece_is_muted() -> None:
