@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ import anyio.to_thread
 import pytest
 
 from disconnect_mw import DisconnectMiddleware, connection
+from disconnect_mw._connection import Connection
 
 from .support.messages import ACCEPT, FINAL, START
 from .support.records import ended, gone
@@ -169,19 +171,27 @@ async def test_where_all_are_shielded_none_is_cancelled() -> None:
 
 
 @on_asyncio
-async def test_one_on_the_event_loop_of_another_thread_is_cancelled_there() -> None:
-    """An app per thread, one process. In debug mode asyncio complains of a call from the wrong thread."""
+async def test_one_on_the_event_loop_of_another_thread_is_cancelled_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app per thread, one process."""
     scopes: list[Any] = []
+    threads: dict[str, int] = {}
     entered = anyio.Event()
     loop = asyncio.get_running_loop()
+    cancel_app = Connection.cancel_app
+
+    def noting_thread(self: Connection) -> None:
+        threads["cancels"] = threading.get_ident()
+        cancel_app(self)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         scope["far"].leave()
         await gone(connection(scope))
         if scope["number"] == 0:
+            threads["runs"] = threading.get_ident()
             loop.call_soon_threadsafe(entered.set)
             await asyncio.sleep(SECONDS)
 
+    monkeypatch.setattr(Connection, "cancel_app", noting_thread)
     middleware = DisconnectMiddleware(app, max_orphans=1)
 
     async def visit(number: int) -> None:
@@ -192,7 +202,8 @@ async def test_one_on_the_event_loop_of_another_thread_is_cancelled_there() -> N
     run_in_thread = functools.partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run_in_thread, lambda: asyncio.run(visit(0), debug=True))
+            tasks.start_soon(run_in_thread, lambda: asyncio.run(visit(0)))
             await entered.wait()
             await visit(1)
     assert [ended(scope) for scope in scopes] == ["cancelled", "returned"]
+    assert threads["cancels"] == threads["runs"]

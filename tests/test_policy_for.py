@@ -135,7 +135,9 @@ async def test_a_mistake_of_the_function_is_logged_once_and_harms_no_request(
         assert await call(app, http()) == "done"
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("disconnect_mw", "ERROR")
-    assert record.getMessage() == line + ("" if function is failing else "return 'mute', 'finish', 'cancel' or 'raise' or None")
+    assert record.getMessage() == line + (
+        "" if function is failing else "return 'mute', 'finish', 'cancel' or 'raise' or None"
+    )
     assert bool(record.exc_info) == (function is failing)
 
 
