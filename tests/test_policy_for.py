@@ -195,3 +195,57 @@ async def test_the_choice_of_an_inner_install_holds_where_it_joins_after_the_dis
         return await inner(scope, receive, send)
 
     assert await serve(between, far, policy="raise") == "mute"
+
+
+# By the path
+
+
+@pytest.mark.parametrize(
+    ("patterns", "path", "policy"),
+    [
+        ({"/v1/*": "cancel"}, "/v1/a/b", "cancel"),
+        ({"/v1/*": "cancel"}, "/v1", "mute"),
+        ({"/v1/*": "cancel"}, "/V1/a", "mute"),
+        ({"/v1/?": "finish"}, "/v1/ab", "mute"),
+        ({"/v[12]/a": "finish"}, "/v2/a", "finish"),
+        ({"*": "raise", "/v1/*": "cancel"}, "/v1/a", "raise"),
+        ({"/v1/*": "cancel", "*": "raise"}, "/v1/a", "cancel"),
+        ({}, "/v1/a", "mute"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_the_first_pattern_that_matches_the_path_counts(kind: str, patterns: Any, path: str, policy: str) -> None:
+    far: Any = http(path=path) if kind == "http" else websocket(path=path)
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(connection(scope).policy)
+
+    await serve(app, far, websocket_policy="mute", policy_for=patterns)
+    assert seen == [policy]
+
+
+async def test_a_mapping_that_is_changed_afterwards_has_been_read() -> None:
+    patterns: Any = {"/": "cancel"}
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(connection(scope).policy)
+
+    middleware = DisconnectMiddleware(app, policy_for=patterns)
+    patterns.clear()
+    await call(middleware, http())
+    assert seen == ["cancel"]
+
+
+async def test_a_scope_without_a_path_has_the_default() -> None:
+    far = http()
+    scope = far.scope()
+    del scope["path"]
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(connection(scope).policy)
+
+    await serve(app, far, scope, policy_for={"/*": "cancel"})
+    assert seen == ["mute"]
