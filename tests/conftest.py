@@ -40,7 +40,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return "all tests take about 2 minutes on two idle cores with -n 4, and about 30 seconds with --quick"
+    return "all tests take under 3 minutes on two idle cores with -n 4, and about 30 seconds with --quick"
 
 
 @pytest.hookimpl(optionalhook=True)
