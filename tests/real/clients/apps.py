@@ -17,8 +17,8 @@ from servers import serve  # type: ignore[import-not-found]  # a package of its 
 
 from disconnect_mw import ClientDisconnected, Disconnect, DisconnectMiddleware, connection
 
-# Longer than a busy machine takes for a first chunk: Hypercorn's trio worker ends where that is cut, since it answers 500
-# in a response that has begun.
+# Longer than a busy machine takes for a first chunk: Hypercorn's trio worker ends where that is cut, since it answers
+# 500 in a response that has begun.
 SEND_TIMEOUT = 1.5
 
 LONGER = 3 * SEND_TIMEOUT
