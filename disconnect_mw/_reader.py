@@ -164,7 +164,7 @@ class Reader:
         if self._answers or self._has_drained:
             return False
         if not (self._ahead or self.has_read_disconnect):
-            await self.ask_server()
+            await self.ask_server(at_most=1)  # more would keep an install further in waiting
         self._has_drained = not self._ahead
         return bool(self._ahead)
 
@@ -274,11 +274,11 @@ class Reader:
                 self._mark = self._task = None
                 self.wake()
 
-    async def ask_server(self) -> None:
+    async def ask_server(self, at_most: int = _MESSAGES_TO_ASK) -> None:
         """Give the server the occasion to deliver the disconnect. Other messages are kept for `receive`."""
         for _ in range(_TURNS_TO_ASK):
             while not (self._has_ended() or self._is_busy()):
-                if len(self._ahead) >= _MESSAGES_TO_ASK or not self._start():
+                if len(self._ahead) >= at_most or not self._start():
                     return
             if self._has_ended():
                 return

@@ -83,20 +83,13 @@ async def upload(request: Request) -> Response:
 
 
 async def feed(websocket: WebSocket) -> None:
-    """Sends news, while another task of the handler listens to the client."""
-
-    async def listen() -> None:
-        async for _ in websocket.iter_text():
-            pass
-
+    """Sends news, and never listens."""
     await websocket.accept()
-    listener = asyncio.create_task(listen())
     try:
         while True:
             await websocket.send_json({"time": time.time()})
             await asyncio.sleep(_SECONDS_BETWEEN_MESSAGES)
     finally:
-        listener.cancel()
         note(websocket, "stopped")
 
 

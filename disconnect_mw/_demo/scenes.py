@@ -74,7 +74,7 @@ SCENES = (
         (Work("stored", "stored a part", "stopped, nothing stored", is_promised=False),),
     ),
     Scene(
-        "WebSocket feed: sends while another task listens",
+        "WebSocket feed: only sends",
         "/feed",
         _WEBSOCKET,
         (Work("stopped", "stopped", "never stopped"),),
