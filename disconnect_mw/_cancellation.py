@@ -12,7 +12,7 @@ from typing import Any
 from ._backends import AppScope, Backend, Handle
 from ._state import Listener
 
-# Packages that run the app in a thread, which a cancellation of the task that it feeds would leave waiting for ever.
+# Packages that run the app in a thread, which a cancellation, or an exception of `send`, would leave waiting for ever.
 _LEFT_STUCK = ("a2wsgi",)
 
 # Seconds that a framework which listens by itself has to begin to end the handler; and turns of the event loop, since a
@@ -108,7 +108,7 @@ class Cancellation:
         is running (it may be about to return, and the request would reach the server's own code).
         """
         scope = self._scope
-        if scope is None or any(map(scope.is_in_module, _LEFT_STUCK)):
+        if scope is None or is_left_stuck(scope):
             return math.inf
         seconds = self._seconds_to_react(scope, listener)
         if seconds is None:
@@ -176,6 +176,11 @@ class Cancellation:
         for block in self.blocks:
             if block.scope is not None:
                 block.scope.shield = True
+
+
+def is_left_stuck(scope: AppScope) -> bool:
+    """Whether the app runs in a thread that waits for ever if the app's task is cancelled, or its `send` raises."""
+    return any(map(scope.is_in_module, _LEFT_STUCK))
 
 
 def in_shield(block: Block) -> bool:

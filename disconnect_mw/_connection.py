@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from . import _backends, _blocked_sends, _messages, _telling
 from ._backends import Backend, Call, SendTimedOut, Woken
 from ._blocked_sends import can_block
-from ._cancellation import Block, Cancellation, in_shield
+from ._cancellation import Block, Cancellation
 from ._disconnected import Disconnected
 from ._errors import ClientDisconnected, is_disconnect_error
 from ._frames import is_running
@@ -299,8 +299,6 @@ class Connection(abc.ABC):
                 self.received(message)
             finally:
                 reader.is_answering = False
-            if self.disconnect_message is None:
-                return message
         elif self.disconnect_message is None or not self.is_http:  # what a WebSocket's peer said before it left (P2)
             return self.delivered(self.received(message))
         return await self.require_reader().receive()
@@ -697,22 +695,9 @@ class Connection(abc.ABC):
 
         Frameworks end the app when one of their tasks receives it (Starlette a stream, Quart and Django every app),
         which would break a shielded block, and end what is to go on. It is not withheld from tasks inside of such a
-        block, nor while a request body is undelivered: it can never be whole, and a task may wait for it.
+        block, nor while a request body is undelivered: it can never be whole, and a task may wait for it. Whoever reads
+        a WebSocket is told.
         """
-        root = self.root
-        if not self.is_http or root.scope is None or self.awaits_body():
-            return False
-        of_root, disconnected = root.parts.cancellation, root.disconnected
-        is_over = of_root is not None and of_root.is_over
-        if disconnected is not None and disconnected.unsent and not is_over:
-            if root.options.policy == "finish":
-                return True
-            if root.options.policy == "cancel" and root.options.seconds_to_cancel and root.token is not None:
-                return True
-        return of_root is not None and bool(of_root.blocks) and not any(map(in_shield, of_root.blocks))
-
-    def awaits_body(self) -> bool:
-        """Whether a request body is announced that the app has not received in full."""
         return False
 
     # Going on for nobody

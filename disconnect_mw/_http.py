@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import _messages
+from ._cancellation import in_shield, is_left_stuck
 from ._connection import Connection
 from ._frames import is_running
 from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, after_http, field
@@ -105,7 +106,21 @@ class HTTPConnection(Connection):
     def _announces_body(self) -> bool:
         return self.scope is not None and _messages.announces_body(self.scope)
 
-    def awaits_body(self) -> bool:
+    def withholds_disconnect(self) -> bool:
+        root = self.root
+        if root.scope is None or self._awaits_body():
+            return False
+        of_root, disconnected = root.parts.cancellation, root.disconnected
+        is_over = of_root is not None and of_root.is_over
+        if disconnected is not None and disconnected.unsent and not is_over:
+            if root.options.policy == "finish":
+                return True
+            if root.options.policy == "cancel" and root.options.seconds_to_cancel and root.token is not None:
+                return True
+        return of_root is not None and bool(of_root.blocks) and not any(map(in_shield, of_root.blocks))
+
+    def _awaits_body(self) -> bool:
+        """Whether a request body is announced that the app has not received in full."""
         if self.body is Body.COMPLETE:
             return False
         return self.body is Body.PARTIAL or self._announces_body()
@@ -180,7 +195,7 @@ class HTTPConnection(Connection):
     def _raises(self, message: Message) -> bool:
         root = self.root
         if root.options.policy == "raise":
-            return True
+            return not self._is_left_stuck()
         # BaseHTTPMiddleware makes a chunk and an empty end of a response in one piece: the first chunk is muted.
         disconnected = self.disconnected
         return (
@@ -190,6 +205,10 @@ class HTTPConnection(Connection):
             and disconnected is not None
             and disconnected.chunks_muted > 1
         )
+
+    def _is_left_stuck(self) -> bool:
+        scope = self.backend.app_scope(self.task)
+        return scope is not None and is_left_stuck(scope)
 
     def is_whole_body(self, messages: list[Message]) -> bool:
         # Hypercorn and granian make two messages of the smallest body.

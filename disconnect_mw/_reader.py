@@ -161,7 +161,7 @@ class Reader:
 
     async def _finds_more(self) -> bool:
         """Whether a WebSocket's peer said something before it left, which the app has not received (P2)."""
-        if self._answers or self._has_drained:
+        if self._has_drained:
             return False
         if not (self._ahead or self.has_read_disconnect):
             await self.ask_server(at_most=1)  # more would keep an install further in waiting

@@ -64,7 +64,7 @@ class WebSocketConnection(Connection):
 
         Tried on Channels, Quart, and apps that only send.
         """
-        if self.root.options.policy != "raise" or field(message, "type") in _messages.WEBSOCKET_ENDS:
+        if not self.root.is_to_raise() or field(message, "type") in _messages.WEBSOCKET_ENDS:
             return False
         listener, now = self._listener(), monotonic()
         if self.reader is not None and listener is Listener.TOLD:

@@ -277,3 +277,29 @@ async def test_a_framework_that_waits_for_the_tasks_that_it_has_cancelled_has_re
     scope = far.scope()
     await serve(app, far, scope, policy="cancel")
     assert (steps, ended(scope)) == (["handler cleaned up", "orderly end"], "returned")
+
+
+# Middleware outside
+
+
+@pytest.mark.parametrize("count", range(8))
+async def test_what_a_base_http_middleware_outside_is_handing_on_arrives(count: int) -> None:
+    """The response begins as the client leaves: the middleware must hear its start before the end that it is owed."""
+    far = http()
+    seen: list[int] = []
+
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await anyio.sleep(0.01)  # somebody listens by now
+        far.leave()
+        await turns(count)
+        await PlainTextResponse("done")(scope, receive, send)
+
+    async def dispatch(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        seen.append(response.status_code)
+        return response
+
+    app = BaseHTTPMiddleware(DisconnectMiddleware(answering, policy="cancel"), dispatch)
+    await call(app, far)
+    assert seen in ([200], [499])

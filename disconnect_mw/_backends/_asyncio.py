@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-import gc
 import sys
 import traceback
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any
 
-from .._frames import chain, is_method_of, is_of_package, is_running
+from .._frames import chain, is_method_of, is_of_package
 from ._base import Backend, Call, Handle, SendTimedOut, is_cancelled_error, turn
 
 # The message of a cancellation by this middleware.
@@ -73,16 +72,7 @@ class AsyncioAppScope:
         return exception
 
     def awaited(self) -> object:
-        """With the groups that end their tasks meanwhile: Django 6.1 and Quart 0.23 wait in one for the handler."""
-        awaited = [*chain(self._task.get_coro())]
-        groups = [
-            getattr(thing, "_aborting", None)  # private to asyncio
-            for awaitable in awaited
-            if is_running(asyncio.TaskGroup.__aexit__.__code__, awaitable)
-            for thing in gc.get_referents(awaitable)
-            if isinstance(thing, asyncio.TaskGroup)
-        ]
-        return awaited[-1], groups
+        return [*chain(self._task.get_coro())][-1]
 
     def is_in_module(self, name: str) -> bool:
         return any(map(functools.partial(is_of_package, name), chain(self._task.get_coro())))

@@ -25,11 +25,10 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("policy", ["mute", "cancel", "finish", "mute-grace", "cancel-grace"])
+@pytest.mark.parametrize("policy", ["mute", "cancel", "raise", "finish", "mute-grace", "cancel-grace"])
 def test_a_wsgi_app_in_a_thread_is_closed_and_its_threads_come_free(server: Server, policy: str) -> None:
-    """A cancellation would leave each thread waiting for ever, and the app answers nobody once all of them wait.
-
-    So does an exception of `send`: not under `raise`.
+    """A cancellation, or an exception of `send`, would leave each thread waiting for ever, and the app answers nobody
+    once all of them wait.
     """
     require(SETUP, "a2wsgi")
 
