@@ -25,7 +25,7 @@ _TURNS_TO_REACT = 32
 _TURNS_TO_LEAVE_SEND = 32
 _SECONDS_TO_LEAVE_SEND = 0.1
 
-# Seconds that such a framework has from then on to end the handler.
+# Seconds that such a framework has from then on to end the handler, and that whoever was told has to clean up.
 _SECONDS_TO_END_BY_ITSELF = 10.0
 
 # The shielded blocks that a task is in, or was made in. An app that shields nothing never sees it set.
@@ -64,6 +64,7 @@ class Cancellation:
         "_scope",
         "_since",
         "_stage",
+        "_tried_at",
         "_turns",
         "_turns_to_leave_send",
         "blocks",
@@ -76,6 +77,7 @@ class Cancellation:
         self._scope = scope  # of the app; None where nothing can cancel it
         self._stage = _Stage.UNTRIED
         self._handle: Handle | None = None
+        self._tried_at = 0.0  # for the first time, on the clock of time.monotonic()
         self._since = 0.0  # when it was first requested, on the clock of time.monotonic()
         self._polls = False  # whoever is to be told has not asked again yet
         self._awaited: object = None  # by the app's task, when it was first tried
@@ -99,18 +101,19 @@ class Cancellation:
 
     # Cancelling
 
-    def cancel(self, listener: Listener) -> float | None:
+    def cancel(self, listener: Listener, told_at: float | None) -> float | None:
         """Request cancellation of the app. Returns None when requested, or the seconds after which to try again;
         math.inf where nothing can cancel it.
 
-        It is postponed while whoever asks for the disconnect is to be told, and ends the app; while another
+        `told_at` is when tasks that still run received the disconnect, on the clock of time.monotonic(). It is
+        postponed while whoever asks for the disconnect is to be told, and ends the app; while another
         cancellation of the same task is pending (the two could not be told apart afterwards, P6); and while the task
         is running (it may be about to return, and the request would reach the server's own code).
         """
         scope = self._scope
         if scope is None or is_left_stuck(scope):
             return math.inf
-        seconds = self._seconds_to_react(scope, listener)
+        seconds = self._seconds_to_react(scope, listener, told_at)
         if seconds is None:
             now = time.monotonic()
             self._since = self._since or now
@@ -126,19 +129,22 @@ class Cancellation:
             return _SECONDS_TO_LEAVE_SEND
         return 0 if self._turns_to_leave_send > 0 else None
 
-    def _seconds_to_react(self, scope: AppScope, listener: Listener) -> float | None:
+    def _seconds_to_react(self, scope: AppScope, listener: Listener, told_at: float | None) -> float | None:
         """Seconds to wait for whoever is told to end the app; None to cancel now."""
         if self._stage is _Stage.ENDING:
             return None
         if self._stage is _Stage.UNTRIED:
             if listener is Listener.NONE:
                 return None
-            self._stage, self._awaited = _Stage.WAITING, scope.awaited()
+            self._stage, self._awaited, self._tried_at = _Stage.WAITING, scope.awaited(), time.monotonic()
             self._polls = listener is Listener.POLLS
             return _SECONDS_TO_REACT
         if listener is Listener.TOLD and scope.awaited() != self._awaited:  # the app has gone on from there
             self._stage, self._awaited = _Stage.ENDING, None
             return _SECONDS_TO_END_BY_ITSELF
+        if told_at is not None and told_at > self._tried_at - _SECONDS_TO_REACT:  # and not long before
+            if time.monotonic() - told_at < _SECONDS_TO_END_BY_ITSELF:
+                return _SECONDS_TO_REACT
         if self._polls:
             self._polls = listener is Listener.POLLS
             return _SECONDS_TO_REACT

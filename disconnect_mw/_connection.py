@@ -628,7 +628,8 @@ class Connection(abc.ABC):
             # Under `mute` and `raise` the app was told long ago, and `grace` is all the time that it has.
             options = self.root.options
             was_told = options.policy in ("mute", "raise") and options.seconds_to_cancel != 0
-            seconds = cancellation.cancel(Listener.NONE if was_told else self._listener())
+            told_at = self.reader.told_at if self.reader is not None and self.reader.told_goes_on() else None
+            seconds = cancellation.cancel(Listener.NONE if was_told else self._listener(), told_at)
         if seconds is not None and seconds < math.inf:
             self.cancel_later(seconds)
 

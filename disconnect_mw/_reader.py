@@ -307,6 +307,11 @@ class Reader:
         """Whether the calling task has received the disconnect itself."""
         return self._source.backend.current_task(self._source.token) in self._told
 
+    def told_goes_on(self) -> bool:
+        """Whether a task that has received the disconnect still runs, and so may clean up."""
+        backend = self._source.backend
+        return not all(map(backend.has_ended, self._told))
+
     # The end
 
     def wake_app(self, task: Any) -> None:

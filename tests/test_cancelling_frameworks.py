@@ -20,7 +20,7 @@ from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, _cancellatio
 
 from .support.records import ended
 from .support.serving import GRACE, App, call, left, living, on_asyncio, serve, turns
-from .support.simulated_server import http
+from .support.simulated_server import SimulatedServer, http
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
 
@@ -96,20 +96,20 @@ async def test_a_background_task_of_starlette_runs_to_its_end() -> None:
 # Frameworks that listen by themselves, and have the handler in a task of its own
 
 
-def listening(handler: App, steps: list[Any], reacts: bool = True) -> App:
-    """As Quart and Django do: the first of the two to end ends the other."""
+def listening(handler: App, steps: list[Any], reacts: bool = True, goes_on: bool = False) -> App:
+    """As Quart and Django do: the first of the two to end ends the other; or a listener that ends nobody."""
 
     async def listen(receive: Any) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         steps.append("heard")
-        if not reacts:
+        if goes_on:
             await anyio.sleep_forever()
 
     async def framework(scope: Any, receive: Any, send: Any) -> str:
         both = [asyncio.ensure_future(handler(scope, receive, send)), asyncio.ensure_future(listen(receive))]
         try:
-            _, pending = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            _, pending = await asyncio.wait(both if reacts else both[:1], return_when=asyncio.FIRST_COMPLETED)
             for task in pending:
                 task.cancel()
             await asyncio.gather(*both, return_exceptions=True)
@@ -174,8 +174,13 @@ async def test_the_app_is_cancelled_in_what_cannot_be_asked_whether_it_is_cancel
 
 
 @on_asyncio
-async def test_a_framework_that_hears_of_it_and_does_not_react_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_a_framework_that_hears_of_it_and_does_not_react_is_cancelled(
+    goes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once if its listener ends; if it goes on, it may be cleaning up, and has longer."""
     monkeypatch.setattr(_cancellation, "_SECONDS_TO_REACT", 0.005)
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_END_BY_ITSELF", 0.1 if goes_on else 60)
     far = http()
     steps: list[Any] = []
 
@@ -187,7 +192,10 @@ async def test_a_framework_that_hears_of_it_and_does_not_react_is_cancelled(monk
             steps.append("cleaned up")
 
     scope = far.scope()
-    assert await serve(listening(handler, steps, reacts=False), far, scope, policy="cancel") is None
+    began = anyio.current_time()
+    app = listening(handler, steps, reacts=False, goes_on=goes_on)
+    assert await serve(app, far, scope, policy="cancel") is None
+    assert not goes_on or anyio.current_time() - began >= 0.1
     assert (steps, ended(scope)) == (["heard", "framework cancelled", "cleaned up"], "cancelled")
 
 
@@ -279,7 +287,34 @@ async def test_a_framework_that_waits_for_the_tasks_that_it_has_cancelled_has_re
     assert (steps, ended(scope)) == (["handler cleaned up", "orderly end"], "returned")
 
 
-# Middleware outside
+# Middleware inside, and outside
+
+
+async def test_a_handler_behind_middleware_that_is_told_has_time_to_clean_up() -> None:
+    """Its task is not the app's own, which awaits the same meanwhile."""
+    far = SimulatedServer(incoming=[{"type": "http.request", "body": b"some", "more_body": True}])
+    steps: list[str] = []
+
+    async def upload(request: Request) -> Response:
+        await turns(20)  # the app's own task waits for the response by now
+        far.leave()
+        try:
+            await request.body()
+        finally:
+            await anyio.sleep(3 * _cancellation._SECONDS_TO_REACT)
+            await turns(40)
+            steps.append("cleaned up")
+        raise AssertionError
+
+    async def dispatch(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        return response
+
+    app = Starlette(routes=[Route("/", upload, methods=["POST"])])
+    app.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
+    await serve(app, far, {**far.scope(), "method": "POST", "headers": [(b"content-length", b"9")]}, policy="cancel")
+    assert steps == ["cleaned up"]
+
 
 
 @pytest.mark.parametrize("count", range(8))

@@ -234,6 +234,9 @@ class AsyncioBackend(Backend):
         if task.cancelling():
             task.uncancel()
 
+    def has_ended(self, task: Any) -> bool:
+        return bool(task.done())
+
     def suspended_in(
         self, codes: Iterable[types.CodeType], calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
     ) -> Iterator[tuple[Any, Any, list[Any]]]:

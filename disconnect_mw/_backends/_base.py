@@ -185,6 +185,10 @@ class Backend:
     def uncancel(self, task: Any) -> None:
         """Take back what `wake` did to `task`, where other code swallowed the exception on its way."""
 
+    def has_ended(self, task: Any) -> bool:
+        """Whether this task, which the loop has run, runs no more."""
+        return True
+
     def suspended_in(
         self, codes: Iterable[types.CodeType], calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
     ) -> Iterator[tuple[Any, Any, list[Any]]]:

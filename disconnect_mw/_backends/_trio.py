@@ -121,7 +121,8 @@ class TrioBackend(Backend):
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Handle:
         async def call() -> None:
-            await trio.sleep(seconds)
+            if seconds:  # even a sleep of none takes a turn
+                await trio.sleep(seconds)
             callback()
 
         return self.spawn(call(), contextvars.Context())
@@ -185,6 +186,9 @@ class TrioBackend(Backend):
 
     def absorb(self, task: Any, exception: BaseException | None) -> bool:
         return exception is None or isinstance(exception, Woken)
+
+    def has_ended(self, task: Any) -> bool:
+        return task.coro.cr_frame is None
 
     def suspended_in(
         self, codes: Iterable[types.CodeType], calls: Iterable[tuple[Any, Any]], tasks: Iterable[Any] | None = None

@@ -37,6 +37,7 @@ class Recipe(BaseHTTPMiddleware):
 
 
 async def _slow(request: Request) -> Response:
+    await asyncio.sleep(0.12)  # so that the middleware has polled twice: the first time it got the request
     request.scope["tests.play"].ready("working")
     try:
         await asyncio.sleep(0.6)

@@ -20,7 +20,8 @@ LONG_STEP = 10
 SECONDS_OF_LONG_STEP = 3 * SECONDS_OF_GRACE
 """Where there is a grace, it ends the work in the middle of this step."""
 
-SECONDS_TO_CLEAN_UP = 0.05
+SECONDS_TO_CLEAN_UP = 0.15
+"""Longer than the 50 ms for which a framework that was told may leave its handler as it is."""
 
 POLICIES: dict[str, dict[str, Any]] = {
     "mute": {"policy": "mute"},
