@@ -7,7 +7,7 @@ import enum
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._backends import AppScope, Backend, Handle
 from ._state import Listener
@@ -25,7 +25,7 @@ _TURNS_TO_REACT = 32
 _TURNS_TO_LEAVE_SEND = 32
 _SECONDS_TO_LEAVE_SEND = 0.1
 
-# Seconds that such a framework has from then on to end the handler, and that whoever was told has to clean up.
+# Seconds that such a framework has from then on to end the handler.
 _SECONDS_TO_END_BY_ITSELF = 10.0
 
 # The shielded blocks that a task is in, or was made in. An app that shields nothing never sees it set.
@@ -39,6 +39,13 @@ class Block:
 
     def __init__(self, scope: Any) -> None:
         self.scope = scope
+
+
+class Told(NamedTuple):
+    """Of tasks that have received the disconnect, and may be cleaning up."""
+
+    at: float  # on the clock of time.monotonic()
+    seconds_to_clean_up: float
 
 
 class _Stage(enum.Enum):
@@ -101,19 +108,19 @@ class Cancellation:
 
     # Cancelling
 
-    def cancel(self, listener: Listener, told_at: float | None) -> float | None:
+    def cancel(self, listener: Listener, told: Told | None) -> float | None:
         """Request cancellation of the app. Returns None when requested, or the seconds after which to try again;
         math.inf where nothing can cancel it.
 
-        `told_at` is when tasks that still run received the disconnect, on the clock of time.monotonic(). It is
-        postponed while whoever asks for the disconnect is to be told, and ends the app; while another
-        cancellation of the same task is pending (the two could not be told apart afterwards, P6); and while the task
-        is running (it may be about to return, and the request would reach the server's own code).
+        `told` is of tasks that have received the disconnect and still run. It is postponed while whoever asks for the
+        disconnect is to be told, ends the app, or cleans up; while another cancellation of the same task is pending
+        (the two could not be told apart afterwards, P6); and while the task is running (it may be about to return, and
+        the request would reach the server's own code).
         """
         scope = self._scope
         if scope is None or is_left_stuck(scope):
             return math.inf
-        seconds = self._seconds_to_react(scope, listener, told_at)
+        seconds = self._seconds_to_react(scope, listener, told)
         if seconds is None:
             now = time.monotonic()
             self._since = self._since or now
@@ -129,7 +136,7 @@ class Cancellation:
             return _SECONDS_TO_LEAVE_SEND
         return 0 if self._turns_to_leave_send > 0 else None
 
-    def _seconds_to_react(self, scope: AppScope, listener: Listener, told_at: float | None) -> float | None:
+    def _seconds_to_react(self, scope: AppScope, listener: Listener, told: Told | None) -> float | None:
         """Seconds to wait for whoever is told to end the app; None to cancel now."""
         if self._stage is _Stage.ENDING:
             return None
@@ -142,8 +149,8 @@ class Cancellation:
         if listener is Listener.TOLD and scope.awaited() != self._awaited:  # the app has gone on from there
             self._stage, self._awaited = _Stage.ENDING, None
             return _SECONDS_TO_END_BY_ITSELF
-        if told_at is not None and told_at > self._tried_at - _SECONDS_TO_REACT:  # and not long before
-            if time.monotonic() - told_at < _SECONDS_TO_END_BY_ITSELF:
+        if told is not None and told.at > self._tried_at - _SECONDS_TO_REACT:  # and not long before
+            if time.monotonic() - told.at < told.seconds_to_clean_up:
                 return _SECONDS_TO_REACT
         if self._polls:
             self._polls = listener is Listener.POLLS

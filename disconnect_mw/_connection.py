@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from . import _backends, _blocked_sends, _messages, _telling
 from ._backends import Backend, Call, SendTimedOut, Woken
 from ._blocked_sends import can_block
-from ._cancellation import Block, Cancellation
+from ._cancellation import Block, Cancellation, Told
 from ._disconnected import Disconnected
 from ._errors import ClientDisconnected, is_disconnect_error
 from ._frames import is_running
@@ -39,6 +39,9 @@ Receive = Callable[[], Awaitable[Message]]
 _OPEN, _COMPLETE, _DISCONNECTED = State.OPEN, State.COMPLETE, State.DISCONNECTED
 _APP, _READER = Receiver.APP, Receiver.READER
 _UNREAD = Body.UNREAD
+
+# Seconds that a task has to clean up which was told that what it reads was cut: a body, a WebSocket.
+_SECONDS_TO_CLEAN_UP = 10.0
 
 # Seconds that completing the response may take: gunicorn's `asgi` worker waits up to 5 s in a close, Hypercorn's HTTP/2
 # for ever. And that middleware between two installs may go on after the app inside of it was cancelled.
@@ -584,6 +587,15 @@ class Connection(abc.ABC):
             return Listener.WAITS if self.is_being_read() else Listener.NONE
         return self.reader.listener()
 
+    def _told(self) -> Told | None:
+        if self.reader is None or not self.reader.told_goes_on():
+            return None
+        return Told(self.reader.told_at, self._seconds_to_clean_up())
+
+    def _seconds_to_clean_up(self) -> float:
+        """Seconds that a task has which has received the disconnect, before the app is cancelled all the same."""
+        return _SECONDS_TO_CLEAN_UP
+
     # Cancelling and shielding
 
     def require_cancellation(self) -> Cancellation:
@@ -628,8 +640,7 @@ class Connection(abc.ABC):
             # Under `mute` and `raise` the app was told long ago, and `grace` is all the time that it has.
             options = self.root.options
             was_told = options.policy in ("mute", "raise") and options.seconds_to_cancel != 0
-            told_at = self.reader.told_at if self.reader is not None and self.reader.told_goes_on() else None
-            seconds = cancellation.cancel(Listener.NONE if was_told else self._listener(), told_at)
+            seconds = cancellation.cancel(Listener.NONE if was_told else self._listener(), self._told())
         if seconds is not None and seconds < math.inf:
             self.cancel_later(seconds)
 

@@ -19,6 +19,9 @@ from ._spec_version import AskedVersion, replace_version, right_version, stated_
 from ._state import Body, Cause, Receiver
 
 _APP, _READER = Receiver.APP, Receiver.READER
+# Seconds that a task has which received nothing but the disconnect.
+_SECONDS_OF_LISTENER = 1.0
+
 _PARTIAL, _COMPLETE = Body.PARTIAL, Body.COMPLETE
 
 
@@ -124,6 +127,10 @@ class HTTPConnection(Connection):
         if self.body is Body.COMPLETE:
             return False
         return self.body is Body.PARTIAL or self._announces_body()
+
+    def _seconds_to_clean_up(self) -> float:
+        # Whoever receives after the whole body does so for the disconnect alone, and should have ended the app by then.
+        return super()._seconds_to_clean_up() if self._awaits_body() else _SECONDS_OF_LISTENER
 
     def take_empty_body(self) -> Message | None:
         if self.body is not Body.UNREAD:

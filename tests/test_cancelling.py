@@ -272,7 +272,7 @@ async def test_a_cancelled_error_of_the_apps_own_passes_while_nobody_is_cancelle
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await DisconnectMiddleware(app, policy="cancel", grace=60)(far.scope(), far.receive, far.send)
+        await DisconnectMiddleware(app, policy="mute", grace=60)(far.scope(), far.receive, far.send)
 
 
 # Not after the last message

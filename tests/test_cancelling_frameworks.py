@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, _cancellation
+from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, _cancellation, _http
 
 from .support.records import ended
 from .support.serving import GRACE, App, call, left, living, on_asyncio, serve, turns
@@ -180,7 +180,7 @@ async def test_a_framework_that_hears_of_it_and_does_not_react_is_cancelled(
 ) -> None:
     """At once if its listener ends; if it goes on, it may be cleaning up, and has longer."""
     monkeypatch.setattr(_cancellation, "_SECONDS_TO_REACT", 0.005)
-    monkeypatch.setattr(_cancellation, "_SECONDS_TO_END_BY_ITSELF", 0.1 if goes_on else 60)
+    monkeypatch.setattr(_http, "_SECONDS_OF_LISTENER", 0.1 if goes_on else 60)
     far = http()
     steps: list[Any] = []
 
@@ -314,7 +314,6 @@ async def test_a_handler_behind_middleware_that_is_told_has_time_to_clean_up() -
     app.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
     await serve(app, far, {**far.scope(), "method": "POST", "headers": [(b"content-length", b"9")]}, policy="cancel")
     assert steps == ["cleaned up"]
-
 
 
 @pytest.mark.parametrize("count", range(8))

@@ -82,6 +82,7 @@ async def flood(scope: Any, receive: Any, send: Any) -> None:
                     return
                 if play.variant != "bare" and connection(scope).disconnect is not None:
                     play.line("send returns, and the client has gone")
+                    await anyio.sleep(0.1)  # an await of the app's own, in which it may be cancelled
                     break
                 if stopwatch.was_long:
                     break

@@ -54,7 +54,7 @@ PHASES = {"http": "on_disconnect: during the response", "websocket": "on_disconn
 SEEN = {
     "mute-timeout": ("send returns, and the client has gone", TO_THE_END),
     "raise-timeout": ("send raises ClientDisconnected", TO_THE_END),
-    "cancel-timeout": ("was cancelled",),
+    "cancel-timeout": ("send returns, and the client has gone", "was cancelled"),
 }
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 NORMAL_CLOSURE = b"\x88\x02\x03\xe8"

@@ -120,7 +120,7 @@ def play(setup: Setup) -> Played:
 @pytest.fixture(scope="module")
 def playing(request: pytest.FixtureRequest) -> Iterator[dict[Setup, Future[Played]]]:
     chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    setups = dict.fromkeys(params["setup"] for params in chosen if "framework" in params)
+    setups = dict.fromkeys(params["setup"] for params in chosen if {"setup", "framework"} <= params.keys())
     with ThreadPoolExecutor(2) as threads:
         yield {setup: threads.submit(play, setup) for setup in setups if why_not(setup) is None}
 

@@ -38,9 +38,10 @@ def signal(run: str, name: str) -> anyio.Event:
 class Play:
     """One call of an app."""
 
-    def __init__(self, run: str, variant: str) -> None:
+    def __init__(self, run: str, variant: str, stated: str | None) -> None:
         self._run = run
         self.variant = variant
+        self.stated = stated  # by the server: its spec_version
         self.known = False  # whether the app has seen the disconnect
         self._disconnect: Any = None
 

@@ -66,7 +66,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def _play(name: str, variant: str, run: str, scope: Any, receive: Any, send: Any) -> None:
-    play = scope["tests.play"] = Play(run, variant)
+    play = scope["tests.play"] = Play(run, variant, scope["asgi"].get("spec_version"))
 
     async def watched_send(message: Any) -> Any:
         if play.known and (message.get("body") or message.get("text") or message.get("bytes")):

@@ -27,6 +27,10 @@ async def aftermath(stage: Stage) -> None:
     await stage.receive()
 
 
+def is_raising(version: str | None) -> bool:
+    return tuple(map(int, (version or "2.0").split("."))) >= (2, 4)
+
+
 @probe
 async def listen(stage: Stage) -> None:
     await begin(stage)
@@ -40,8 +44,10 @@ async def before_start(stage: Stage) -> None:
     await stage.receive()
     stage.play.ready("reading")
     await disconnected(stage)
-    version = stage.scope["asgi"].get("spec_version", "2.0")
-    stage.play.line(f"spec_version at least 2.4: {tuple(map(int, version.split('.'))) >= (2, 4)}")
+    # Under `mute` a server that states 2.4 keeps it once something has been received (P4).
+    raises = "raise" in stage.play.variant or is_raising(stage.play.stated)
+    stated = stage.scope["asgi"].get("spec_version")
+    stage.play.line("the right spec_version" if is_raising(stated) == raises else f"THE WRONG spec_version {stated}")
     await start(stage)
     await aftermath(stage)
 

@@ -18,6 +18,9 @@ PATIENCE = 2.0
 GRACE = 0.2
 """Seconds for which an app may go on under the options named `grace`."""
 
+SECONDS_TO_END = 0.2
+"""Longer than what waits to be told has to react, before it is cancelled."""
+
 Probe = Callable[[Stage], Awaitable[None]]
 
 APPS: dict[tuple[str, str], Any] = {}

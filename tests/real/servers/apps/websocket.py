@@ -10,7 +10,7 @@ import anyio
 from disconnect_mw import ClientDisconnected, connection
 
 from ..play import Stage
-from .probes import PATIENCE, probe, start_waiting, together
+from .probes import PATIENCE, SECONDS_TO_END, probe, start_waiting, together
 from .steps import (
     commit,
     disconnected,
@@ -253,14 +253,12 @@ async def ws_ticks(stage: Stage) -> None:
 
 @probe
 async def ws_reads_and_waits(stage: Stage) -> None:
+    """Receives the disconnect itself, and takes its time to end."""
     await greet(stage)
     stage.play.ready("open")
-
-    async def read() -> None:
-        await disconnected(stage)
-        await pause()
-
-    await is_cancelled(stage.play, read, lambda: again(stage))
+    await disconnected(stage)
+    await anyio.sleep(SECONDS_TO_END)
+    await again(stage)
 
 
 @probe
