@@ -129,6 +129,7 @@ def check(run: Run) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])  # uvloop is no other backend of the middleware
 @pytest.mark.parametrize("policy", ["mute", "raise"])
 @pytest.mark.parametrize("behaviour", ALL_BEHAVIOURS)
 async def test_every_script_keeps_the_promises(

@@ -193,9 +193,9 @@ class TrioBackend(Backend):
     def suspended_in(
         self, codes: Iterable[types.CodeType], calls: Iterable[tuple[Any, Any]], tasks: Iterable[Any] | None = None
     ) -> Iterator[tuple[Any, Any, list[Any]]]:
-        apps = {scope.task for scope in tasks or () if scope.task is not None}
+        apps = None if tasks is None else {scope.task for scope in tasks if scope.task is not None}
         for owner, call in calls:
-            for task in apps | call.scopes.keys():
+            for task in list(call.scopes) if apps is None else apps:
                 awaited = list(chain(task.coro))
                 # In `fail_after` a task of its own makes the call.
                 starts = [index + 1 for index, awaitable in enumerate(awaited) if is_method_of(owner, codes, awaitable)]

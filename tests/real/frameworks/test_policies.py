@@ -21,10 +21,10 @@ from .sizes import SECONDS_OF_GRACE, STEPS
 SETUPS = [
     Setup("uvicorn", INSTALLED, "uvloop", "httptools", "websockets-sansio"),
     Setup("hypercorn", INSTALLED, "asyncio"),
-    Setup("granian", INSTALLED, "asyncio"),
 ]
 if IS_FULL:
     SETUPS += [
+        Setup("granian", INSTALLED, "asyncio"),
         Setup("uvicorn", INSTALLED, "asyncio", "h11", "websockets"),
         Setup("gunicorn", INSTALLED, "asyncio", worker="asgi"),
     ]

@@ -148,7 +148,7 @@ class Server:
             try:
                 self.mark("started")
                 return
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, Hang):  # a busy machine takes long to import an app
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     raise Crash(f"the server does not listen\n{self.last_words()}") from None
                 time.sleep(0.02)  # the server emits nothing when it listens

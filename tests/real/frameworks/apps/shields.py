@@ -24,7 +24,7 @@ from .work import app, run_of
 
 __all__ = ["app"]
 
-SECONDS_OF_GRACE = 0.4
+SECONDS_OF_GRACE = 2.0
 
 SECONDS = 0.05
 """Of the await that must not be cut."""
@@ -33,7 +33,7 @@ SECONDS_UNTIL_IT_IS_KNOWN = 0.15
 """Twice the 75 ms after which the middleware has checked for the first time."""
 
 TICKS = 3
-SECONDS_PER_TICK = 0.3
+SECONDS_PER_TICK = 1.4
 """Until the work ends by itself; a grace ends between two of them."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
