@@ -169,6 +169,35 @@ class TwoArguments:
         return "<a strange object>"
 
 
+@pytest.mark.parametrize(
+    ("value", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError), ("2", TypeError)]
+)
+def test_what_is_no_number_of_orphans_is_refused(value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^max_orphans must be "):
+        DisconnectMiddleware(single, policy="finish", max_orphans=value)
+
+
+def test_a_limit_where_nothing_can_go_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="^max_orphans needs apps that can go on for nobody"):
+        DisconnectMiddleware(single, policy="raise", max_orphans=1)
+    DisconnectMiddleware(single, policy="raise", max_orphans=1, policy_for={"/agents/*": "finish"})
+
+
+@pytest.mark.parametrize(
+    ("policies", "error", "text"),
+    [
+        ({"/answer": "cancle"}, ValueError, "policy_for['/answer'] must be 'mute', 'finish', 'cancel' or 'raise', not"),
+        ({"/answer": None}, TypeError, "policy_for['/answer'] must be"),
+        ({7: "cancel"}, TypeError, "policy_for must have patterns of paths as its keys, not 7"),
+        ({"v1/*": "cancel"}, ValueError, "policy_for has a pattern that matches no path, 'v1/*'"),
+    ],
+)
+def test_a_mapping_with_a_mistake_is_refused(policies: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as caught:
+        DisconnectMiddleware(single, policy_for=policies)
+    assert str(caught.value).startswith(text)
+
+
 @pytest.mark.parametrize(("option", "argument"), [("on_disconnect", "the Disconnect"), ("policy_for", "the scope")])
 @pytest.mark.parametrize(
     ("function", "shown"),

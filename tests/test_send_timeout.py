@@ -16,7 +16,15 @@ import pytest
 import trio
 import trio.testing
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware, Exchange, _blocked_sends, _connection, connection
+from disconnect_mw import (
+    ClientDisconnected,
+    DisconnectMiddleware,
+    Exchange,
+    _blocked_sends,
+    _cancellation,
+    _connection,
+    connection,
+)
 from disconnect_mw._backends._asyncio import AsyncioBackend
 
 from .support.messages import ACCEPT, CHUNK, CLOSE, DISCONNECT, FINAL, REQUEST, START, TEXT
@@ -451,6 +459,34 @@ async def test_on_trio_a_send_that_is_shielded_is_left_alone() -> None:
     server.until.note("drained")
     await turns()
     assert server.sent == [START, CHUNK]
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {})])
+async def test_on_trio_the_app_is_cancelled_although_its_shielded_send_never_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is at the server in a task of its own; the app's task has come back."""
+    monkeypatch.setattr(_cancellation, "_SECONDS_TO_LEAVE_SEND", 60)
+    server = Stalling()
+
+    async def shielded_send(message: Any) -> None:
+        with anyio.CancelScope(shield=True):
+            await server.send(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(CHUNK)
+        await anyio.sleep_forever()
+
+    scope = server.scope()
+    middleware = DisconnectMiddleware(app, send_timeout=TIMEOUT, policy="cancel")
+    try:
+        with anyio.fail_after(SECONDS):
+            await middleware(scope, server.receive, shielded_send)
+    finally:
+        server.until.note("drained")
+        await turns()
+    assert record_of(scope).ended == "cancelled"
 
 
 # Somebody else's cancellation

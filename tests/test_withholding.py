@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from .support.apps import behind
 from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, REQUEST, START, START_499
 from .support.records import ended, gone
 from .support.serving import GRACE_AT_HAND, SECONDS, App, Until, call, grace_at_hand, serve, turns
-from .support.simulated_server import http
+from .support.simulated_server import http, websocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
 
@@ -451,3 +452,33 @@ def test_without_an_event_loop_the_last_message_releases_it() -> None:
     with pytest.raises(StopIteration):
         DisconnectMiddleware(app, policy="finish")(far.scope(), far.receive, far.send).send(None)
     assert steps == ["sent", DISCONNECT]
+
+
+# Where nothing is withheld
+
+
+async def test_cancel_with_an_endless_grace_withholds_nothing() -> None:
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> Any:
+        await receive()
+        far.leave()
+        return await receive()
+
+    assert await serve(app, far, policy="cancel", grace=math.inf) == DISCONNECT
+
+
+async def test_on_a_websocket_finish_mutes_and_tells() -> None:
+    far = websocket()
+    got: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        await receive()
+        await send({"type": "websocket.accept"})
+        far.leave()
+        got.append((await receive())["type"])
+        await send({"type": "websocket.send", "text": "to nobody"})
+        return "saved"
+
+    assert await serve(app, far, websocket_policy="finish") == "saved"
+    assert got == ["websocket.disconnect"]
