@@ -24,6 +24,20 @@ def chain(awaitable: Any) -> Iterator[Any]:
         awaitable = _awaited_by(awaitable)
 
 
+def with_children(coroutine: Any) -> Iterator[Any]:
+    """The same, and of the tasks in each group, asyncio's or anyio's, that one of them has open."""
+    coroutines = [coroutine]
+    for one in coroutines:  # to which more are added meanwhile
+        for awaitable in chain(one):
+            yield awaitable
+            variables = gc.get_referents(awaitable)
+            shared = [thing for thing in variables if type(thing) is types.CellType]  # with a function inside
+            for thing in (*variables, *gc.get_referents(*shared)):
+                if type(thing).__name__ == "TaskGroup" and type(thing).__module__.startswith(("asyncio", "anyio")):
+                    children = (task.get_coro() for task in getattr(thing, "_tasks", ()))  # private to both
+                    coroutines += [child for child in children if child not in coroutines]
+
+
 def _awaited_by(awaitable: Any) -> Any:
     kind = _kind(awaitable)
     if kind is not None:

@@ -52,10 +52,11 @@ class DisconnectMiddleware:
       that the app goes on to its end under every framework. A request body that was cut is told at once. On a
       WebSocket as `"mute"`;
     - `"cancel"`: what the app sends is dropped, and the app is ended once, so that `finally` blocks may await. Whoever
-      waits in `receive` (or polls it) is told, and ends the app its own way: if after 50 ms and 32 turns of the event
-      loop the app still awaits what it awaited, it is cancelled, else it has 10 s. Where nobody listens it is
-      cancelled at once, as `asyncio.timeout` does it, in the task that the server runs it in; on trio by a cancel
-      scope. Never after the app's last message;
+      waits in `receive` (or has polled it within the last second) is told, and ends the app its own way: if after
+      50 ms and 32 turns of the event loop the app still awaits what it awaited, it is cancelled, else it has 10 s. A
+      task that was told, and still runs, has 10 s to clean up after a cut upload and in a WebSocket, and 1 s elsewhere.
+      Where nobody listens the app is cancelled at once, as `asyncio.timeout` does it, in the task that the server runs
+      it in; on trio by a cancel scope. Never after the app's last message;
     - `"raise"`: `send` raises `ClientDisconnected`, which ends quietly at the edge of this middleware if the app lets
       it out.
 

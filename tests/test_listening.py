@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import types
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
 
 from disconnect_mw import DisconnectMiddleware, _backends, _cancellation, _reader, connection
 from disconnect_mw.testing import HTTPSimulatedServer, servers
@@ -255,15 +258,27 @@ async def test_a_group_that_is_ending_its_tasks_counts_as_going_on() -> None:
 # Not where it would do harm
 
 
-def module(name: str) -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]:
-    """A function of a module with this name, which awaits."""
-    loaded = types.ModuleType(name)
-    exec("async def run(wait):\n    return await wait()", loaded.__dict__)
-    return loaded.run  # type: ignore[no-any-return]  # it has just been made
+Awaiting = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Awaiting]:
+    """Loads a module with this name; returns a function of it, which awaits."""
+
+    def load(name: str) -> Awaiting:
+        loaded = types.ModuleType(name)
+        exec("async def run(wait):\n    return await wait()", loaded.__dict__)
+        for part in (name.partition(".")[0], name):
+            monkeypatch.setitem(sys.modules, part, loaded)
+        return loaded.run  # type: ignore[no-any-return]  # it has just been made
+
+    return load
 
 
 @pytest.mark.parametrize("name", ["a2wsgi", "a2wsgi.wsgi"])
-async def test_an_app_that_runs_in_a2wsgis_thread_is_not_cancelled(name: str) -> None:
+async def test_an_app_that_runs_in_a2wsgis_thread_is_not_cancelled(
+    name: str, module: Callable[[str], Awaiting]
+) -> None:
     """The thread would wait for ever for what the cancelled task feeds it."""
     far = http()
     run = module(name)
@@ -282,8 +297,54 @@ async def test_an_app_that_runs_in_a2wsgis_thread_is_not_cancelled(name: str) ->
     assert not connection(scope).connected
 
 
-async def test_a_module_whose_name_only_begins_like_that_is_no_exception() -> None:
+@on_asyncio
+async def test_nor_do_its_sends_raise(module: Callable[[str], Awaiting]) -> None:
+    """They come from a task of their own."""
     far = http()
+    run = module("a2wsgi")
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        async def sender() -> None:
+            await send(START)
+            far.leave()
+            await gone(connection(scope))
+            await send(CHUNK)
+            await send(FINAL)
+
+        await run(lambda: asyncio.create_task(sender()))
+        return "answered"
+
+    assert await serve(app, far, policy="raise") == "answered"
+
+
+@on_asyncio
+async def test_nor_is_it_cancelled_behind_other_middleware(module: Callable[[str], Awaiting]) -> None:
+    """In a task of a group that the app's own task has open."""
+    far = http()
+    run = module("a2wsgi")
+    answered: list[str] = []
+
+    async def inside(scope: Any, receive: Any, send: Any) -> None:
+        async def in_thread() -> None:
+            await send(START)
+            asyncio.get_running_loop().call_later(0.01, far.leave)
+            await gone(connection(scope))
+            await anyio.sleep(2 * SECONDS_TO_REACT)
+            await turns(40)
+            answered.append("at its end")
+
+        await run(in_thread)
+
+    async def dispatch(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    await serve(BaseHTTPMiddleware(BaseHTTPMiddleware(inside, dispatch), dispatch), far, policy="cancel")
+    assert answered == ["at its end"]
+
+
+async def test_a_module_whose_name_only_begins_like_that_is_no_exception(module: Callable[[str], Awaiting]) -> None:
+    far = http()
+    module("a2wsgi")
     run = module("a2wsgi_like")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -12,7 +12,7 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any
 
-from .._frames import chain, is_method_of, is_of_package
+from .._frames import chain, is_method_of, is_of_package, with_children
 from ._base import Backend, Call, Handle, SendTimedOut, is_cancelled_error, turn
 
 # The message of a cancellation by this middleware.
@@ -75,7 +75,9 @@ class AsyncioAppScope:
         return [*chain(self._task.get_coro())][-1]
 
     def is_in_module(self, name: str) -> bool:
-        return any(map(functools.partial(is_of_package, name), chain(self._task.get_coro())))
+        if name not in sys.modules:
+            return False
+        return any(map(functools.partial(is_of_package, name), with_children(self._task.get_coro())))
 
     def has_ended_app(self) -> bool:
         return False
