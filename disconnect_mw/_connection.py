@@ -29,7 +29,7 @@ from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, Remaining, f
 from ._options import Options, Policy
 from ._reader import Reader
 from ._records import Disconnect, Exchange, Phase
-from ._sends import Counter, CountingSend, MutedSend, Send, TimedSend
+from ._sends import CountingSend, MutedSend, Send, TimedSend
 from ._spec_version import AskedVersion
 from ._state import TRANSITIONS, Body, Cause, Listener, Receiver, State
 from ._watcher import DisconnectWaiters, Watcher
@@ -51,20 +51,31 @@ _SECONDS_TO_COMPLETE = 1.0
 class Parts:
     """What only some connections have."""
 
-    __slots__ = ("cancellation", "counter", "inner", "outer", "stated", "version", "waiters", "watcher")
+    __slots__ = (
+        "bytes_sent",
+        "cancellation",
+        "inner",
+        "messages_sent",
+        "outer",
+        "stated",
+        "version",
+        "waiters",
+        "watcher",
+    )
 
     watcher: Watcher | None
     waiters: DisconnectWaiters | None
     cancellation: Cancellation | None
-    counter: Counter | None
+    messages_sent: int | None  # None where that is not counted
+    bytes_sent: int | None  # of payload
     stated: object  # the `spec_version` that the server states, where the scope states another one
     version: AskedVersion | None
     outer: Connection | None  # of the next install further out
     inner: tuple[Connection, ...]  # of installs further in
 
     def __init__(self) -> None:
-        self.watcher = self.waiters = self.cancellation = self.counter = self.outer = None
-        self.stated = self.version = None
+        self.watcher = self.waiters = self.cancellation = self.outer = None
+        self.messages_sent = self.bytes_sent = self.stated = self.version = None
         self.inner = ()
 
 
@@ -161,14 +172,13 @@ class Connection(abc.ABC):
             self._send = TimedSend(self._send, send_timeout, self.backend)
         if counts:
             self._count()
-        if watches:
-            self.watch(contextvars.copy_context())
+        if watches and self.token is not None:
+            watcher = self.own_parts().watcher = Watcher()
+            watcher.start(self.check, contextvars.copy_context(), self.backend, self.token)
 
     def _count(self) -> None:
         """Count what is sent from now on."""
-        counting = CountingSend(self._send)
-        self.own_parts().counter = counting
-        self._send = counting.send
+        self._send = CountingSend(self._send, self.own_parts()).send
 
     def watch(self, context: contextvars.Context) -> None:
         """Detect the disconnect from now on, even if the app does not call `receive`."""
@@ -419,8 +429,10 @@ class Connection(abc.ABC):
         is_guessed = self.disconnect_message is None
         if is_guessed and not is_reported:
             return False
-        if self.parts.counter is not None:
-            self.parts.counter.was_not_sent(message)
+        parts = self.parts
+        if parts.messages_sent is not None and parts.bytes_sent is not None:
+            parts.messages_sent -= 1
+            parts.bytes_sent -= _messages.payload(message)
         self._on_disconnect(Cause.SEND_FAILED, self.disconnect_message or self._new_disconnect())
         self._set_remaining(after)  # outer middleware has had `message`: it must not be sent again
         assert self.disconnected is not None  # since messages remained
@@ -826,10 +838,9 @@ class Connection(abc.ABC):
     def make_exchange(self, raised: BaseException | None) -> Exchange:
         """The record of the exchange, whose app has ended with this exception, or none."""
         assert self.disconnected is not None and self.disconnected.record is not None
-        counter = self.parts.counter
+        parts = self.parts
         seconds = monotonic() - self.began - self.disconnected.record.seconds
-        sent, payload = (None, None) if counter is None else (counter.messages, counter.payload)
-        return self.disconnected.make_exchange(raised, seconds, self.status(), sent, payload)
+        return self.disconnected.make_exchange(raised, seconds, self.status(), parts.messages_sent, parts.bytes_sent)
 
 
 def _client_of(scope: Any) -> tuple[str, int] | None:

@@ -14,7 +14,6 @@ from ._frames import is_running
 from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, after_http, field
 from ._reader import Reader
 from ._records import Phase
-from ._sends import Counter
 from ._spec_version import AskedVersion, replace_version, right_version, stated_version, states_raising
 from ._state import Body, Cause, Receiver
 
@@ -73,7 +72,8 @@ class HTTPConnection(Connection):
         return None
 
     def _count(self) -> None:
-        self.own_parts().counter = Counter()
+        parts = self.own_parts()
+        parts.messages_sent = parts.bytes_sent = 0
         self.__class__ = CountingHTTPConnection
 
     def _before_send(self, message: Mapping[str, Any]) -> None:
@@ -144,9 +144,19 @@ class HTTPConnection(Connection):
         parts, is_muted = self.parts, self.options.policy == "mute"
         asked, stated = parts.version, parts.stated
         if stated is None:
+            try:
+                asgi = scope["asgi"]
+                if asgi["spec_version"] == "2.3" and asked is None:  # as nearly always
+                    if not is_muted:
+                        scope["asgi"] = asgi = asgi.copy()  # a server may share one dict among requests
+                        asgi["spec_version"] = "2.4"
+                        self.own_parts().stated = "2.3"
+                        return
+                    if scope["method"] == "GET":
+                        return
+            except (AttributeError, KeyError, TypeError):
+                pass
             stated = stated_version(scope)
-            if is_muted and stated == "2.3" and asked is None and scope.get("method") == "GET":  # as nearly always
-                return
         if asked is None and not is_muted:  # the same at every look
             version = right_version(stated, True)
             if version != stated:
@@ -244,13 +254,13 @@ class CountingHTTPConnection(HTTPConnection):
         """As `Connection.send`, which this repeats."""
         before, send = self._remaining, self._send
         if self.disconnected is None:
-            counter: Any = self.parts.counter
-            counter.messages += 1
+            counter: Any = self.parts
+            counter.messages_sent += 1
         else:
             counter = None
         try:
             if counter is not None and "body" in message:
-                counter.payload += len(message["body"])
+                counter.bytes_sent += len(message["body"])
             if before is RESPONSE_REMAINING and message["type"] == "http.response.start" and "trailers" not in message:
                 self._start = message
                 self._remaining = BODY_REMAINING

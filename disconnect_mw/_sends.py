@@ -14,35 +14,31 @@ from ._messages import Message, Remaining
 Send = Callable[[Message], Awaitable[Any]]
 
 
-class Counter:
-    """How many messages and bytes of payload the server was given."""
+class Counter(Protocol):
+    """How many messages, and bytes of payload, the server was given."""
 
-    __slots__ = ("messages", "payload")
-
-    def __init__(self) -> None:
-        self.messages = self.payload = 0
-
-    def was_not_sent(self, message: Message) -> None:
-        self.messages -= 1
-        self.payload -= _messages.payload(message)
+    messages_sent: int | None
+    bytes_sent: int | None
 
 
-class CountingSend(Counter):
+class CountingSend:
     """The server's `send`, which counts what passes."""
 
-    __slots__ = ("_send",)
+    __slots__ = ("_counter", "_send")
 
-    def __init__(self, send: Send) -> None:
-        super().__init__()
+    def __init__(self, send: Send, counter: Counter) -> None:
         self._send = send
+        self._counter: Any = counter
+        counter.messages_sent = counter.bytes_sent = 0
 
     def send(self, message: Message) -> Awaitable[Any]:
-        self.messages += 1
+        counter = self._counter
+        counter.messages_sent += 1
         try:
             if "body" in message:
-                self.payload += len(message["body"])
+                counter.bytes_sent += len(message["body"])
             elif message["type"] == "websocket.send":
-                self.payload += _messages.payload(message)
+                counter.bytes_sent += _messages.payload(message)
         except (KeyError, TypeError):  # no ASGI message: the server complains of it
             pass
         send = self._send  # called as a variable, at half the cost
