@@ -355,7 +355,7 @@ class Connection(abc.ABC):
         """The reader, made if there is none yet."""
         if self.reader is None:
             prefers_task = self.is_http and self.body is Body.COMPLETE
-            self.reader = Reader(self, prefers_task)
+            self.reader = Reader(self, prefers_task, self.body is not _UNREAD)
             if self._reading is None:
                 self._reading = _READER
         return self.reader
@@ -500,7 +500,7 @@ class Connection(abc.ABC):
             after=self._after,
             backend=self.backend,
             raises=self._raises,
-            completed=self.wake_readers,
+            completed=self._completed_for_nobody,
             outer=self.parts.outer if self.is_http else None,
         )
         if self.scope is None:  # the exchange is over
@@ -643,6 +643,7 @@ class Connection(abc.ABC):
         if not of_root.is_over:
             of_root.is_over = True
             self.root.wake_readers()
+            self.root.discard_orphan()
         if self.parts.inner:
             self._for_inner(Connection.cancel_app)
             return
@@ -699,12 +700,16 @@ class Connection(abc.ABC):
             cancellation.shield_scopes()
         return block
 
-    def end_shield(self, block: Block) -> None:
+    def end_shield(self, block: Block) -> bool:
+        """Returns whether a cancellation by us, which the block has held off, is on its way now."""
         root = self.root
         cancellation = root.require_cancellation()
         cancellation.end_shield(block)
-        if not cancellation.blocks and root.disconnect_message is not None:
-            root.backend.call_in(root.token, root.shield_ended)
+        if cancellation.blocks or root.disconnect_message is None:
+            return False
+        is_due = cancellation.is_due
+        root.backend.call_in(root.token, root.shield_ended)
+        return is_due
 
     def shield_ended(self) -> None:
         """Do what the last shielded block held off."""
@@ -726,14 +731,14 @@ class Connection(abc.ABC):
 
     # Going on for nobody
 
-    def is_orphan(self) -> bool:
-        disconnected = self.disconnected
-        return (
-            self.scope is not None
-            and disconnected is not None
-            and bool(disconnected.unsent)
-            and not (self.parts.cancellation is not None and self.parts.cancellation.is_over)
-        )
+    def _completed_for_nobody(self) -> None:
+        """The app has sent its last message, which was muted."""
+        self.wake_readers()
+        self.discard_orphan()
+
+    def discard_orphan(self) -> None:
+        if self.options.orphans is not None:
+            self.options.orphans.discard(self)
 
     def is_shielded(self) -> bool:
         return self.parts.cancellation is not None and bool(self.parts.cancellation.blocks)
@@ -832,8 +837,7 @@ class Connection(abc.ABC):
         if self.disconnect_message is not None and self.token is not None:
             _blocked_sends.close(self, self.backend, self.token)
             _telling.abandoned.discard(self, self.token)
-        if self.options.orphans is not None:
-            self.options.orphans.discard(self)
+        self.discard_orphan()
 
     def make_exchange(self, raised: BaseException | None) -> Exchange:
         """The record of the exchange, whose app has ended with this exception, or none."""

@@ -18,6 +18,10 @@ from ._spec_version import AskedVersion, replace_version, right_version, stated_
 from ._state import Body, Cause, Receiver
 
 _APP, _READER = Receiver.APP, Receiver.READER
+# Turns of the event loop in which a response begins whose framework has looked at the version. Through one
+# BaseHTTPMiddleware it takes six.
+_TURNS_TO_BEGIN = 32
+
 # Seconds that a task has which received nothing but the disconnect.
 _SECONDS_OF_LISTENER = 1.0
 
@@ -146,18 +150,16 @@ class HTTPConnection(Connection):
         if stated is None:
             try:
                 asgi = scope["asgi"]
-                if asgi["spec_version"] == "2.3" and asked is None:  # as nearly always
+                if asgi["spec_version"] == "2.3" and scope["method"] == "GET" and asked is None:  # as nearly always
                     if not is_muted:
                         scope["asgi"] = asgi = asgi.copy()  # a server may share one dict among requests
                         asgi["spec_version"] = "2.4"
                         self.own_parts().stated = "2.3"
-                        return
-                    if scope["method"] == "GET":
-                        return
+                    return
             except (AttributeError, KeyError, TypeError):
                 pass
             stated = stated_version(scope)
-        if asked is None and not is_muted:  # the same at every look
+        if asked is None and not is_muted and not self.asks_for_body(scope):  # the same at every look
             version = right_version(stated, True)
             if version != stated:
                 self.own_parts().stated = stated
@@ -178,9 +180,11 @@ class HTTPConnection(Connection):
         """Have `scope`, and its copies, state what is right each time that somebody looks."""
         asked = self.parts.version
         if asked is None:
-            asked = self.own_parts().version = AskedVersion()
+            asked = AskedVersion()
+            asked.stated = stated
+            self.own_parts().version = asked
         if scope.get("asgi") is not asked:
-            asked.ask(scope, stated, self._look, not states_raising(stated))
+            asked.ask(scope, self._look, self.states_raising())
 
     def states_raising(self) -> bool:
         """Whether frameworks are to leave the disconnect to us, and the request body to whoever reads it."""
@@ -200,9 +204,37 @@ class HTTPConnection(Connection):
         remaining = self._remaining if disconnected is None else disconnected.unsent
         if asked is not None and remaining is RESPONSE_REMAINING:
             asked.is_relied_on = raises
-            if raises and self.parts.watcher is None:  # nobody else detects it: a server's send may be silent
-                self.backend.call_in(self.token, functools.partial(self.watch, contextvars.copy_context()))
+            if raises:
+                self.backend.call_in(self.token, functools.partial(self._relied_on, contextvars.copy_context()))
         return raises
+
+    def _relied_on(self, context: contextvars.Context) -> None:
+        """Somebody relies on `send` to raise, and does not listen."""
+        self.watch(context)  # nobody else detects the disconnect: a server's send may be silent
+        self._read_away(context, _TURNS_TO_BEGIN)
+
+    def _read_away(self, context: contextvars.Context, turns: int) -> None:
+        """Read the body that the app leaves unread while it answers, as the framework's listener would have.
+
+        A client may send all of it before it reads the answer.
+        """
+        asked = self.parts.version
+        if (
+            asked is None
+            or not asked.is_relied_on
+            or states_raising(asked.stated)
+            or self.disconnect_message is not None
+        ):
+            return
+        if self._reads_further():
+            if self._awaits_body():
+                self.require_reader().read_away(context)
+        elif turns:
+            self.backend.call_soon(functools.partial(self._read_away, context, turns - 1))
+
+    def check(self, context: contextvars.Context) -> None:
+        super().check(context)
+        self._read_away(context, 0)
 
     def is_to_raise(self) -> bool:
         """Whether the app, or its framework, relies on `send` to raise."""
@@ -212,7 +244,7 @@ class HTTPConnection(Connection):
     def _raises(self, message: Message) -> bool:
         root = self.root
         if root.options.policy == "raise":
-            return not self._is_left_stuck()
+            return not (self._reports_error(message) or self._is_left_stuck())
         # BaseHTTPMiddleware makes a chunk and an empty end of a response in one piece: the first chunk is muted.
         disconnected = self.disconnected
         return (
@@ -222,6 +254,16 @@ class HTTPConnection(Connection):
             and disconnected is not None
             and disconnected.chunks_muted > 1
         )
+
+    def _reports_error(self, message: Message) -> bool:
+        """Whether it is of a response of 500 or more that begins after the disconnect: a framework's for a bug.
+
+        Raised there, `ClientDisconnected` would take the place of the bug (P5).
+        """
+        assert self.disconnected is not None
+        start = message if field(message, "type") == "http.response.start" else self.disconnected.start
+        status = None if start is None else field(start, "status")
+        return isinstance(status, int) and status >= 500
 
     def _is_left_stuck(self) -> bool:
         scope = self.backend.app_scope(self.task)

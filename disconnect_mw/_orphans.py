@@ -8,10 +8,6 @@ from typing import Protocol
 class Orphan(Protocol):
     """What is needed of a connection."""
 
-    def is_orphan(self) -> bool:
-        """Whether its app goes on for nobody, and could be cancelled but for a shielded block."""
-        ...
-
     def is_shielded(self) -> bool: ...
 
     def end_orphan(self) -> None:
@@ -29,14 +25,14 @@ class Orphans:
         self._orphans: dict[Orphan, None] = {}  # in the order in which their clients left
 
     def add(self, new: Orphan) -> None:
-        """One more. If that is one too many, the one that has gone on longest, and is not shielded, is cancelled."""
+        """One more. If that is one too many, the one that has gone on longest, and is not shielded, is ended."""
         self._orphans[new] = None
-        going_on = [orphan for orphan in [*self._orphans] if orphan.is_orphan()]
-        if len(going_on) > self._limit:
-            oldest = next((orphan for orphan in going_on if not orphan.is_shielded()), None)
+        if len(self._orphans) > self._limit:
+            oldest = next((orphan for orphan in [*self._orphans] if not orphan.is_shielded()), None)
             if oldest is not None:
                 self.discard(oldest)
                 oldest.end_orphan()
 
     def discard(self, orphan: Orphan) -> None:
+        """It goes on for nobody no more: it has ended, or sent its last message, or is to be ended anyway."""
         self._orphans.pop(orphan, None)

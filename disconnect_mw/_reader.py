@@ -9,6 +9,7 @@ disconnect.
 from __future__ import annotations
 
 import contextvars
+import logging
 import math
 from collections.abc import Awaitable
 from time import monotonic
@@ -18,6 +19,8 @@ from ._backends import Backend, Call, Handle, Waiter, is_cancelled_error
 from ._messages import Message, brings_input, field, payload
 from ._state import Listener
 
+_LOGGER = logging.getLogger("disconnect_mw")
+
 # How many turns of the loop the server has to say whether its client has disconnected, when its send raised what may
 # also be a mistake of the app's. It knows at once; the turns are for a task that brings the disconnect.
 _TURNS_TO_ASK = 5
@@ -25,11 +28,14 @@ _TURNS_TO_ASK = 5
 # How many messages that wait before the disconnect are read, for the app to receive later, in search of it.
 _MESSAGES_TO_ASK = 64
 
-# And how many bytes of a request body that the app does not read, while it answers.
+# And how many bytes of a request body that the app does not read, while it answers. (Beyond it a body that a
+# framework's listener would have taken is discarded, as by that.)
 _BYTES_TO_ASK = 1 << 20
 
-# Seconds for which a task whose `receive` was cancelled counts as one that will ask again.
+# Seconds for which a task whose `receive` was cancelled counts as one that will ask again; or half as long again as it
+# took from one time to the next, up to a limit.
 _BETWEEN_POLLS = 1.0
+_BETWEEN_POLLS_AT_MOST = 10.0
 
 # After how many answers of the disconnect all other tasks get a turn. An app that asks again and again, whatever it is
 # told, just waits under Hypercorn and Daphne, which tell it once; here it must not starve the event loop.
@@ -72,9 +78,13 @@ class Reader:
         "_answers",
         "_asking",
         "_failure",
+        "_has_discarded",
         "_has_drained",
+        "_is_asked",
         "_mark",
         "_polled_at",
+        "_polls_until",
+        "_reads_away",
         "_source",
         "_task",
         "_told",
@@ -86,8 +96,9 @@ class Reader:
         "told_at",
     )
 
-    def __init__(self, source: Source, prefers_task: bool) -> None:
+    def __init__(self, source: Source, prefers_task: bool, has_delivered: bool) -> None:
         self._source = source
+        self._is_asked = has_delivered  # by the app, at any time
         self.prefers_task = prefers_task
         self.has_woken_app = False  # in its own read, because the disconnect is known
         self._mark: object = None  # the read of a task of our own
@@ -95,8 +106,11 @@ class Reader:
         self._ahead: list[Message] = []  # read before the app asked
         self._failure: BaseException | None = None  # what the server's receive raised before the app asked
         self._waiters: list[Waiter] = []  # for a read to be over
+        self._reads_away = False  # a body for which nobody has asked yet
+        self._has_discarded = False  # of that body
         self._has_drained = False  # a WebSocket, of what its peer said before it left
         self._polled_at = -math.inf  # when a `receive` was last cancelled, on the clock of monotonic()
+        self._polls_until = -math.inf  # the time until which the next one may come
         self._asking = 0  # tasks that are in `receive`
         self._answers = 0  # of the disconnect
         self._told: set[Any] = set()  # the tasks that got one
@@ -106,6 +120,9 @@ class Reader:
 
     async def receive(self) -> Message:
         self._asking += 1
+        self._is_asked, self._reads_away = True, False
+        if self._has_discarded and self._source.disconnect_message is None:
+            _LOGGER.warning("the app asks for a request body which it had left unread while it answered: it is lost")
         try:
             return await self._receive()
         finally:
@@ -183,7 +200,11 @@ class Reader:
 
     def receive_cancelled(self) -> None:
         """A task has given up waiting for a message. If that was a peek, or a time-out, others will come."""
-        self._polled_at = monotonic()
+        now = monotonic()
+        interval = now - self._polled_at  # without an end, the first time
+        may_take = 1.5 * interval if interval < _BETWEEN_POLLS_AT_MOST else 0
+        self._polls_until = now + min(max(_BETWEEN_POLLS, may_take), _BETWEEN_POLLS_AT_MOST)
+        self._polled_at = now
 
     def wake(self) -> None:
         """Wake the waiting tasks: a read is over, or the disconnect is known."""
@@ -222,10 +243,18 @@ class Reader:
         """
         if self._is_busy() or self._failure:
             return
-        if not self._is_far_ahead() or (
-            reads_further and len(self._ahead) < _MESSAGES_TO_ASK and sum(map(payload, self._ahead)) < _BYTES_TO_ASK
-        ):
+        if not self._is_far_ahead() or (reads_further and not self._is_full()):
             self._start(context, reads_on=True)
+
+    def read_away(self, context: contextvars.Context) -> None:
+        """Read a body for which nobody asks, to its end. What does not fit is discarded, unless the app asks first."""
+        if not (self._is_asked or self._failure):
+            self._reads_away = True
+            if not self._is_busy():
+                self._start(context, reads_on=True)
+
+    def _is_full(self) -> bool:
+        return len(self._ahead) >= _MESSAGES_TO_ASK or sum(map(payload, self._ahead)) >= _BYTES_TO_ASK
 
     def _is_far_ahead(self) -> bool:
         """Whether a message was read that the app may want, beyond what each exchange begins with."""
@@ -256,9 +285,14 @@ class Reader:
                 if field(message, "type") == source.DISCONNECT:
                     self.has_read_disconnect = True
                     break
-                self._ahead.append(message)
+                if not self._has_discarded:
+                    self._ahead.append(message)
+                if self._reads_away and self._is_full():
+                    self._has_discarded = True
+                    self._ahead.clear()
                 is_known = source.disconnect_message is not None
-                if is_known or not reads_on or self._is_far_ahead() or self._mark is not mark:
+                is_enough = self._is_far_ahead() and not self._reads_away
+                if is_known or not reads_on or is_enough or self._mark is not mark:
                     break
                 self.wake()
         except BaseException as exception:
@@ -301,7 +335,7 @@ class Reader:
             return Listener.TOLD
         if self._asking or self._source.is_being_read():
             return Listener.WAITS
-        return Listener.POLLS if monotonic() - self._polled_at < _BETWEEN_POLLS else Listener.NONE
+        return Listener.POLLS if monotonic() < self._polls_until else Listener.NONE
 
     def has_told_caller(self) -> bool:
         """Whether the calling task has received the disconnect itself."""

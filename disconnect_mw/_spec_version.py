@@ -82,12 +82,11 @@ class AskedVersion(dict[str, Any]):
     is_relied_on: bool  # at the last look before the response began, `send` was said to raise
     _ask: Callable[[], bool] | None
 
-    def ask(self, scope: Any, stated: object, ask: Callable[[], bool], raises: bool) -> None:
+    def ask(self, scope: Any, ask: Callable[[], bool], raises: bool) -> None:
         """Be the `asgi` of `scope`, and call `ask` at each look: whether `send` raises. By now it does if `raises`."""
-        self.stated = stated
         self.is_relied_on = False
         self._ask = ask
-        replace_version(scope, right_version(stated, raises), self)
+        replace_version(scope, right_version(self.stated, raises), self)
 
     def close(self) -> None:
         """The exchange is over: do not hold the connection, which holds this."""

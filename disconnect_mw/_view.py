@@ -226,10 +226,10 @@ class Shield:
             return False
         mine = [number for number, block in enumerate(self._blocks) if in_shield(block)]
         block = self._blocks.pop(mine[-1] if mine else -1)  # a generator may be closed by another task
-        found.end_shield(block)
+        is_due = found.end_shield(block)
         is_absorbed = block.scope is not None and bool(block.scope.__exit__(kind, exception, traceback))
-        if exception is None and found.disconnect_message is not None:
-            await found.backend.checkpoint()  # in which the cancellation that was held off is delivered
+        if exception is None and is_due:
+            await found.backend.checkpoint()  # in which the cancellation is delivered
         return is_absorbed
 
 

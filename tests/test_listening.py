@@ -148,6 +148,24 @@ async def test_an_app_that_stops_polling_is_cancelled_in_the_end(monkeypatch: py
     assert exchange.seconds >= 0.1
 
 
+async def test_an_app_that_polls_seldom_is_waited_for_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half as long again as it took from one poll to the next."""
+    monkeypatch.setattr(_reader, "_BETWEEN_POLLS", 0.001)
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> Any:
+        await receive()
+        for _ in range(2):
+            with anyio.move_on_after(0.001):
+                await receive()
+            await anyio.sleep(2 * SECONDS_TO_REACT)
+        far.leave()
+        await anyio.sleep(SECONDS_TO_REACT / 2)
+        return await receive()
+
+    assert await serve(app, far, policy="cancel") == DISCONNECT
+
+
 async def test_where_nobody_listens_the_app_is_cancelled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     timers = note_timers(monkeypatch)
     far = http()

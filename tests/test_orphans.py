@@ -13,6 +13,7 @@ import pytest
 
 from disconnect_mw import DisconnectMiddleware, connection
 from disconnect_mw._connection import Connection
+from disconnect_mw._orphans import Orphans
 
 from .support.messages import ACCEPT, FINAL, START
 from .support.records import ended, gone
@@ -57,6 +58,24 @@ class Visits:
                     scopes.append(scope)
                 self.until.note("over")
         return [ended(scope) for scope in scopes]
+
+
+def test_one_more_costs_the_same_however_many_there_are() -> None:
+    """P9."""
+
+    class One:
+        asked = 0
+
+        def is_shielded(self) -> bool:
+            One.asked += 1
+            return False
+
+        def end_orphan(self) -> None: ...
+
+    orphans = Orphans(100)
+    for _ in range(1000):
+        orphans.add(One())
+    assert One.asked == 900
 
 
 @pytest.mark.parametrize("policy", ["mute", "finish"])

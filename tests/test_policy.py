@@ -131,12 +131,13 @@ async def test_the_app_gets_the_servers_own_scope_made_true(kind: str, options: 
         scope["written by"] = "the app"
 
     shared = {"version": "3.0", "spec_version": "2.5"}
-    scope = {"type": kind, "asgi": shared}
+    request = {"type": kind, "http_version": "1.1", "method": "GET"}
+    scope = {**request, "asgi": shared}
     await DisconnectMiddleware(app, **options)(scope, receive, send)
     assert got[0] is scope
     del scope["disconnect_mw.connection"]  # the handler's view
     assert (scope, shared) == (
-        {"type": kind, "asgi": {"version": "3.0", "spec_version": version}, "written by": "the app"},
+        {**request, "asgi": {"version": "3.0", "spec_version": version}, "written by": "the app"},
         {"version": "3.0", "spec_version": "2.5"},
     )
 

@@ -12,6 +12,10 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware
 
@@ -45,6 +49,49 @@ async def test_the_apps_own_exceptions_always_pass(error: Exception) -> None:
     with pytest.raises(type(error)) as left:
         await run(server, after_disconnect(server, app))
     assert left.value is error
+
+
+@pytest.mark.parametrize("policy", ["mute", "raise"])
+async def test_a_bug_that_a_framework_answers_with_500_passes(policy: Any) -> None:
+    """Raised from that answer's send, `ClientDisconnected` would take its place."""
+    server = SimulatedServer()
+    bug = ValueError("the app's own")
+
+    async def endpoint(request: Request) -> Response:
+        server.leave()
+        while not await request.is_disconnected():
+            pass
+        raise bug
+
+    app = Starlette(routes=[Route("/", endpoint)])
+    with pytest.raises(ValueError) as left:
+        await run(server, app, policy=policy)
+    assert left.value is bug
+
+
+@pytest.mark.parametrize(("status", "raises"), [(499, True), (500, False), ("500", True), (None, True)])
+async def test_only_such_an_answer_is_muted_under_raise(status: Any, raises: bool) -> None:
+    server = SimulatedServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in ({**START, "status": status}, CHUNK, FINAL):
+            with pytest.raises(ClientDisconnected) if raises else contextlib.nullcontext():
+                await send(message)
+
+    await run(server, after_disconnect(server, app), policy="raise")
+
+
+async def test_nor_is_an_answer_that_had_begun_before() -> None:
+    server = SimulatedServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({**START, "status": 500})
+        server.leave()
+        await receive()
+        with pytest.raises(ClientDisconnected):
+            await send(CHUNK)
+
+    await run(server, app, policy="raise")
 
 
 async def test_another_connections_exception_is_the_apps_own() -> None:

@@ -46,6 +46,13 @@ def uploading(count: int, size: int = 1) -> HTTPSimulatedServer:
     return HTTPSimulatedServer(servers.HYPERCORN_0_18_0.http, client=client)
 
 
+def posting(far: HTTPSimulatedServer, stated: str = "2.3") -> dict[str, Any]:
+    """The scope of an upload, by a server that states this version."""
+    scope = far.scope()
+    scope["asgi"] = {**scope["asgi"], "spec_version": stated}
+    return scope
+
+
 @pytest.mark.parametrize("policy", POLICIES_THAT_RELY_ON_SEND)
 async def test_once_the_response_has_begun_each_look_reads_one_message_more(policy: Any) -> None:
     far = uploading(4)
@@ -103,7 +110,7 @@ async def test_under_mute_it_is_read_where_the_framework_relies_on_send() -> Non
             await look(scope)
         assert far.reads == 3
 
-    await serve(app, far)
+    await serve(app, far, posting(far, "2.4"))
 
 
 async def test_at_most_64_messages_are_read_ahead() -> None:
@@ -191,3 +198,83 @@ async def test_an_endless_stream_that_leaves_its_upload_unread_stops(
     scope = far.scope()
     await call(behind(app, layers, **options), far, scope)
     assert ended(scope) is not None
+
+
+# Where the framework's own listener would have read it away
+
+
+EVERY_POLICY = ["mute", *POLICIES_THAT_RELY_ON_SEND]
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("policy", EVERY_POLICY)
+async def test_a_client_that_sends_all_before_it_reads_gets_its_answer(policy: Any, layers: int) -> None:
+    """P0. Many clients do so. What is more than a mebibyte is not kept."""
+    far = uploading(100, 1 << 16)
+
+    async def stream() -> AsyncIterator[bytes]:
+        while far.reads < 100:
+            yield b"x"
+            await anyio.lowlevel.checkpoint()
+
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(stream())
+
+    app = Starlette(routes=[Route("/", endpoint, methods=["POST"])])
+    scope = posting(far)
+    await call(behind(app, layers, policy=policy), far, scope)
+    assert far.sent[0]["status"] == 200
+    assert far.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    assert ended(scope) is None
+
+
+@pytest.mark.parametrize("policy", EVERY_POLICY)
+async def test_what_has_been_read_so_far_is_not_lost_to_an_app_that_asks_later(policy: Any) -> None:
+    far = http(body=[bytes([number]) * 100 for number in range(8)])
+    bodies: list[bytes] = []
+
+    async def endpoint(request: Request) -> Response:
+        async def stream() -> AsyncIterator[bytes]:
+            yield b"begun"
+            await turns(20)
+            async for chunk in request.stream():
+                bodies.append(chunk)
+            yield b"done"
+
+        return StreamingResponse(stream())
+
+    app = Starlette(routes=[Route("/", endpoint, methods=["POST"])])
+    await serve(app, far, posting(far), policy=policy)
+    assert b"".join(bodies) == b"".join(bytes([number]) * 100 for number in range(8))
+
+
+async def test_what_was_discarded_is_told_to_an_app_that_asks_too_late(caplog: pytest.LogCaptureFixture) -> None:
+    far = uploading(100, 1 << 16)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["asgi"]["spec_version"] == "2.4"
+        await send(START)
+        await turns(110)
+        with anyio.move_on_after(0.01):
+            await receive()
+
+    await serve(app, far, posting(far))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "the app asks for a request body which it had left unread while it answered: it is lost"
+    ]
+
+
+@pytest.mark.parametrize("case", ["nobody looks", "the server states 2.4", "the app has asked"])
+async def test_nothing_is_read_away_where_no_listener_would(case: str) -> None:
+    far = uploading(100, 1 << 16)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if case != "nobody looks":
+            assert scope["asgi"]["spec_version"] >= "2.4"
+        if case == "the app has asked":
+            await receive()
+        await send(START)
+        await turns(110)
+        assert far.reads == (case == "the app has asked")
+
+    await serve(app, far, posting(far, "2.4" if "states" in case else "2.3"))

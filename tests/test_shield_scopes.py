@@ -11,6 +11,11 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from disconnect_mw import ClientConnection, DisconnectMiddleware, connection
 
@@ -327,3 +332,30 @@ async def test_a_generator_that_another_task_closes_ends_its_block() -> None:
     scope = far.scope()
     await serve(app, far, scope, policy="cancel")
     assert ended(scope) == "cancelled"
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+async def test_a_clean_up_goes_on_after_its_block_to_its_next_await(blocks: int) -> None:
+    """Nothing was held off by a block that begins in the clean-up: its end lets no second cancellation in."""
+    far = http()
+    steps: list[str] = []
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            far.leave()
+            await anyio.sleep_forever()
+        finally:
+            for _ in range(blocks):
+                async with connection(request).shield():
+                    await anyio.sleep(0.01)
+                    steps.append("released")
+            steps.append("went on")
+        raise AssertionError
+
+    async def dispatch(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    app = Starlette(routes=[Route("/", endpoint)])
+    app.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
+    await serve(app, far, policy="cancel")
+    assert steps == [*["released"] * blocks, "went on"]

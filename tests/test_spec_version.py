@@ -23,7 +23,8 @@ pytestmark = pytest.mark.anyio
 def asked(*answers: bool) -> tuple[dict[str, Any], AskedVersion]:
     scope: dict[str, Any] = {"asgi": {"version": "3.0", "spec_version": "2.3"}}
     version, remaining = AskedVersion(), iter(answers)
-    version.ask(scope, "2.3", lambda: next(remaining), False)
+    version.stated = "2.3"
+    version.ask(scope, lambda: next(remaining), False)
     return scope, version
 
 
