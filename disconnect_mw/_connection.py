@@ -764,6 +764,10 @@ class Connection(abc.ABC):
         options = self.options.within(root.options)
         if policy is not None:
             options = dataclasses.replace(options, policy=policy)
+        if root.disconnected is not None and options.orphans is not root.options.orphans:
+            root.discard_orphan()  # it counts among those of this install from now on
+            assert options.orphans is not None  # an install without a limit has that of the one around it
+            options.orphans.add(root)
         root.options = options
         if self.options.needs_watcher:
             root.backend.call_in(root.token, functools.partial(root.watch, contextvars.copy_context()))

@@ -24,18 +24,28 @@ def chain(awaitable: Any) -> Iterator[Any]:
         awaitable = _awaited_by(awaitable)
 
 
-def with_children(coroutine: Any) -> Iterator[Any]:
-    """The same, and of the tasks in each group, asyncio's or anyio's, that one of them has open."""
+def descendants(coroutine: Any) -> list[Any]:
+    """The tasks of each group (asyncio's, anyio's) and gathering that `coroutine` has open, and of those in turn."""
+    tasks: list[Any] = []
     coroutines = [coroutine]
     for one in coroutines:  # to which more are added meanwhile
         for awaitable in chain(one):
-            yield awaitable
             variables = gc.get_referents(awaitable)
             shared = [thing for thing in variables if type(thing) is types.CellType]  # with a function inside
             for thing in (*variables, *gc.get_referents(*shared)):
-                if type(thing).__name__ == "TaskGroup" and type(thing).__module__.startswith(("asyncio", "anyio")):
-                    children = (task.get_coro() for task in getattr(thing, "_tasks", ()))  # private to both
-                    coroutines += [child for child in children if child not in coroutines]
+                found = [task for task in _members(thing) if task not in tasks]
+                tasks += found
+                coroutines += [task.get_coro() for task in found]
+    return tasks
+
+
+def _members(thing: Any) -> list[Any]:
+    """The tasks of a group or a gathering, which are private to these."""
+    kind = type(thing)
+    if kind.__module__.partition(".")[0] not in ("asyncio", "anyio"):
+        return []
+    tasks = getattr(thing, {"TaskGroup": "_tasks", "_GatheringFuture": "_children"}.get(kind.__name__, ""), ())
+    return [task for task in tasks if hasattr(task, "get_coro")]
 
 
 def _awaited_by(awaitable: Any) -> Any:

@@ -45,7 +45,8 @@ class Options:
     @functools.cached_property
     def needs_watcher(self) -> bool:
         """Whether a disconnect must be detected even where the app does not ask."""
-        return self.policy != "mute" or self.seconds_to_cancel is not None or self.hooks != ()
+        is_bounded = self.seconds_to_cancel is not None or self.orphans is not None
+        return self.policy != "mute" or is_bounded or self.hooks != ()
 
     def within(self, outer: Options) -> Options:
         """These options of an inner install, completed by those of the install around it."""

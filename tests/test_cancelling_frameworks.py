@@ -143,6 +143,40 @@ async def test_a_framework_that_ends_its_handler_by_itself_is_not_cancelled(grac
     assert living() == 1 + len(asyncio.all_tasks() - {asyncio.current_task()})
 
 
+@on_asyncio
+@pytest.mark.parametrize("waits_in", ["group", "gathering"])
+async def test_nor_is_one_that_cancels_its_handler_and_waits_where_it_waited(waits_in: str) -> None:
+    """Quart 0.23's way."""
+    far = http()
+    steps: list[str] = []
+
+    async def handler() -> None:
+        try:
+            await left(far)
+        finally:
+            await anyio.sleep(3 * _cancellation._SECONDS_TO_REACT)
+            await turns(40)
+            steps.append("cleaned up")
+
+    async def listen(receive: Any, task: asyncio.Task[None]) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        if waits_in == "group":
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(listen(receive, tasks.create_task(handler())))
+        else:
+            task = asyncio.create_task(handler())
+            await asyncio.gather(task, listen(receive, task), return_exceptions=True)
+        return "done"
+
+    scope = far.scope()
+    assert await serve(app, far, scope, policy="cancel") == "done"
+    assert (steps, ended(scope)) == (["cleaned up"], "returned")
+
+
 class Plain:
     """What granian 1.7.6 gives to be awaited: asyncio's word for a future, and nothing but what a task needs."""
 

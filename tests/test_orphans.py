@@ -109,6 +109,41 @@ async def test_an_inner_installs_limit_counts_as_the_outer_ones() -> None:
     assert await visits.play(2) == ["cancelled", "returned"]
 
 
+async def test_where_the_inner_install_joins_after_the_disconnect_its_limit_counts() -> None:
+    """And the outer one's holds the exchange no more."""
+    middleware: list[DisconnectMiddleware] = []
+
+    def install(app: App) -> App:
+        inner = DisconnectMiddleware(app, max_orphans=1)
+
+        async def between(scope: Any, receive: Any, send: Any) -> None:
+            scope["far"].leave()
+            await gone(connection(scope))
+            await inner(scope, receive, send)
+
+        middleware.append(DisconnectMiddleware(between, policy="finish", max_orphans=9))
+        return middleware[0]
+
+    assert await Visits(install).play(3) == ["cancelled", "cancelled", "returned"]
+    orphans = middleware[0]._options.orphans
+    assert orphans is not None
+    assert not orphans._orphans
+
+
+async def test_under_mute_each_exchange_is_checked() -> None:
+    """Else nobody would know of the departure of an app that does not receive."""
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        with anyio.fail_after(SECONDS):
+            while scope["disconnect_mw.connection"].disconnected is None:
+                await anyio.sleep(0.001)
+
+    await DisconnectMiddleware(app, max_orphans=1)(far.scope(), far.receive, far.send)
+
+
 async def test_two_installs_side_by_side_count_for_themselves() -> None:
     apps: list[App] = []
 

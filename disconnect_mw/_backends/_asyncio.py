@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import functools
 import sys
 import traceback
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any
 
-from .._frames import chain, is_method_of, is_of_package, with_children
+from .._frames import chain, descendants, is_method_of, is_of_package
 from ._base import Backend, Call, Handle, SendTimedOut, is_cancelled_error, turn
 
 # The message of a cancellation by this middleware.
@@ -72,12 +71,16 @@ class AsyncioAppScope:
         return exception
 
     def awaited(self) -> object:
-        return [*chain(self._task.get_coro())][-1]
+        """With whether a task of its groups is being cancelled: Quart 0.23 waits in one for its handler."""
+        coroutine = self._task.get_coro()
+        return [*chain(coroutine)][-1], any(task.cancelling() for task in descendants(coroutine))
 
     def is_in_module(self, name: str) -> bool:
         if name not in sys.modules:
             return False
-        return any(map(functools.partial(is_of_package, name), with_children(self._task.get_coro())))
+        coroutine = self._task.get_coro()
+        coroutines = [coroutine, *(task.get_coro() for task in descendants(coroutine))]
+        return any(is_of_package(name, awaitable) for one in coroutines for awaitable in chain(one))
 
     def has_ended_app(self) -> bool:
         return False
