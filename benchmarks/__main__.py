@@ -243,7 +243,7 @@ def _judge(report: Report, measured: Mapping[tuple[str, str], float], unit: str)
     for (workload, row), goal in GOALS.items():
         if (workload, row) in measured:
             mode = "" if row == "ours" else f", {NAMES[row].strip()}"
-            times = measured[workload, row] / measured[workload, LIMIT]
+            times = measured[workload, row] / measured[workload, WORKLOADS[workload].compared_with]
             report.judge(f"{WORKLOADS[workload].title}{mode}: {unit}", goal, times)
 
 

@@ -70,6 +70,7 @@ ROWS: dict[str, Callable[[App], App]] = {
     "ours": DisconnectMiddleware,
     "info": DisconnectMiddleware,
     "raise": ours(policy="raise"),
+    "finish": ours(policy="finish"),
     "cancel": ours(policy="cancel"),
     "hook": ours(policy="cancel", on_disconnect=hook),
     "grace": ours(grace=30),
@@ -85,6 +86,7 @@ NAMES = {
     "ours": "disconnect_mw",
     "info": "  logger at INFO",
     "raise": "  raise",
+    "finish": "  finish",
     "cancel": "  cancel",
     "hook": "  cancel + hook",
     "grace": "  grace",
@@ -95,9 +97,9 @@ NAMES = {
     "base": "BaseHTTPMiddleware",
 }
 BASIC = ("bare", LIMIT, "ours", "info", "cancel", "hook", "base")
-OURS = ("ours", "info", "raise", "cancel", "hook", "grace", "timeout")
+OURS = ("ours", "info", "raise", "finish", "cancel", "hook", "grace", "timeout")
 RIVALS = ("fastapi-disconnect", "aiofence", "aidial-sdk")
-WATCHED = ("raise", "cancel", "hook", "grace")
+WATCHED = ("raise", "finish", "cancel", "hook", "grace")
 """The rows in which the watcher checks every exchange that lasts 50 to 75 ms."""
 
 SECONDS_TO_CHECK = 0.1

@@ -239,11 +239,10 @@ class DisconnectMiddleware:
                 connection.join(found, choice)
                 connection.root.set_spec_version(scope)
                 return
-        if options.needs_watcher or connection.protocol == "websocket":
-            connection.observe(counts=True, watches=True)
-        else:
-            is_multiplexed = scope.get("http_version") in _MULTIPLEXED
-            connection.observe(counts=LOGGER.isEnabledFor(_INFO), watches=is_multiplexed)
+        watches = (
+            options.needs_watcher or connection.protocol == "websocket" or scope.get("http_version") in _MULTIPLEXED
+        )
+        connection.observe(LOGGER.isEnabledFor(_INFO), watches)
         connection.set_spec_version(scope)
 
     def _choose(self, scope: Any) -> Policy | None:

@@ -37,8 +37,8 @@ class Exchange:
     status: int | None
     """Of the response that had begun by then (HTTP)."""
     messages_sent: int | None
-    """What the server took, the start of the response included. None where it was not counted: under the default
-    options with logger `disconnect_mw` above INFO, since it would cost each message."""
+    """What the server took, the start of the response included. None where it was not counted: with logger
+    `disconnect_mw` above INFO, since it would cost each message."""
     bytes_sent: int | None
     """Their payload, without files that the server itself sends (pathsend, zerocopysend). None as above."""
     messages_muted: int

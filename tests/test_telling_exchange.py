@@ -12,7 +12,6 @@ from starlette.requests import ClientDisconnect
 from disconnect_mw import Disconnect, DisconnectMiddleware, Exchange, connection
 from disconnect_mw.testing import servers
 
-from .support.apps import leaving
 from .support.messages import ACCEPT, CHUNK, DISCONNECT, FINAL, START, TEXT
 from .support.records import record_of
 from .support.serving import left, serve
@@ -145,19 +144,14 @@ async def test_what_is_no_message_is_not_counted_and_left_to_the_server(message:
     assert (record_of(scope).bytes_sent, record_of(scope).bytes_muted) == (0, 0)
 
 
-async def test_where_nobody_counts_the_record_has_none(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="disconnect_mw")
-    far = http()
-    scope = far.scope()
-    await serve(leaving, far, scope)
-    assert (record_of(scope).messages_sent, record_of(scope).bytes_sent) == (None, None)
-
-
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
 @pytest.mark.parametrize(
-    "options", [{"policy": "raise"}, {"policy": "cancel"}, {"grace": 60}, {"on_disconnect": lambda disconnect: None}]
+    "options",
+    [{}, {"policy": "raise"}, {"policy": "cancel"}, {"grace": 60}, {"on_disconnect": lambda disconnect: None}],
 )
-async def test_who_asks_has_it_counted(options: Any, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="disconnect_mw")
+async def test_at_info_it_is_counted(options: Any, level: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Elsewhere it would cost each message of a stream."""
+    caplog.set_level(level, logger="disconnect_mw")
     far = http()
     scope = far.scope()
 
@@ -168,7 +162,8 @@ async def test_who_asks_has_it_counted(options: Any, caplog: pytest.LogCaptureFi
         await receive()
 
     await serve(app, far, scope, **options)
-    assert (record_of(scope).messages_sent, record_of(scope).bytes_sent) == (1, 0)
+    counted = (record_of(scope).messages_sent, record_of(scope).bytes_sent)
+    assert counted == ((1, 0) if level == logging.INFO else (None, None))
 
 
 @pytest.mark.parametrize("ends", ["returned", "cancelled", "raised", "swallowed"])
