@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextvars
 import enum
+import functools
 import math
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +27,9 @@ _TURNS_TO_REACT = 32
 # send that the server blocks has been woken.
 _TURNS_TO_LEAVE_SEND = 32
 _SECONDS_TO_LEAVE_SEND = 0.1
+
+# Apps that are cancelled in one turn of an event loop, at most.
+_CANCELLATIONS_A_TURN = 64
 
 # Seconds that such a framework has from then on to end the handler.
 _SECONDS_TO_END_BY_ITSELF = 10.0
@@ -189,6 +195,49 @@ class Cancellation:
         for block in self.blocks:
             if block.scope is not None:
                 block.scope.shield = True
+
+
+class _Turn:
+    """One turn of an event loop: how many apps it cancels, and those whose turn comes later."""
+
+    __slots__ = ("admitted", "waiting")
+
+    def __init__(self, waiting: collections.deque[Callable[[], None]]) -> None:
+        self.admitted = 0
+        self.waiting = waiting
+
+
+_turns: weakref.WeakKeyDictionary[Any, _Turn] = weakref.WeakKeyDictionary()
+"""By the token of the event loop, where an app is cancelled in this turn."""
+
+
+def admits(backend: Backend, token: Any, cancel: Callable[[], None]) -> bool:
+    """Whether `cancel`, which asks, may cancel an app in this turn of the event loop. Else it is called in a later one.
+
+    Thousands of clients may leave at once, and each app that is cancelled has its clean-up in the next turn.
+    """
+    turn = _turns.get(token)
+    if turn is None:
+        turn = _begin_turn(backend, token, collections.deque())
+    if turn.admitted >= _CANCELLATIONS_A_TURN:
+        turn.waiting.append(cancel)
+        return False
+    turn.admitted += 1
+    return True
+
+
+def _begin_turn(backend: Backend, token: Any, waiting: collections.deque[Callable[[], None]]) -> _Turn:
+    turn = _turns[token] = _Turn(waiting)
+    backend.call_soon(functools.partial(_end_turn, backend, token))
+    return turn
+
+
+def _end_turn(backend: Backend, token: Any) -> None:
+    waiting = _turns.pop(token).waiting
+    if waiting:
+        _begin_turn(backend, token, waiting)
+        for _ in range(min(len(waiting), _CANCELLATIONS_A_TURN)):
+            waiting.popleft()()
 
 
 def is_left_stuck(scope: AppScope) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from . import _backends, _blocked_sends, _messages, _telling
 from ._backends import Backend, Call, SendTimedOut, Woken
 from ._blocked_sends import can_block
-from ._cancellation import Block, Cancellation, Told
+from ._cancellation import Block, Cancellation, Told, admits
 from ._disconnected import Disconnected
 from ._errors import ClientDisconnected, is_disconnect_error
 from ._frames import is_running
@@ -646,6 +646,8 @@ class Connection(abc.ABC):
             self.root.discard_orphan()
         if self.parts.inner:
             self._for_inner(Connection.cancel_app)
+            return
+        if not admits(self.backend, self.token, self.cancel_app):
             return
         cancellation = self.require_cancellation()
         seconds = self._seconds_to_leave_send()

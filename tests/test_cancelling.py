@@ -13,12 +13,13 @@ import pytest
 
 from disconnect_mw import CancelOnDisconnect, ClientDisconnected, DisconnectMiddleware, _telling, connection
 
-from .support.messages import ACCEPT, CHUNK, CLOSE, DISCONNECT, EMPTY_FINAL, FINAL, START, START_499, TEXT
+from .support.messages import ACCEPT, CHUNK, CLOSE, DISCONNECT, EMPTY_FINAL, FINAL, REQUEST, START, START_499, TEXT
 from .support.records import ended, gone
 from .support.serving import (
     GRACE_AT_HAND,
     SECONDS,
     cancellations,
+    checked,
     grace_at_hand,
     left,
     on_asyncio,
@@ -273,6 +274,51 @@ async def test_a_cancelled_error_of_the_apps_own_passes_while_nobody_is_cancelle
 
     with pytest.raises(asyncio.CancelledError):
         await DisconnectMiddleware(app, policy="mute", grace=60)(far.scope(), far.receive, far.send)
+
+
+# Many at once
+
+
+@on_asyncio
+@pytest.mark.parametrize("count", [1, 64, 65, 300])
+async def test_at_most_64_apps_are_cancelled_in_one_turn(count: int) -> None:
+    """Each of them has its clean-up in the next."""
+    left, cancelled = asyncio.Event(), [0]
+    loop, turn = asyncio.get_running_loop(), [0]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled[-1] += 1
+
+    async def visit() -> None:
+        messages = [REQUEST]
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            await left.wait()
+            return DISCONNECT
+
+        await DisconnectMiddleware(app, policy="cancel")(http().scope(), receive, http().send)
+
+    def next_turn() -> None:
+        turn[0] += 1
+        cancelled.append(0)
+        if turn[0] < 40:
+            loop.call_soon(next_turn)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(count):
+            tasks.start_soon(visit)
+        await checked()
+        left.set()
+        loop.call_soon(next_turn)
+    assert sum(cancelled) == count
+    assert max(cancelled) <= 64
+    assert len([number for number in cancelled if number]) == -(-count // 64)
 
 
 # Not after the last message

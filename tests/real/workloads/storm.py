@@ -33,6 +33,8 @@ SECONDS_BETWEEN_EVENTS = 20.0
 
 SECONDS_TO_END = 30.0
 
+SECONDS_OF_GRACE = 1.0
+
 SECONDS_TO_SETTLE = 2.0
 """What belongs to an exchange that somebody looks at may stay until the next look, a second later."""
 
@@ -153,6 +155,7 @@ for _name, _played in (("sse", _routed("sse", _sse)), ("deaf", _deaf)):
     serve.APPS[_name, "bare"] = _played
     serve.APPS[_name, "mute"] = DisconnectMiddleware(_played)
     serve.APPS[_name, "cancel"] = DisconnectMiddleware(_played, policy="cancel")
+    serve.APPS[_name, "finish"] = DisconnectMiddleware(_played, policy="finish", grace=SECONDS_OF_GRACE)
 serve.APPS["census", "-"] = _routed("census", _census)
 serve.APPS["storm", "-"] = _routed("storm", _storm)
 

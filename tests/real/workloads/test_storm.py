@@ -21,10 +21,10 @@ COMPARES = "TESTS_WORK_STREAMS" in os.environ
 
 SIZE = int(os.environ.get("TESTS_WORK_STREAMS", "500" if IS_FULL else "200"))
 
-CELLS = [("sse", "bare"), ("sse", "mute"), ("sse", "cancel"), ("deaf", "cancel")]
-"""An app and a variant. The deaf one never asks for its client: bare, it would go on."""
+CELLS = [("sse", "bare"), ("sse", "mute"), ("sse", "cancel"), ("sse", "finish"), ("deaf", "cancel")]
+"""An app and a variant. The deaf one never asks for its client: bare, it would go on. "finish" has a grace."""
 
-WRAPPED, MEASURED = CELLS[1:], CELLS[:3]
+WRAPPED, MEASURED = CELLS[1:], CELLS[:4]
 
 LIMIT = 1.5
 """Times as long as the bare server's, a turn of the event loop may be."""
@@ -95,7 +95,7 @@ def test_the_memory_comes_back(weather: Weather, app: str, variant: str) -> None
 
 @pytest.mark.skipif(not COMPARES, reason="NOT tested here: a ratio of times, unless TESTS_WORK_STREAMS is set")
 @pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("variant", ["mute", "cancel"])
+@pytest.mark.parametrize("variant", ["mute", "cancel", "finish"])
 def test_no_turn_of_the_loop_takes_half_as_long_again_as_the_longest_of_the_bare_server(
     weather: Weather, variant: str, how: str
 ) -> None:
