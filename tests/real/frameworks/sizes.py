@@ -10,6 +10,12 @@ STEPS_UNTIL_IT_LEAVES = 4
 SECONDS_OF_GRACE = 4
 """Long enough for a busy machine to do in a part of it what comes at once."""
 
+GATEWAY_POLICIES = ("mute", "raise", "cancel", "finish")
+"""The last with a grace."""
+
+POOL = 2
+"""Connections that each policy's gateway may have to its upstream server."""
+
 KINDS = ("none", "client", "anyio")
 """Of shield: none, `client.shield()`, `anyio.CancelScope(shield=True)`."""
 
