@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import anyio
@@ -87,7 +87,7 @@ def _client(request: Request) -> httpx.AsyncClient:
     return _pool(request.path_params["variant"])
 
 
-async def _tokens(request: Request) -> AsyncIterator[bytes]:
+async def _tokens(request: Request) -> AsyncGenerator[bytes, None]:
     try:
         request.scope["tests.play"].ready("working")
         async with _client(request).stream("GET", await _Upstream.url("/tokens")) as response:
