@@ -29,7 +29,7 @@ from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, Remaining, f
 from ._options import Options, Policy
 from ._reader import Reader
 from ._records import Disconnect, Exchange, Phase
-from ._sends import CountingSend, MutedSend, Send, TimedSend
+from ._sends import CountingSend, MutedSend, Send, TimedSend, WakingSend
 from ._spec_version import AskedVersion
 from ._state import TRANSITIONS, Body, Cause, Listener, Receiver, State
 from ._watcher import DisconnectWaiters, Watcher
@@ -44,14 +44,18 @@ _UNREAD = Body.UNREAD
 _SECONDS_TO_CLEAN_UP = 10.0
 
 # Seconds that completing the response may take: gunicorn's `asgi` worker waits up to 5 s in a close, Hypercorn's HTTP/2
-# for ever. And that middleware between two installs may go on after the app inside of it was cancelled.
-_SECONDS_TO_COMPLETE = 1.0
+# for ever.
+_SECONDS_TO_COMPLETE = 0.05
+
+# Seconds that middleware between two installs may go on after the app inside of it was cancelled.
+_SECONDS_BETWEEN_INSTALLS = 1.0
 
 
 class Parts:
     """What only some connections have."""
 
     __slots__ = (
+        "before",
         "bytes_sent",
         "cancellation",
         "inner",
@@ -70,11 +74,12 @@ class Parts:
     bytes_sent: int | None  # of payload
     stated: object  # the `spec_version` that the server states, where the scope states another one
     version: AskedVersion | None
+    before: Any  # what the scope had in the place of this connection
     outer: Connection | None  # of the next install further out
     inner: tuple[Connection, ...]  # of installs further in
 
     def __init__(self) -> None:
-        self.watcher = self.waiters = self.cancellation = self.outer = None
+        self.watcher = self.waiters = self.cancellation = self.outer = self.before = None
         self.messages_sent = self.bytes_sent = self.stated = self.version = None
         self.inner = ()
 
@@ -585,7 +590,14 @@ class Connection(abc.ABC):
         parts = self.own_parts()
         if parts.waiters is None:
             parts.waiters = DisconnectWaiters()
+            if self.disconnected is None:
+                self._send = WakingSend(self._send, self).send
         return parts.waiters
+
+    def wake_if_complete(self) -> None:
+        """Wake the tasks in `wait_disconnected`, if the app has sent its last message."""
+        if self.state is _COMPLETE and self.parts.waiters is not None:
+            self.parts.waiters.wake()
 
     def wake_readers(self) -> None:
         """Have the tasks that wait in `receive` ask again."""
@@ -685,7 +697,7 @@ class Connection(abc.ABC):
         assert disconnected is not None  # else nothing was cancelled
         disconnected.is_cancelled |= is_ours or cancellation.has_ended_app()
         if outer is not None:  # middleware between takes our cancellation for an ordinary end, and may go on
-            outer.backend.call_in(outer.token, functools.partial(outer.cancel_later, _SECONDS_TO_COMPLETE))
+            outer.backend.call_in(outer.token, functools.partial(outer.cancel_later, _SECONDS_BETWEEN_INSTALLS))
         if is_ours or exception is None:
             return is_ours, None
         return False, await cancellation.others(exception)
@@ -754,6 +766,14 @@ class Connection(abc.ABC):
     def root(self) -> Connection:
         """The connection of the outermost install, which deals with the server."""
         return self if self.parts.outer is None else self.parts.outer.root
+
+    def has_come_through(self, install: object) -> bool:
+        """Whether this middleware stands around the app already: then a call of it is an exchange of its own (P0).
+
+        A batch endpoint makes such calls, with a copy of the scope and its own `receive` and `send`.
+        """
+        outer = self.parts.outer
+        return self.options.install is install or (outer is not None and outer.has_come_through(install))
 
     def join(self, outer: Connection, policy: Policy | None) -> None:
         """Share the exchange of an install further out: give the root these options, learn what it knows already.

@@ -51,6 +51,15 @@ class Disconnected:
         if _messages.field(message, "more_body"):
             self.chunks_muted += 1
 
+    def start_for_outside(self, start: Message) -> Message:
+        """The start of a response that begins after the disconnect, for whoever stands outside (P11).
+
+        After a cut upload an error is a framework's word for a client that has left: Starlette's 500, FastAPI's 400.
+        """
+        status = _messages.field(start, "status")
+        is_cut = self.record is not None and self.record.phase == "during the upload"
+        return {**start, "status": 499} if is_cut and isinstance(status, int) and status >= 400 else start
+
     def take_remaining(self, first: Remaining, after: Callable[[Remaining, Any], Remaining]) -> list[Message]:
         """The messages that complete the response for outer middleware; only once.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,8 @@ _FRAMEWORK_ERRORS = frozenset(
 # 0.26 lets it out of the `websockets` package.
 _SERVER_ERRORS = frozenset({("websockets.exceptions", "ConnectionClosed")})
 
+_CLOSED_TRANSPORT = re.compile("unable to perform operation on <[A-Za-z]*Transport closed=True ")
+
 # What writing to an accepted connection can give. Any other errno (a full disk, a missing file) comes from something
 # else that other middleware does in its `send`; so does a refused connection.
 _CONNECTION_ERRNOS = frozenset(
@@ -80,7 +83,7 @@ def is_disconnect_error(exception: Exception, message_type: Any) -> bool:
     An `OSError` does (ASGI 2.4: a send on a closed connection "should raise a server-specific subclass of OSError"),
     unless it is of a kind that no client causes. For any other exception the server has to be asked.
     """
-    if _is_named(exception, _SERVER_ERRORS):
+    if _is_named(exception, _SERVER_ERRORS) or _is_of_closed_transport(exception):
         return True
     if not isinstance(exception, OSError) or _is_named(exception, _NEVER_OF_A_CLIENT):
         return False
@@ -91,6 +94,11 @@ def is_disconnect_error(exception: Exception, message_type: Any) -> bool:
     if type(exception).__module__ == "builtins" and not isinstance(exception, ConnectionError):
         return type(exception) is OSError and exception.errno in (None, *_CONNECTION_ERRNOS)
     return True
+
+
+def _is_of_closed_transport(exception: Exception) -> bool:
+    """Whether it is uvloop's for a write to a transport that is closed, which palfrey and asgiri let out of `send`."""
+    return type(exception) is RuntimeError and bool(_CLOSED_TRANSPORT.match(str(exception)))
 
 
 def is_lost_websocket_error(exception: BaseException) -> bool:

@@ -147,7 +147,7 @@ class DisconnectMiddleware:
                     'max_orphans needs apps that can go on for nobody, but policy and websocket_policy are "raise": '
                     "set another policy, or policy_for"
                 )
-            others += (None if limit is None else Orphans(limit),)
+            others += (None if limit is None else Orphans(limit), object())
             self._options = Options(_options.check_policy("policy", policy), *others)
             self._websocket_options = Options(_options.check_policy("websocket_policy", websocket_policy), *others)
             self._policy_for = _options.check_policy_for(policy_for)
@@ -222,7 +222,7 @@ class DisconnectMiddleware:
             return result
         finally:
             # The scope may outlive all this, and what the server gave us holds the scope.
-            scope[KEY] = connection.parts.outer if connection.disconnected is None else ended(connection)
+            scope[KEY] = connection.parts.before if connection.disconnected is None else ended(connection)
             connection.scope = connection.task = None
             rest = None  # whose traceback holds this frame
 
@@ -236,9 +236,11 @@ class DisconnectMiddleware:
         if found is not connection:
             scope[KEY] = connection
             if isinstance(found, Connection) and found.scope is not None:
-                connection.join(found, choice)
-                connection.root.set_spec_version(scope)
-                return
+                connection.own_parts().before = found
+                if not found.has_come_through(options.install):
+                    connection.join(found, choice)
+                    connection.root.set_spec_version(scope)
+                    return
         watches = (
             options.needs_watcher or connection.protocol == "websocket" or scope.get("http_version") in _MULTIPLEXED
         )

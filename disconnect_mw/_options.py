@@ -8,7 +8,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ._orphans import Orphans
@@ -34,6 +34,7 @@ class Options:
     send_timeout: float | None = None
     hooks: tuple[Hook, ...] = ()
     orphans: Orphans | None = None
+    install: object = field(default=None, compare=False)  # tells the middlewares apart
 
     @functools.cached_property
     def seconds_to_cancel(self) -> float | None:
@@ -56,6 +57,7 @@ class Options:
             outer.send_timeout if self.send_timeout is None else self.send_timeout,
             outer.hooks + tuple(hook for hook in self.hooks if hook not in outer.hooks),
             outer.orphans if self.orphans is None else self.orphans,
+            outer.install,
         )
 
 

@@ -45,6 +45,26 @@ class CountingSend:
         return send(message)
 
 
+class Waited(Protocol):
+    """A connection whose end tasks wait for."""
+
+    def wake_if_complete(self) -> None: ...
+
+
+class WakingSend:
+    """The server's `send`, where tasks wait for the end of the exchange: the app's last message is one (P3)."""
+
+    __slots__ = ("_connection", "_send")
+
+    def __init__(self, send: Send, connection: Waited) -> None:
+        self._send = send
+        self._connection = connection
+
+    def send(self, message: Message) -> Awaitable[Any]:
+        self._connection.wake_if_complete()
+        return self._send(message)
+
+
 class TimedSend:
     """The server's `send`, for at most so many seconds a message."""
 
@@ -105,6 +125,8 @@ class MutedSend:
         """`cause` is the exception with which the server's `send` reported the disconnect for this very message."""
         disconnected, kind = self._disconnected, _messages.field(message, "type")
         disconnected.count(message)
+        if kind == "http.response.start":
+            message = disconnected.start_for_outside(message)
         _blocked_sends.uncancel(self._backend)
         if self._raises(message):
             await self._give_turn()

@@ -32,10 +32,12 @@ class EndedExchange:
         self.policy = policy
 
 
-def ended(connection: Connection) -> EndedExchange | Connection | None:
+def ended(connection: Connection) -> Any:
     """What the scope has under `KEY` once the exchange of `connection` is over."""
-    exchange = connection.exchange()
-    return connection.parts.outer if exchange is None else EndedExchange(exchange, connection.options.policy)
+    exchange, parts = connection.exchange(), connection.parts
+    if exchange is None or (parts.outer is None and parts.before is not None):  # a sub-request with the same scope
+        return parts.before
+    return EndedExchange(exchange, connection.options.policy)
 
 
 def connection(exchange: Any) -> ClientConnection:
@@ -73,10 +75,11 @@ class ClientConnection:
     waits for it. A request body that the app has not read is not read for that.
     """
 
-    __slots__ = ("_found", "_scope")
+    __slots__ = ("_found", "_has_asked", "_scope")
 
     def __init__(self, found: Connection | EndedExchange | None, scope: Any) -> None:
         self._found = found
+        self._has_asked = False  # to have the middleware check
         self._scope = scope
 
     def __repr__(self) -> str:
@@ -102,7 +105,8 @@ class ClientConnection:
             return None
         root = found.root
         record = root.record()
-        if root.parts.watcher is None and record is None:
+        if record is None and not self._has_asked and root.parts.watcher is None:
+            self._has_asked = True  # once: a thread may ask thousands of times before the loop has its turn
             _watch(root)
         return record
 
