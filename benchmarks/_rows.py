@@ -96,7 +96,7 @@ NAMES = {
     "aidial-sdk": "aidial-sdk",
     "base": "BaseHTTPMiddleware",
 }
-BASIC = ("bare", LIMIT, "ours", "info", "cancel", "hook", "base")
+BASIC = ("bare", LIMIT, "ours", "info", "finish", "cancel", "hook", "base")
 OURS = ("ours", "info", "raise", "finish", "cancel", "hook", "grace", "timeout")
 RIVALS = ("fastapi-disconnect", "aiofence", "aidial-sdk")
 WATCHED = ("raise", "finish", "cancel", "hook", "grace")

@@ -171,6 +171,12 @@ class HTTPConnection(Connection):
             if version != stated_version(scope):
                 replace_version(scope, version)
 
+    def ask_about_body(self, scope: Any) -> None:
+        """As `ask_for_spec_version`, at less cost, for the usual exchange: 2.3 is stated, and a body announced."""
+        asked = self.own_parts().version = AskedVersion(scope["asgi"])
+        asked.ask_about_body(self._look)
+        scope["asgi"] = asked
+
     @staticmethod
     def asks_for_body(scope: Any) -> bool:
         """Whether a body is announced that a listener might take. (Nobody expects that of a GET, bare.)"""
@@ -178,11 +184,11 @@ class HTTPConnection(Connection):
 
     def ask_for_spec_version(self, scope: Any, stated: object) -> None:
         """Have `scope`, and its copies, state what is right each time that somebody looks."""
-        asked = self.parts.version
+        parts = self.own_parts()
+        asked = parts.version
         if asked is None:
-            asked = AskedVersion()
+            asked = parts.version = AskedVersion()
             asked.stated = stated
-            self.own_parts().version = asked
         if scope.get("asgi") is not asked:
             asked.ask(scope, self._look, self.states_raising())
 

@@ -179,7 +179,7 @@ class DisconnectMiddleware:
                 app = connection.open_without_task(app)
             scope[KEY] = connection
             if has_body:
-                connection.ask_for_spec_version(scope, _USUAL_VERSION)
+                connection.ask_about_body(scope)
         else:
             kind = scope.get("type")
             if kind == "http":

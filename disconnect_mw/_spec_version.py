@@ -88,6 +88,13 @@ class AskedVersion(dict[str, Any]):
         self._ask = ask
         replace_version(scope, right_version(self.stated, raises), self)
 
+    def ask_about_body(self, ask: Callable[[], bool]) -> None:
+        """The same for a copy of the usual server's `asgi`, while a request body is unread."""
+        self.stated = _MUTED
+        self.is_relied_on = False
+        self._ask = ask
+        super().__setitem__(_KEY, _RAISING)
+
     def close(self) -> None:
         """The exchange is over: do not hold the connection, which holds this."""
         self._ask = None

@@ -549,7 +549,9 @@ def test_every_goal_of_instructions_is_judged_by_default(
 ) -> None:
     measured = {(workload, row): 1000.0 for workload in WORKLOADS for row in WORKLOADS[workload].rows}
     measured |= {(workload, "bare"): 700.0 for workload in WORKLOADS}
-    measured |= {cell: 1000 * bound + (cell == missed) for cell, bound in RATIOS.items()}
+    for (workload, row), bound in RATIOS.items():
+        measured[workload, row] = measured[workload, WORKLOADS[workload].compared_with] * bound
+        measured[workload, row] += (workload, row) == missed
 
     output, status = printed(measured, capsys, "--check")
 
@@ -736,4 +738,6 @@ def test_picture_in_the_documentation_shows_every_row_and_workload() -> None:
 @pytest.mark.parametrize("row", ["bare", LIMIT, *OURS])
 @pytest.mark.parametrize("workload", [*WORKLOADS, _counts.LONG])
 def test_tasks_in_the_documentation_are_todays(workload: str, row: str) -> None:
+    if workload in WORKLOADS and row not in WORKLOADS[workload].rows:
+        pytest.skip("not measured")
     assert _comparison.load(PICTURE.with_suffix(".json"))["tasks"][workload][row] == _counts.tasks_made(workload, row)
