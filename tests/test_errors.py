@@ -69,6 +69,9 @@ class ServersClosed(ConnectionResetError):
     """A subclass of a subclass."""
 
 
+UVLOOPS_WORDS = "unable to perform operation on <{} closed={} reading=False 0x1>; the handler is closed"
+
+
 @pytest.mark.parametrize(
     "exception",
     [
@@ -84,6 +87,8 @@ class ServersClosed(ConnectionResetError):
         ssl.SSLEOFError(),
         TimeoutError(errno.ETIMEDOUT, "the kernel gave up"),
         OSError(errno.ETIMEDOUT, "the kernel gave up"),
+        RuntimeError(UVLOOPS_WORDS.format("TCPTransport", True)),
+        RuntimeError(UVLOOPS_WORDS.format("UnixTransport", True)),
         websockets.exceptions.ConnectionClosed(None, None),
         websockets.exceptions.ConnectionClosedOK(None, None),
         websockets.exceptions.ConnectionClosedError(None, None),
@@ -110,6 +115,7 @@ NOT_BY_ITSELF = [
     TimeoutError(),  # asyncio.timeout's
     TimeoutError("timed out"),  # socket.settimeout's
     TimeoutError(errno.EAGAIN, "another"),
+    RuntimeError(UVLOOPS_WORDS.format("TCPTransport", False)),
     RuntimeError("Response content longer than Content-Length"),
     RuntimeError("Unexpected ASGI message 'websocket.send'"),
     AttributeError("'NoneType' object has no attribute 'resume'"),

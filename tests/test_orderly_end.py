@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from disconnect_mw import DisconnectMiddleware
 
 from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, START, START_499, http_scope
+from .support.serving import briefly
 from .support.simulated_server import UVICORN_0_28_0, SimulatedServer, after_disconnect, run
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +89,68 @@ async def test_the_orderly_end_does_not_wait_for_a_server_that_blocks() -> None:
 
     with anyio.fail_after(4):
         await DisconnectMiddleware(app)(http_scope(), server.receive, blocking)
+
+
+async def test_it_is_over_within_50_ms_where_the_servers_send_never_returns() -> None:
+    async def exchange() -> None:
+        server = SimulatedServer()
+
+        async def blocking(message: Any) -> None:
+            await anyio.sleep_forever()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            server.leave()
+            await receive()
+            await receive()
+
+        await DisconnectMiddleware(app)(http_scope(), server.receive, blocking)
+
+    await briefly(exchange, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("status", "outside"), [(200, 200), (399, 399), (400, 499), (499, 499), (500, 499), ("500", "500")]
+)
+@pytest.mark.parametrize("installs", [1, 2])
+async def test_after_a_cut_upload_an_error_is_499_for_whoever_stands_outside(
+    status: Any, outside: Any, installs: int
+) -> None:
+    server = SimulatedServer(incoming=[{"type": "http.request", "body": b"some", "more_body": True}])
+    started: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        server.leave()
+        await receive()
+        await send({**START, "status": status})
+        await send(EMPTY_FINAL)
+
+    def metrics(app: Any) -> Any:
+        async def outside(scope: Any, receive: Any, send: Any) -> None:
+            async def note(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    started.append(message["status"])
+                await send(message)
+
+            await app(scope, receive, note)
+
+        return outside
+
+    for _ in range(installs):
+        app = metrics(DisconnectMiddleware(app))
+    await app(http_scope(), server.receive, server.send)
+    assert started == [outside] * installs
+
+
+async def test_the_error_of_an_app_that_had_its_body_is_its_own() -> None:
+    server = SimulatedServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({**START, "status": 500})
+        await send(EMPTY_FINAL)
+
+    await run(server, after_disconnect(server, app))
+    assert server.sent[0]["status"] == 500
 
 
 @pytest.mark.parametrize("fails_at", ["the start", "a chunk", "the last message"])

@@ -14,7 +14,7 @@ import pytest
 from starlette.requests import Request
 from starlette.websockets import WebSocket as StarletteWebSocket
 
-from disconnect_mw import ClientConnection, Disconnect, DisconnectMiddleware, connection
+from disconnect_mw import ClientConnection, Disconnect, DisconnectMiddleware, _backends, connection
 from disconnect_mw.testing import WebSocketClient, WebSocketSimulatedServer, servers
 
 from .support.messages import ACCEPT, DISCONNECT, FINAL, START, TEXT
@@ -422,6 +422,50 @@ async def test_whoever_waits_after_the_last_message_gets_none() -> None:
 
     await serve(app, far)
     assert got == [None, None]
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("installs", [1, 2])
+async def test_whoever_waits_is_released_by_the_last_message(kind: str, installs: int) -> None:
+    """P3: be it that the server never delivers a disconnect, as gunicorn does not while the client keeps alive."""
+    far: Any = http() if kind == "http" else websocket()
+    first, last = (START, FINAL) if kind == "http" else (ACCEPT, {"type": "websocket.close"})
+    got: list[Any] = []
+
+    async def wait(client: ClientConnection) -> None:
+        got.append(await client.wait_disconnected())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, connection(scope))
+            await turns()
+            await send(first)
+            await turns()
+            assert got == []
+            await send(last)
+
+    for _ in range(installs):
+        app = DisconnectMiddleware(app)
+    with anyio.fail_after(SECONDS):
+        await app(far.scope(), far.receive, far.send)
+    assert got == [None]
+
+
+async def test_a_thread_that_asks_thousands_of_times_has_the_loop_do_one_thing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[Any] = []
+    backend, _ = _backends.current()
+    monkeypatch.setattr(type(backend), "call_in", lambda self, token, callback: calls.append(callback))
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        client = connection(scope)
+        await anyio.to_thread.run_sync(lambda: [client.connected for _ in range(1000)])
+
+    await serve(app, far)
+    assert len(calls) == 1
 
 
 async def test_whoever_waits_for_an_exchange_whose_client_left_gets_its_record() -> None:
