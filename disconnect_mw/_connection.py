@@ -24,7 +24,7 @@ from ._blocked_sends import can_block
 from ._cancellation import Block, Cancellation, Told, admits
 from ._disconnected import Disconnected
 from ._errors import ClientDisconnected, is_disconnect_error
-from ._frames import is_running
+from ._frames import frame_of, is_running, package_of
 from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, Remaining, field
 from ._options import Options, Policy
 from ._reader import Reader
@@ -35,6 +35,11 @@ from ._state import TRANSITIONS, Body, Cause, Listener, Receiver, State
 from ._watcher import DisconnectWaiters, Watcher
 
 Receive = Callable[[], Awaitable[Message]]
+
+_OURS = __name__.partition(".")[0]
+
+# Packages whose code may be the outermost of a task that another one than the server has made.
+_NO_SERVERS = frozenset({"", _OURS, "anyio", "asgiref", "asyncio", "trio"})
 
 _OPEN, _COMPLETE, _DISCONNECTED = State.OPEN, State.COMPLETE, State.DISCONNECTED
 _APP, _READER = Receiver.APP, Receiver.READER
@@ -432,7 +437,7 @@ class Connection(abc.ABC):
         if self.disconnect_message is None and not is_late:
             await self.require_reader().ask_server()  # does its receive confirm the disconnect, and by which code?
         is_guessed = self.disconnect_message is None
-        if is_guessed and not is_reported:
+        if is_guessed and not (is_late or (is_reported and self._is_of_server(exception))):
             return False
         parts = self.parts
         if parts.messages_sent is not None and parts.bytes_sent is not None:
@@ -445,6 +450,19 @@ class Connection(abc.ABC):
         if self.is_being_read():  # by a call that a server with such a `send` may never end
             self.require_reader().wake_app(self._reading_task())
         return True
+
+    def _is_of_server(self, exception: Exception) -> bool:
+        """Whether the server's own `send` raised this, and not other middleware's: an audit, a mirror (P5).
+
+        The server is whoever runs the task, where that is known.
+        """
+        server = package_of(frame_of(self.backend.coroutine(self.task)))
+        if server in _NO_SERVERS:
+            return True
+        traceback = exception.__traceback__
+        while traceback is not None and package_of(traceback.tb_frame) == _OURS:
+            traceback = traceback.tb_next
+        return traceback is None or package_of(traceback.tb_frame) == server
 
     def _completes(self, before: Remaining, message: Message) -> bool:
         try:

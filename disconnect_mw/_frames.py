@@ -71,10 +71,14 @@ def frame_of(awaitable: Any) -> types.FrameType | None:
     return None if kind is None else getattr(awaitable, kind[1])
 
 
+def package_of(frame: types.FrameType | None) -> str:
+    """The package of the code of a frame; "" where there is none (a server in Rust)."""
+    return "" if frame is None else str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
 def is_of_package(name: str, awaitable: Any) -> bool:
     """Whether the code of a suspended awaitable is of the package with this name."""
-    frame = frame_of(awaitable)
-    return frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == name
+    return package_of(frame_of(awaitable)) == name
 
 
 def is_method_of(owner: object, codes: Iterable[types.CodeType], awaitable: Any) -> bool:

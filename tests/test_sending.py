@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import types
+import urllib.error
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,9 +18,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, connection
 
 from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, START, http_scope
+from .support.serving import ON_ASYNCIO, SECONDS
 from .support.simulated_server import (
     DAPHNE,
     UVICORN,
@@ -27,6 +30,7 @@ from .support.simulated_server import (
     ServersWord,
     SimulatedServer,
     after_disconnect,
+    http,
     run,
 )
 
@@ -361,3 +365,89 @@ async def test_a_task_that_the_app_leaves_behind_is_muted_as_before(policy: Any)
             await kept[0](CHUNK)
     else:
         assert await kept[0](CHUNK) is None
+
+
+# Whose exception it is
+
+
+SERVER = """
+async def run(app, scope, receive, send):
+    return await app(scope, receive, send)
+
+def sender(sent, error):
+    async def send(message):
+        if len(sent) == 2:
+            raise error
+        sent.append(message)
+    return send
+"""
+
+
+@pytest.fixture
+def server_of_its_own() -> types.ModuleType:
+    """A server whose package has code of its own: it runs the task, and its `send` may raise."""
+    module = types.ModuleType("some_server.protocol")
+    exec(SERVER, module.__dict__)
+    return module
+
+
+@pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(errno.ECONNRESET, "went away"), urllib.error.URLError("refused")]
+)
+@pytest.mark.parametrize("whose", ["the server's", "middleware's"])
+async def test_an_oserror_of_other_middleware_is_its_own(
+    whose: str, error: OSError, server_of_its_own: types.ModuleType
+) -> None:
+    """P5: the client is there. The same exception of the server's own `send` is its word for a client that is not."""
+    sent: list[Any] = []
+    steps: list[str] = []
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        for message in (START, CHUNK, CHUNK):
+            await send(message)
+        steps.append("muted")
+        assert not connection(scope).connected
+
+    async def auditing(message: Any) -> None:
+        if len(sent) == 2:
+            raise error
+        sent.append(message)
+
+    send = server_of_its_own.sender(sent, error) if whose == "the server's" else auditing
+    exchange = server_of_its_own.run(DisconnectMiddleware(app), far.scope(), far.receive, send)
+    task = asyncio.create_task(exchange)
+    if whose == "the server's":
+        await asyncio.wait_for(task, SECONDS)
+        assert steps == ["muted"]
+    else:
+        with pytest.raises(type(error)) as raised:
+            await asyncio.wait_for(task, SECONDS)
+        assert raised.value is error
+        assert steps == []
+
+
+@pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
+async def test_what_a_send_of_the_server_raises_through_other_middleware_counts_if_the_server_confirms_it(
+    server_of_its_own: types.ModuleType,
+) -> None:
+    sent: list[Any] = []
+    far = http()
+    steps: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        for message in (START, CHUNK):
+            await send(message)
+        far.leave()
+        await send(CHUNK)
+        steps.append("muted")
+
+    async def passing_on(message: Any) -> None:
+        await server_of_its_own.sender(sent, ConnectionResetError())(message)
+
+    exchange = server_of_its_own.run(DisconnectMiddleware(app), far.scope(), far.receive, passing_on)
+    await asyncio.wait_for(asyncio.create_task(exchange), SECONDS)
+    assert steps == ["muted"]

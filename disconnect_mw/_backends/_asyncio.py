@@ -239,6 +239,9 @@ class AsyncioBackend(Backend):
         if task.cancelling():
             task.uncancel()
 
+    def coroutine(self, task: Any) -> Any:
+        return None if task is None else task.get_coro()
+
     def has_ended(self, task: Any) -> bool:
         return bool(task.done())
 

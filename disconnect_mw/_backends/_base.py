@@ -185,6 +185,10 @@ class Backend:
     def uncancel(self, task: Any) -> None:
         """Take back what `wake` did to `task`, where other code swallowed the exception on its way."""
 
+    def coroutine(self, task: Any) -> Any:
+        """The outermost coroutine of a connection's task: nearly always the server's. None where it is not known."""
+        return None
+
     def has_ended(self, task: Any) -> bool:
         """Whether this task, which the loop has run, runs no more."""
         return True

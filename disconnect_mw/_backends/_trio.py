@@ -187,6 +187,9 @@ class TrioBackend(Backend):
     def absorb(self, task: Any, exception: BaseException | None) -> bool:
         return exception is None or isinstance(exception, Woken)
 
+    def coroutine(self, task: TrioAppScope) -> Any:
+        return None if task.task is None else task.task.coro
+
     def has_ended(self, task: Any) -> bool:
         return task.coro.cr_frame is None
 
