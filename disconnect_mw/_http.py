@@ -78,7 +78,7 @@ class HTTPConnection(Connection):
     def _count(self) -> None:
         parts = self.own_parts()
         parts.messages_sent = parts.bytes_sent = 0
-        self.__class__ = CountingHTTPConnection
+        self.__class__ = CountingHTTPConnection  # pyright: ignore[reportAttributeAccessIssue]  # as large
 
     def _before_send(self, message: Mapping[str, Any]) -> None:
         before = self._remaining

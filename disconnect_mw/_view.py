@@ -224,7 +224,7 @@ class Shield:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:  # None among it: a type checker is not to think that it swallows exceptions
         found = self._found
         if found is None:
             return False
