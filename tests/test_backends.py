@@ -459,6 +459,7 @@ def test_by_hand_nothing_is_started_called_later_or_cancelled() -> None:
     error = LookupError()
     assert (BY_HAND.token(), BY_HAND.absorb(None, error), ran) == (None, False, [])
     assert BY_HAND.split_cancellation(error) == (None, error)
+    assert (BY_HAND.has_ended(None), BY_HAND.coroutine(None)) == (True, None)
 
 
 def test_on_asyncio_a_future_is_awaited_in_time_and_nothing_is_taken_back_from_a_task_that_was_not_woken() -> None:

@@ -315,6 +315,14 @@ async def test_an_app_that_runs_in_a2wsgis_thread_is_not_cancelled(
     assert not connection(scope).connected
 
 
+async def test_where_a2wsgi_is_not_loaded_it_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "a2wsgi", raising=False)
+    far = http()
+    scope = far.scope()
+    await serve(lambda scope, receive, send: left(far), far, scope, policy="cancel")
+    assert ended(scope) == "cancelled"
+
+
 @on_asyncio
 async def test_nor_do_its_sends_raise(module: Callable[[str], Awaiting]) -> None:
     """They come from a task of their own."""

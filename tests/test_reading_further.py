@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from disconnect_mw import _watcher, connection
+from disconnect_mw import DisconnectMiddleware, _watcher, connection
 from disconnect_mw.testing import HTTPClient, HTTPSimulatedServer, servers
 
 from .support.apps import behind
 from .support.messages import CHUNK, START
 from .support.records import ended
-from .support.serving import GRACE, call, look_soon, on_asyncio, serve, turns
+from .support.serving import GRACE, SECONDS, call, look_soon, on_asyncio, serve, turns
 from .support.simulated_server import http
 
 pytestmark = pytest.mark.anyio
@@ -246,6 +246,52 @@ async def test_what_has_been_read_so_far_is_not_lost_to_an_app_that_asks_later(p
     app = Starlette(routes=[Route("/", endpoint, methods=["POST"])])
     await serve(app, far, posting(far), policy=policy)
     assert b"".join(bodies) == b"".join(bytes([number]) * 100 for number in range(8))
+
+
+async def test_a_response_that_begins_long_after_the_look_has_its_body_read_away_by_the_next_check() -> None:
+    far = uploading(100, 1 << 16)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["asgi"]["spec_version"] == "2.4"
+        await turns(40)
+        assert far.reads == 0
+        await send(START)
+        await turns(110)
+        assert far.reads == 0
+        await look(scope)
+        await turns(110)
+        assert far.reads >= 100  # the last one waits for the disconnect
+
+    await serve(app, far, posting(far))
+
+
+async def test_a_read_that_is_under_way_goes_on_to_the_end_of_the_body() -> None:
+    first, more = anyio.Event(), anyio.Event()
+    reads: list[bytes] = []
+
+    async def receive() -> Any:
+        if len(reads) == 1:
+            first.set()
+            await more.wait()
+        elif len(reads) == 5:
+            await anyio.sleep_forever()
+        reads.append(b"x")
+        return {"type": "http.request", "body": b"x", "more_body": len(reads) < 5}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        for _ in range(2):
+            await look(scope)
+        await first.wait()
+        root = connection(scope)._found.root  # type: ignore[union-attr]  # while the app runs
+        root.require_reader().read_away(contextvars.copy_context())
+        more.set()
+        await turns(20)
+        assert len(reads) == 5
+
+    far = http()
+    with anyio.fail_after(SECONDS):
+        await DisconnectMiddleware(app, policy="cancel")(posting(uploading(5)), receive, far.send)
 
 
 async def test_what_was_discarded_is_told_to_an_app_that_asks_too_late(caplog: pytest.LogCaptureFixture) -> None:
