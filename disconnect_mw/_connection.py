@@ -869,6 +869,8 @@ class Connection(abc.ABC):
             parts.watcher.close()
         if parts.waiters is not None:
             parts.waiters.wake()
+            if self.disconnected is None:
+                self._send = self.server_send  # in the place of a `WakingSend`, which holds this
         if parts.cancellation is not None:
             parts.cancellation.close()
         if isinstance(self._send, MutedSend):

@@ -51,14 +51,14 @@ class Disconnected:
         if _messages.field(message, "more_body"):
             self.chunks_muted += 1
 
-    def start_for_outside(self, start: Message) -> Message:
-        """The start of a response that begins after the disconnect, for whoever stands outside (P11).
+    def for_outside(self, message: Message) -> Message:
+        """A message that the app sends after the disconnect, for whoever stands outside (P11).
 
         After a cut upload an error is a framework's word for a client that has left: Starlette's 500, FastAPI's 400.
         """
-        status = _messages.field(start, "status")
+        status = _messages.field(message, "status")
         is_cut = self.record is not None and self.record.phase == "during the upload"
-        return {**start, "status": 499} if is_cut and isinstance(status, int) and status >= 400 else start
+        return {**message, "status": 499} if is_cut and isinstance(status, int) and status >= 400 else message
 
     def take_remaining(self, first: Remaining, after: Callable[[Remaining, Any], Remaining]) -> list[Message]:
         """The messages that complete the response for outer middleware; only once.
@@ -72,7 +72,7 @@ class Disconnected:
         if self.is_guessed and remaining is not first:
             return []  # should the client be there after all: better a response that is cut than one that looks whole
         if self.start is not None and remaining is first:
-            start = _messages.without_length(self.start)
+            start = _messages.without_length(self.for_outside(self.start))
             return [start, *_messages.copy_messages(after(remaining, start))]
         return _messages.copy_messages(remaining)
 

@@ -264,12 +264,12 @@ class HTTPConnection(Connection):
     def _reports_error(self, message: Message) -> bool:
         """Whether it is of a response of 500 or more that begins after the disconnect: a framework's for a bug.
 
-        Raised there, `ClientDisconnected` would take the place of the bug (P5).
+        Raised there, `ClientDisconnected` would take the place of the bug (P5). An inner install makes a 499 of it.
         """
         assert self.disconnected is not None
         start = message if field(message, "type") == "http.response.start" else self.disconnected.start
         status = None if start is None else field(start, "status")
-        return isinstance(status, int) and status >= 500
+        return isinstance(status, int) and status >= 499
 
     def _is_left_stuck(self) -> bool:
         scope = self.backend.app_scope(self.task)

@@ -120,8 +120,9 @@ class Reader:
 
     async def receive(self) -> Message:
         self._asking += 1
+        is_late = self._has_discarded and not self._is_asked and self._source.disconnect_message is None
         self._is_asked, self._reads_away = True, False
-        if self._has_discarded and self._source.disconnect_message is None:
+        if is_late:
             _LOGGER.warning("the app asks for a request body which it had left unread while it answered: it is lost")
         try:
             return await self._receive()

@@ -119,8 +119,6 @@ class MutedSend:
         """`cause` is the exception with which the server's `send` reported the disconnect for this very message."""
         disconnected, kind = self._disconnected, _messages.field(message, "type")
         disconnected.count(message)
-        if kind == "http.response.start":
-            message = disconnected.start_for_outside(message)
         _blocked_sends.uncancel(self._backend)
         if self._raises(message):
             await self._give_turn()
@@ -129,10 +127,10 @@ class MutedSend:
             disconnected.unsent = self._after(disconnected.unsent, message)
             if not disconnected.unsent:
                 self._completed()
-        if self._outer is not None and self._outer.scope is not None:
-            await self._hand_on(message, kind)
-        elif kind in _messages.STARTS and disconnected.start is None:
+        if kind in _messages.STARTS and disconnected.start is None:
             disconnected.start = message
+        if self._outer is not None and self._outer.scope is not None:
+            await self._hand_on(disconnected.for_outside(message), kind)
         await self._give_turn()
 
     async def _give_turn(self) -> None:

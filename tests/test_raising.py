@@ -69,7 +69,7 @@ async def test_a_bug_that_a_framework_answers_with_500_passes(policy: Any) -> No
     assert left.value is bug
 
 
-@pytest.mark.parametrize(("status", "raises"), [(499, True), (500, False), ("500", True), (None, True)])
+@pytest.mark.parametrize(("status", "raises"), [(498, True), (499, False), (500, False), ("500", True), (None, True)])
 async def test_only_such_an_answer_is_muted_under_raise(status: Any, raises: bool) -> None:
     server = SimulatedServer()
 
@@ -79,6 +79,26 @@ async def test_only_such_an_answer_is_muted_under_raise(status: Any, raises: boo
                 await send(message)
 
     await run(server, after_disconnect(server, app), policy="raise")
+
+
+@pytest.mark.parametrize("installs", [1, 2])
+async def test_a_bug_after_a_cut_upload_passes_too(installs: int) -> None:
+    """Outside, its answer is a 499."""
+    server = SimulatedServer(incoming=[{"type": "http.request", "body": b"some", "more_body": True}])
+    bug = ValueError("the app's own")
+
+    async def endpoint(request: Request) -> Response:
+        await request.receive()
+        server.leave()
+        await request.receive()
+        raise bug
+
+    app: Any = Starlette(routes=[Route("/", endpoint)])
+    for _ in range(installs - 1):
+        app = DisconnectMiddleware(app)
+    with pytest.raises(ValueError) as left:
+        await run(server, app, policy="raise")
+    assert left.value is bug
 
 
 async def test_nor_is_an_answer_that_had_begun_before() -> None:
