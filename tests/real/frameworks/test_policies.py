@@ -26,7 +26,7 @@ if IS_FULL:
     SETUPS += [
         Setup("granian", INSTALLED, "asyncio"),
         Setup("uvicorn", INSTALLED, "asyncio", "h11", "websockets"),
-        Setup("gunicorn", INSTALLED, "asyncio", worker="asgi"),
+        Setup("gunicorn", INSTALLED, "asyncio", worker="asgi", is_patient=True),  # the grace is longer than its own
     ]
 
 Ended = tuple[str, ...]

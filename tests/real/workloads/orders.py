@@ -24,8 +24,8 @@ from disconnect_mw import connection
 from .places import PLACES, cancelled
 from .sizes import BETWEEN
 
-SECONDS_BEFORE = 0.08
-"""Longer than it takes until somebody looks for the client."""
+SECONDS_BEFORE = 0.3
+"""Longer than it takes until the middleware has checked, on a busy machine too."""
 
 SECONDS_BETWEEN = 0.01
 

@@ -54,7 +54,7 @@ class _Upstream:
     async def _serve(cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         cls.opened += 1
         try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while True:
                     await cls._answer(await reader.readuntil(b"\r\n\r\n"), reader, writer)
         finally:
