@@ -428,7 +428,8 @@ class Connection(abc.ABC):
             return False
         kind = field(message, "type")
         is_in_order = _messages.is_in_order(before, kind)
-        is_reported = is_late or is_disconnect_error(exception, kind) or (is_in_order and self.is_disconnect(exception))
+        is_servers_own = is_late or (is_in_order and self.is_disconnect(exception))
+        is_reported = is_servers_own or is_disconnect_error(exception, kind)
         # A message out of order is the app's mistake, whatever the server would answer. After the last message its
         # answer proves nothing: uvicorn's receive gives the disconnect of a response that is complete, although its
         # send has just refused the end of it ("Too little data for declared Content-Length").
@@ -437,7 +438,7 @@ class Connection(abc.ABC):
         if self.disconnect_message is None and not is_late:
             await self.require_reader().ask_server()  # does its receive confirm the disconnect, and by which code?
         is_guessed = self.disconnect_message is None
-        if is_guessed and not (is_late or (is_reported and self._is_of_server(exception))):
+        if is_guessed and not (is_servers_own or (is_reported and self._is_of_server(exception))):
             return False
         parts = self.parts
         if parts.messages_sent is not None and parts.bytes_sent is not None:
