@@ -127,10 +127,10 @@ class MutedSend:
             disconnected.unsent = self._after(disconnected.unsent, message)
             if not disconnected.unsent:
                 self._completed()
-        if kind in _messages.STARTS and disconnected.start is None:
-            disconnected.start = message
         if self._outer is not None and self._outer.scope is not None:
             await self._hand_on(disconnected.for_outside(message), kind)
+        if kind in _messages.STARTS and disconnected.start is None:
+            disconnected.start = message
         await self._give_turn()
 
     async def _give_turn(self) -> None:
