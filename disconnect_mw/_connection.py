@@ -572,8 +572,7 @@ class Connection(abc.ABC):
             self.cancel_later(seconds)
         elif options.grace is None and options.policy in ("mute", "finish"):
             _telling.abandoned.add(self, self.backend, self.token)
-        if options.orphans is not None:
-            options.orphans.add(self)
+        self._add_orphan()
         for hook in self.options.hooks:
             context = None if self.parts.watcher is None else self.parts.watcher.context
             _telling.call_hook(hook, record, self.backend, context)
@@ -769,6 +768,13 @@ class Connection(abc.ABC):
         self.wake_readers()
         self.discard_orphan()
 
+    def _add_orphan(self) -> None:
+        """The app goes on for nobody from now on, unless it is being ended, or has sent its last message."""
+        disconnected, cancellation = self.disconnected, self.parts.cancellation
+        is_ending = cancellation is not None and cancellation.is_over
+        if self.options.orphans is not None and disconnected is not None and disconnected.unsent and not is_ending:
+            self.options.orphans.add(self)
+
     def discard_orphan(self) -> None:
         if self.options.orphans is not None:
             self.options.orphans.discard(self)
@@ -805,11 +811,12 @@ class Connection(abc.ABC):
         options = self.options.within(root.options)
         if policy is not None:
             options = dataclasses.replace(options, policy=policy)
-        if root.disconnected is not None and options.orphans is not root.options.orphans:
-            root.discard_orphan()  # it counts among those of this install from now on
-            assert options.orphans is not None  # an install without a limit has that of the one around it
-            options.orphans.add(root)
+        is_moved = options.orphans is not root.options.orphans
+        if is_moved:
+            root.discard_orphan()
         root.options = options
+        if is_moved:
+            root._add_orphan()  # it counts among those of this install from now on
         if self.options.needs_watcher:
             root.backend.call_in(root.token, functools.partial(root.watch, contextvars.copy_context()))
         disconnected, record = root.disconnected, root.record()

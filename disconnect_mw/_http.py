@@ -18,14 +18,14 @@ from ._spec_version import AskedVersion, replace_version, right_version, stated_
 from ._state import Body, Cause, Receiver
 
 _APP, _READER = Receiver.APP, Receiver.READER
+_PARTIAL, _COMPLETE = Body.PARTIAL, Body.COMPLETE
+
 # Turns of the event loop in which a response begins whose framework has looked at the version. Through one
 # BaseHTTPMiddleware it takes six.
 _TURNS_TO_BEGIN = 32
 
 # Seconds that a task has which received nothing but the disconnect.
 _SECONDS_OF_LISTENER = 1.0
-
-_PARTIAL, _COMPLETE = Body.PARTIAL, Body.COMPLETE
 
 
 class HTTPConnection(Connection):

@@ -75,11 +75,13 @@ async def test_whoever_stands_outside_sees_a_whole_exchange(order: str, ending: 
     assert not server.sent[-1].get("more_body", False)
 
 
+async def blocking(message: Any) -> None:
+    """A server's send that never returns."""
+    await anyio.sleep_forever()
+
+
 async def test_the_orderly_end_does_not_wait_for_a_server_that_blocks() -> None:
     server = SimulatedServer()
-
-    async def blocking(message: Any) -> None:
-        await anyio.sleep_forever()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         server.leave()
@@ -94,9 +96,6 @@ async def test_the_orderly_end_does_not_wait_for_a_server_that_blocks() -> None:
 async def test_it_is_over_within_50_ms_where_the_servers_send_never_returns() -> None:
     async def exchange() -> None:
         server = SimulatedServer()
-
-        async def blocking(message: Any) -> None:
-            await anyio.sleep_forever()
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             server.leave()

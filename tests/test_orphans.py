@@ -144,6 +144,37 @@ async def test_under_mute_each_exchange_is_checked() -> None:
     await DisconnectMiddleware(app, max_orphans=1)(far.scope(), far.receive, far.send)
 
 
+async def test_who_is_being_cancelled_does_not_count_while_he_cleans_up() -> None:
+    """Else he would push out one that is to finish."""
+    until, policies = Until(), iter(["finish", "cancel", "cancel"])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        scope["far"].leave()
+        try:
+            await until("over")
+        finally:
+            until.note(scope["number"])
+            with anyio.CancelScope(shield=True):
+                await until("over")
+
+    middleware: Any = DisconnectMiddleware(app, policy_for=lambda scope: next(policies), max_orphans=1)
+    scopes = []
+    with anyio.fail_after(SECONDS):
+        async with anyio.create_task_group() as tasks:
+            for number in range(3):
+                far = http()
+                scope = {**far.scope(), "far": far, "number": number}
+                scopes.append(scope)
+                tasks.start_soon(middleware, scope, far.receive, far.send)
+                if number == 0:
+                    await anyio.sleep(0.05)  # it goes on; whether it does still is told in the end
+                else:
+                    await until(number)
+            until.note("over")
+    assert [ended(scope) for scope in scopes] == ["returned", "cancelled", "cancelled"]
+
+
 async def test_two_installs_side_by_side_count_for_themselves() -> None:
     apps: list[App] = []
 
