@@ -146,7 +146,8 @@ async def test_under_mute_each_exchange_is_checked() -> None:
 
 async def test_who_is_being_cancelled_does_not_count_while_he_cleans_up() -> None:
     """Else he would push out one that is to finish."""
-    until, policies = Until(), iter(["finish", "cancel", "cancel"])
+    until = Until()
+    policies: Any = iter(["finish", "cancel", "cancel"])
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
