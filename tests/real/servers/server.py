@@ -28,7 +28,7 @@ from .setups import APP, Setup
 Event = dict[str, Any]
 
 ATTEMPTS = 3
-"""Attempts to start a server: a port that was free may be taken by then."""
+"""Attempts to start a server: a port that was free may be taken by then, or the machine have no room for a process."""
 
 REPEATS = 3
 """A text that is logged more often than this during one visit is logged for each message."""
@@ -96,8 +96,8 @@ class Server:
             try:
                 self._start(home)
             except BaseException as failure:
-                self._stop(kill=not isinstance(failure, Crash))
-                if self.setup.takes_socket or attempt == ATTEMPTS or not isinstance(failure, Crash):
+                passes = isinstance(failure, OSError) or (isinstance(failure, Crash) and not self.setup.takes_socket)
+                if not passes or attempt == ATTEMPTS:
                     self._home.cleanup()
                     raise
             else:
@@ -115,6 +115,20 @@ class Server:
         self._news = threading.Condition()
         self._ended = False
         self._stderr = open(home / "stderr", "w+", encoding="utf-8", errors="replace")
+        try:
+            self._process = self._launch(home)
+        except BaseException:
+            self._stderr.close()
+            raise
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self._wait_until_it_listens()
+        except BaseException as failure:
+            self._stop(kill=not isinstance(failure, Crash))
+            raise
+
+    def _launch(self, home: Path) -> subprocess.Popen[bytes]:
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", 0))
             self.port = listening.getsockname()[1]
@@ -124,8 +138,8 @@ class Server:
                 inherited = (listening.fileno(),)
             else:
                 listening.close()
-            self._process = subprocess.Popen(
-                [self._python, *self.setup.command(listening.fileno() if inherited else self.port, self._app)],
+            return subprocess.Popen(
+                [self._python, *self.setup.command(inherited[0] if inherited else self.port, self._app)],
                 cwd=home,
                 env={
                     **os.environ,
@@ -140,15 +154,15 @@ class Server:
                 pass_fds=inherited,
                 start_new_session=True,  # so that its workers can be killed with it
             )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+
+    def _wait_until_it_listens(self) -> None:
         self.version = self.wait(lambda event: "version" in event, "the server's version", 3 * PATIENCE)["version"]
         deadline = time.monotonic() + 3 * PATIENCE
         while True:
             try:
                 self.mark("started")
                 return
-            except (ConnectionRefusedError, Hang):  # a busy machine takes long to import an app
+            except (ConnectionError, Hang):  # a busy machine takes long to import an app
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     raise Crash(f"the server does not listen\n{self.last_words()}") from None
                 time.sleep(0.02)  # the server emits nothing when it listens
