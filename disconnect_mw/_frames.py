@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import gc
 import types
 from collections.abc import Iterable, Iterator
@@ -46,6 +48,62 @@ def _members(thing: Any) -> list[Any]:
         return []
     tasks = getattr(thing, {"TaskGroup": "_tasks", "_GatheringFuture": "_children"}.get(kind.__name__, ""), ())
     return [task for task in tasks if hasattr(task, "get_coro")]
+
+
+def ending_scopes(coroutine: Any) -> list[Any]:
+    """The time-outs, cancel scopes and groups that `coroutine` has open, and that are ending what runs in them.
+
+    A `with` block keeps the method by which it is left on the stack of its frame, which refers to the scope.
+    """
+    scopes: list[Any] = []
+    for awaitable in chain(coroutine):
+        things = [awaitable]
+        for thing in things:  # to which more are added meanwhile
+            for held in gc.get_referents(thing):
+                inner = _scope_of(held)
+                if _is_ending(inner) and not any(inner is one for one in scopes):
+                    scopes.append(inner)
+                elif type(inner) in _HOLDERS and not any(inner is one for one in things):
+                    things.append(inner)
+    return scopes
+
+
+# What has the scopes of a `with` block inside: a generator that is suspended in one, and what contextlib makes of it.
+_HOLDERS = frozenset(
+    {
+        types.CellType,
+        types.GeneratorType,
+        types.AsyncGeneratorType,
+        contextlib._GeneratorContextManager,
+        contextlib._AsyncGeneratorContextManager,
+        contextlib.ExitStack,
+        contextlib.AsyncExitStack,
+        collections.deque,  # of such a stack
+        tuple,
+    }
+)
+
+
+def _scope_of(thing: Any) -> Any:
+    """The scope itself, where `thing` is a method of one, or anyio's group around one."""
+    if type(thing) is types.MethodType:
+        thing = thing.__self__
+    is_anyios = type(thing).__module__.partition(".")[0] == "anyio"
+    return getattr(thing, "cancel_scope", thing) if is_anyios else thing
+
+
+def _is_ending(scope: Any) -> bool:
+    """Whether it is cancelling what runs in it, and has not been left. That is private to these, but anyio's half."""
+    kind = type(scope)
+    match kind.__module__.partition(".")[0], kind.__name__:
+        case "asyncio", "Timeout":
+            return getattr(getattr(scope, "_state", None), "name", "") == "EXPIRING"
+        case "asyncio", "TaskGroup":
+            owes_uncancel = getattr(scope, "_parent_cancel_requested", False) and not getattr(scope, "_exiting", True)
+            return bool(getattr(scope, "_aborting", False) and (owes_uncancel or getattr(scope, "_tasks", ())))
+        case "anyio", "CancelScope":
+            return bool(getattr(scope, "_active", False) and scope.cancel_called)
+    return False
 
 
 def _awaited_by(awaitable: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from typing import Any
 
 import anyio
@@ -244,7 +245,7 @@ async def test_one_that_was_swallowed_holds_ours_off_for_a_while_only(
             if ends == "others as well":
                 task.cancel()
                 await turns()
-            if ends == "another in its place":
+            if ends == "another in its place":  # an `asyncio.timeout` of the app's own does that
                 raise asyncio.CancelledError from None
 
     async def server() -> int:
@@ -254,11 +255,144 @@ async def test_one_that_was_swallowed_holds_ours_off_for_a_while_only(
 
     task = asyncio.ensure_future(server())
     await asyncio.wait({task}, timeout=SECONDS)
-    assert task.cancelled() == (ends != "ours")
-    if ends == "ours":
+    assert task.cancelled() == (ends == "others as well")
+    if not task.cancelled():
         assert task.result() == 1
     assert ended(scope) == "cancelled"
     assert times[1] - times[0] >= 0.008
+
+
+# The app's own scopes
+
+SLOW = 0.08
+"""Seconds that a clean-up takes: longer than until our cancellation would be tried again."""
+
+
+async def forever(cleaned_up: list[str]) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(SLOW)
+        cleaned_up.append("whole")
+
+
+async def in_timeout(cleaned_up: list[str]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await forever(cleaned_up)
+
+
+async def in_timeout_of_a_stack(cleaned_up: list[str]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(asyncio.timeout(0.01))
+            await forever(cleaned_up)
+
+
+async def in_timeout_of_a_generator(cleaned_up: list[str]) -> None:
+    @contextlib.asynccontextmanager
+    async def limited() -> Any:
+        async with asyncio.timeout(0.01):
+            yield
+
+    with contextlib.suppress(TimeoutError):
+        async with limited():
+            await forever(cleaned_up)
+
+
+async def in_wait_for(cleaned_up: list[str]) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(forever(cleaned_up), 0.01)
+
+
+async def in_group(cleaned_up: list[str]) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0.01)
+        raise ValueError
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+            group.create_task(forever(cleaned_up))
+            await asyncio.Event().wait()
+    except* ValueError:
+        pass
+
+
+async def in_anyio_scope(cleaned_up: list[str]) -> None:
+    with anyio.move_on_after(0.01):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(SLOW)
+                cleaned_up.append("whole")
+
+
+async def in_anyio_group(cleaned_up: list[str]) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(in_anyio_scope, cleaned_up)
+        await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+
+
+SCOPES = [
+    in_timeout,
+    in_timeout_of_a_stack,
+    in_timeout_of_a_generator,
+    in_wait_for,
+    in_group,
+    in_anyio_scope,
+    in_anyio_group,
+]
+
+
+@on_asyncio
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_what_a_scope_of_the_app_has_ended_cleans_up_before_ours_comes(scope: Any) -> None:
+    """Else that scope takes ours for its own, or ours comes out with it (case `cancel_lost_in_apps_own_timeout`)."""
+    far = http()
+    http_scope = far.scope()
+    cleaned_up: list[str] = []
+
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        await receive()
+        asyncio.get_running_loop().call_later(0.03, far.leave)
+        await scope(cleaned_up)
+        assert far.has_left
+        await asyncio.Event().wait()
+
+    async def server() -> int:
+        await DisconnectMiddleware(app, policy="cancel")(http_scope, far.receive, far.send)
+        return cancellations()
+
+    assert await asyncio.wait_for(server(), SECONDS) == 0
+    assert ended(http_scope) == "cancelled"
+    if scope is not in_wait_for or sys.version_info >= (3, 12):  # before, it leaves its task when it is cancelled
+        assert cleaned_up == ["whole"]
+
+
+@on_asyncio
+async def test_a_clean_up_after_a_time_out_of_the_app_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_asyncio, "_UNTIL_CLEANED_UP", 0.02)
+    far = http()
+    scope = far.scope()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        async with asyncio.timeout(0):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.Event().wait()
+
+    async def server() -> int:
+        await DisconnectMiddleware(app, policy="cancel")(scope, far.receive, far.send)
+        return cancellations()
+
+    assert await asyncio.wait_for(server(), SECONDS) == 0
+    assert ended(scope) == "cancelled"
 
 
 # Nothing may leak to the server's own code

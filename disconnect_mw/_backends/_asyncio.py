@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import math
 import sys
-import traceback
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any
 
-from .._frames import chain, descendants, is_method_of, is_of_package
+from .._frames import chain, descendants, ending_scopes, is_method_of, is_of_package
 from ._base import Backend, Call, Handle, SendTimedOut, is_cancelled_error, turn
 
 # The message of a cancellation by this middleware.
 _MARK = "disconnect_mw: the client has disconnected"
 
-# Seconds until the next try to cancel a task while another cancellation of it is pending, and for how long one without
-# `uncancel` counts as pending before it counts as swallowed. (A TaskGroup of 3.11 and 3.12 that has failed leaves one
-# behind.)
+# Seconds until the next try to cancel a task while another cancellation of it is pending; for how long one without
+# `uncancel` counts as pending before it counts as swallowed (a TaskGroup of 3.11 and 3.12 that has failed leaves one
+# behind); and for how long what a time-out or a cancel scope of the app has ended may clean up.
 _UNTIL_TRIED_AGAIN = 0.05
 _UNTIL_SWALLOWED = 1.0
+_UNTIL_CLEANED_UP = 10.0
 
 # An anyio cancel scope does not know our cancellation for its own, but repeats itself within so many turns.
 _TURNS_TO_REPEAT = 2
@@ -47,18 +48,32 @@ class AsyncioAppScope:
     def cancel(self, tried_for: float) -> float | None:
         """See `AppScope.cancel`. Postponed as `Cancellation.cancel` says."""
         task = self._task
-        self._cancelled_before = _cancelling(task)
-        if _is_being_cancelled(task) or (self._cancelled_before and tried_for < _UNTIL_SWALLOWED):
+        pending, ending = _cancelling(task), ending_scopes(task.get_coro())
+        # Those take theirs back when they are left.
+        self._cancelled_before = 0 if ending else pending
+        if _is_being_cancelled(task) or tried_for < self._seconds_to_wait(pending, ending):
             return _UNTIL_TRIED_AGAIN
         if task._fut_waiter is None and asyncio.current_task() is not None:
             return 0
         task.cancel(_MARK)
         return None
 
+    def _seconds_to_wait(self, pending: int, ending: list[Any]) -> float:
+        """Seconds for which other cancellations of the task may be under way before ours comes all the same.
+
+        A TaskGroup that is ending its tasks has no limit: it would swallow ours (3.11, 3.12), or keep it until then.
+        """
+        if any(isinstance(scope, asyncio.TaskGroup) for scope in ending):
+            return math.inf
+        return _UNTIL_CLEANED_UP if ending else _UNTIL_SWALLOWED if pending else 0
+
     def absorb(self, exception: BaseException | None) -> bool:
-        task, before = self._task, self._cancelled_before
-        if _cancelling(task) > before:
+        task, before, pending = self._task, self._cancelled_before, _cancelling(self._task)
+        if pending > before:
             task.uncancel()
+        elif pending and isinstance(exception, asyncio.CancelledError) and _MARK in exception.args:
+            task.uncancel()  # it is ours that is left: what was pending before has been taken back
+            before = pending - 1
         return _cancelling(task) <= before and is_cancelled_error(exception) and (not before or _is_marked(exception))
 
     async def others(self, exception: BaseException) -> BaseException:
@@ -102,16 +117,9 @@ def _is_being_cancelled(task: Any) -> bool:
 
 
 def _is_marked(exception: BaseException | None) -> bool:
-    """Whether it is our cancellation, or what an awaited task made of it, and no other came before or after.
-
-    The chain of `__context__` is walked. Of two cancellations the later one is raised while the earlier one is handled,
-    so both have passed through a common frame; an awaited task raises its own in frames of its own.
-    """
+    """Whether it is our cancellation, or was raised while that was handled, and no other came before."""
     while exception is not None and _MARK not in exception.args:
-        frames = {frame for frame, _ in traceback.walk_tb(exception.__traceback__)}
         exception = exception.__context__
-        if exception is None or any(frame in frames for frame, _ in traceback.walk_tb(exception.__traceback__)):
-            return False
     return exception is not None and not is_cancelled_error(exception.__context__)
 
 
