@@ -6,6 +6,7 @@ Once their connection is lost, these servers leave a `send` waiting: Hypercorn o
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from collections.abc import Iterable
@@ -34,24 +35,34 @@ _HANDS_ON = ("starlette.middleware.base",)
 _OF_EVENT_LOOPS = ("", "asyncio", "anyio", "trio", "uvloop")
 
 
+# Connections whose sends are looked at in one turn of the event loop, at most.
+_SENDERS_A_TURN = 64
+
+
 class Sender(Protocol):
     """What of a connection is needed to wake its sends."""
 
     sends_by: ClassVar[tuple[types.CodeType, ...]]  # of its method `send`
     muted_by: ClassVar[types.CodeType]  # of what takes its messages after the disconnect
+    scope: Any  # None when the exchange is over
     server_send: Call
 
 
 def _wake_blocked(senders: Iterable[Sender], backend: Backend, token: Any) -> None:
-    """Wake the sends that the server has blocked.
+    """Wake the sends that the server has blocked."""
+    waiting = [*senders]
+    for sender in waiting[:_SENDERS_A_TURN]:
+        if sender.scope is not None:
+            _wake(sender, backend)
+    if len(waiting) > _SENDERS_A_TURN:
+        backend.call_soon(functools.partial(_wake_blocked, waiting[_SENDERS_A_TURN:], backend, token))
 
-    The tasks that send are not noted, for that would cost each message; they are found by what they await.
-    """
-    calls = [(sender, sender.server_send) for sender in senders]
-    codes = {code for sender, _ in calls for code in sender.sends_by}
-    for task, sender, awaited in backend.suspended_in(codes, calls):
+
+def _wake(sender: Sender, backend: Backend) -> None:
+    call = sender.server_send
+    for task, awaited in backend.suspended_in(sender.sends_by, sender, call, backend.tasks_in(call)):
         is_muted = any(is_running(sender.muted_by, awaitable) for awaitable in awaited)  # by an inner install
-        if not is_muted and _is_blocked(awaited) and backend.wake(task, sender.server_send):
+        if not is_muted and _is_blocked(awaited) and backend.wake(task, call):
             _woken[task] = sender
 
 
@@ -96,9 +107,17 @@ def _current_task(backend: Backend) -> Any:
     return None if token is None else backend.current_task(token)
 
 
+_modules = 0, False  # how many were loaded when that was last asked, and the answer
+
+
 def can_block() -> bool:
     """Whether a server is loaded whose `send` may never return."""
-    return any(name in sys.modules for name in BLOCKING)
+    global _modules
+    count, answer = _modules
+    if len(sys.modules) != count:
+        answer = any(name in sys.modules for name in BLOCKING)
+        _modules = len(sys.modules), answer
+    return answer
 
 
 def _is_blocked(awaited: Iterable[Any]) -> bool:

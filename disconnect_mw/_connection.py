@@ -176,7 +176,9 @@ class Connection(abc.ABC):
         return app if self.task is None else functools.partial(self.task.run, app)
 
     def observe(self, counts: bool, watches: bool) -> None:
-        """Add the time-out of `send`, and, if asked for, the counter and the watcher."""
+        """Add what is asked for: the time-out of `send`, the counter, the watcher."""
+        if can_block() and self.token is not None:
+            self.server_send = self._send = self.backend.noted(self.server_send)
         send_timeout = self.options.send_timeout
         if send_timeout is not None:
             self._send = TimedSend(self._send, send_timeout, self.backend)
@@ -350,9 +352,9 @@ class Connection(abc.ABC):
         reader.wake()
         return reader.has_woken_app and self.backend.absorb(self.backend.current_task(self.token), exception)
 
-    def _reading_task(self) -> Any:
-        """The task of the app that awaits the server's `receive`."""
-        return self._reading
+    def _wake_reading(self) -> None:
+        """Wake the task of the app that awaits the server's `receive`, which may never deliver the disconnect."""
+        self.require_reader().wake_app(self._reading)
 
     def receive_failed(self, exception: BaseException) -> bool:
         """The server's `receive` raised. Returns whether that was its way to deliver a disconnect."""
@@ -449,7 +451,7 @@ class Connection(abc.ABC):
         assert self.disconnected is not None  # since messages remained
         self.disconnected.is_guessed |= is_guessed
         if self.is_being_read():  # by a call that a server with such a `send` may never end
-            self.require_reader().wake_app(self._reading_task())
+            self._wake_reading()
         return True
 
     def _is_of_server(self, exception: Exception) -> bool:
@@ -555,9 +557,7 @@ class Connection(abc.ABC):
         if self.parts.waiters is not None:
             self.parts.waiters.wake()
         self._for_inner(lambda inner: inner._on_disconnect(Cause.DISCONNECT_RECEIVED, message))
-        # The last `send` of a complete response may be blocked as well; that is asked only where there is a watcher.
-        may_block = self.state is _DISCONNECTED or (self.is_http and self.parts.watcher is not None)
-        if may_block and self.scope is not None and self.token is not None and can_block():
+        if self.scope is not None and self.token is not None and self.backend.tasks_in(self.server_send):
             _blocked_sends.blocked.add(self, self.backend, self.token)
 
     def _cancel_and_call_hooks(self) -> None:
@@ -696,7 +696,8 @@ class Connection(abc.ABC):
         back when it loses its connection, or `_blocked_sends` has.
         """
         if self.task is not None:
-            for _, _, awaited in self.backend.suspended_in(self.sends_by, [(self, self.server_send)], (self.task,)):
+            own_tasks = self.backend.own_tasks(self.task)
+            for _, awaited in self.backend.suspended_in(self.sends_by, self, self.server_send, own_tasks):
                 if not any(is_running(self.muted_by, awaitable) for awaitable in awaited):
                     return self.require_cancellation().wait_for_send()
         return None

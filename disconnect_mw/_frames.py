@@ -140,13 +140,16 @@ def is_of_package(name: str, awaitable: Any) -> bool:
 
 
 def is_method_of(owner: object, codes: Iterable[types.CodeType], awaitable: Any) -> bool:
-    """Whether `awaitable` is a coroutine of a method with such a code, called on `owner`: its frame refers to that.
+    """Whether `awaitable` is a coroutine of a method with such a code, called on `owner`."""
+    return any(thing is owner for thing in owners(codes, awaitable))
+
+
+def owners(codes: Iterable[types.CodeType], awaitable: Any) -> list[Any]:
+    """What the frame of `awaitable` refers to, the object of the method among it; nothing for other codes.
 
     Not asked of `f_locals`: reading those of a live frame keeps what they hold alive (3.11, 3.12).
     """
-    return any(is_running(code, awaitable) for code in codes) and any(
-        thing is owner for thing in gc.get_referents(awaitable)
-    )
+    return gc.get_referents(awaitable) if any(is_running(code, awaitable) for code in codes) else []
 
 
 def is_running(code: types.CodeType, awaitable: Any) -> bool:

@@ -41,7 +41,7 @@ class HTTPConnection(Connection):
         """As `Connection.receive`, which this repeats for the usual path: each chunk of an upload comes this way."""
         if self._reading is not None:
             return await self.require_reader().receive()
-        self._reading = _APP  # not which task: to note that would cost each chunk, and `_reading_task` can find it
+        self._reading = _APP  # not which task: to note that would cost each chunk, and `_wake_reading` can find it
         server_receive = self.server_receive
         try:
             message = await server_receive()
@@ -66,14 +66,18 @@ class HTTPConnection(Connection):
                     return message
         return await self._answer(message)
 
-    def _reading_task(self) -> Any:
-        calls = [(self, self.server_receive)]
-        codes = (HTTPConnection.receive.__code__,)
-        for tasks in (() if self.task is None else (self.task,), None):  # nearly always it is the exchange's own
-            for task, _, awaited in self.backend.suspended_in(codes, calls, tasks):
-                if awaited and not is_running(Reader.receive.__code__, awaited[0]):  # else it waits in the reader
-                    return task
-        return None
+    def _wake_reading(self) -> None:
+        backend, call, codes = self.backend, self.server_receive, (HTTPConnection.receive.__code__,)
+        tasks = (*backend.tasks_in(call), *backend.own_tasks(self.task))  # nearly always it is the exchange's own
+        if not any(self._wake_if_reading(*found) for found in backend.suspended_in(codes, self, call, tasks)):
+            backend.search(codes, self, self._wake_if_reading)
+
+    def _wake_if_reading(self, task: Any, awaited: list[Any]) -> bool:
+        """`task` is in `receive`, where it awaits this. Wakes it unless it awaits the reader."""
+        is_reading = self.is_being_read() and bool(awaited) and not is_running(Reader.receive.__code__, awaited[0])
+        if is_reading:
+            self.require_reader().wake_app(task)
+        return is_reading
 
     def _count(self) -> None:
         parts = self.own_parts()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import weakref
+from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -18,6 +19,7 @@ from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _blocked_sen
 
 from .support.apps import leaves_generators, through
 from .support.messages import ACCEPT, CHUNK, DISCONNECT, FINAL, REQUEST, START
+from .support.serving import on_asyncio
 from .support.silent_server import http, http_scope, look_soon_at_silent_servers, run, silent, websocket
 
 pytestmark = pytest.mark.anyio
@@ -84,7 +86,7 @@ async def test_a_send_that_is_blocked_wakes_when_the_disconnect_is_known(listens
         await anyio.sleep(0)  # no cancellation is left behind
 
     with anyio.fail_after(5):
-        await DisconnectMiddleware(app, policy=policy)(http_scope(), server.receive, server.send)
+        await DisconnectMiddleware(app, policy=policy)(http_scope("2"), server.receive, server.send)
     if policy == "mute":
         assert outcomes == [None, None]
     else:
@@ -111,7 +113,7 @@ async def test_a_send_is_found_wherever_the_tasks_wait_for_it() -> None:
                     pass
 
     with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
+        await DisconnectMiddleware(app)(http_scope("2"), server.receive, server.send)
 
 
 @leaves_generators
@@ -132,7 +134,7 @@ async def test_a_send_through_middleware_that_only_hands_on_wakes_too() -> None:
     handing_on = BaseHTTPMiddleware(DisconnectMiddleware(app), through)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(handing_on, http_scope(), server.receive, server.send)
+            tasks.start_soon(handing_on, http_scope("2"), server.receive, server.send)
             await is_back.wait()
             tasks.cancel_scope.cancel()  # what is outside of the install stays blocked
     assert outcomes == [None, None]
@@ -188,7 +190,7 @@ async def test_a_send_that_the_server_wakes_itself_is_not_cut_short() -> None:
         await anyio.sleep(0.05)
 
     with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, send)
+        await DisconnectMiddleware(app)(http_scope("2"), server.receive, send)
     assert sent == [CHUNK]
 
 
@@ -215,7 +217,7 @@ async def test_a_cancellation_from_outside_passes_through_a_blocked_send() -> No
             cancelled.cancel()
 
     with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
+        await DisconnectMiddleware(app)(http_scope("2"), server.receive, server.send)
     assert passed == []
 
 
@@ -252,7 +254,7 @@ async def test_a_cancellation_in_the_very_turn_of_ours_passes(order: str, monkey
         assert await bystander is None
 
     with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
+        await DisconnectMiddleware(app)(http_scope("2"), server.receive, server.send)
     assert ended == []
 
 
@@ -304,7 +306,7 @@ async def test_an_interruption_that_was_swallowed_leaves_no_count_behind(ends: s
         assert task.cancelling() == 0
 
     with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, swallowing_send)
+        await DisconnectMiddleware(app)(http_scope("2"), server.receive, swallowing_send)
     assert_nothing_is_left()
 
 
@@ -325,7 +327,7 @@ async def test_a_wake_that_was_swallowed_keeps_nothing_alive() -> None:
             await asking
 
         with anyio.fail_after(5):
-            await DisconnectMiddleware(app)(http_scope(), server.receive, swallowing_send)
+            await DisconnectMiddleware(app)(http_scope("2"), server.receive, swallowing_send)
         return weakref.ref(server)
 
     left = await exchange()
@@ -382,7 +384,7 @@ async def test_a_cancellation_from_outside_still_counts_when_the_clean_up_has_se
             await task
 
     with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, send_to_server)
+        await DisconnectMiddleware(app)(http_scope("2"), server.receive, send_to_server)
     assert counts == [1]
 
 
@@ -407,7 +409,7 @@ async def test_an_interruption_that_is_swallowed_is_nobody_elses() -> None:
         assert await sending is None
 
     with anyio.fail_after(5):
-        await DisconnectMiddleware(app)(http_scope(), server.receive, stubborn_send)
+        await DisconnectMiddleware(app)(http_scope("2"), server.receive, stubborn_send)
 
 
 async def test_a_send_that_waits_in_nobodys_code_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,3 +482,65 @@ async def test_nobody_reads_any_more_when_the_apps_own_close_goes_out() -> None:
 
     await DisconnectMiddleware(app)(far.scope(), receive, send)
     assert reading == [True, False, True, False]
+
+
+@on_asyncio
+@pytest.mark.parametrize("policy", ["mute", "cancel", "raise"])
+async def test_no_departure_looks_at_all_tasks(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P9: whatever server is loaded, and whether the send is blocked or not."""
+
+    def all_tasks() -> Any:
+        raise AssertionError("all tasks were looked at")
+
+    monkeypatch.setattr(asyncio, "all_tasks", all_tasks)
+    server = Blocking()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        listening = asyncio.create_task(told(receive, server))
+        with contextlib.suppress(ClientDisconnected):
+            await send(CHUNK)
+        await listening
+        await anyio.sleep(2 * _blocked_sends.blocked.seconds)
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app, policy=policy)(http_scope("2"), server.receive, server.send)
+
+
+@on_asyncio
+async def test_thousands_of_blocked_sends_are_woken_a_few_in_each_turn() -> None:
+    """P9: when a proxy is lost, all the streams of its connections are."""
+    count = 3 * _blocked_sends._SENDERS_A_TURN
+    woken: list[int] = []
+    servers = [Blocking() for _ in range(count)]
+    turn = 0
+    loop = asyncio.get_running_loop()
+
+    def count_turns() -> None:
+        nonlocal turn
+        turn += 1
+        if len(woken) < count:
+            loop.call_soon(count_turns)
+
+    async def play(server: Blocking) -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await send(START)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(receive)
+                await send(CHUNK)
+                woken.append(turn)
+
+        await DisconnectMiddleware(app)(http_scope("2"), server.receive, server.send)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            for server in servers:
+                tasks.start_soon(play, server)
+            for server in servers:
+                await server.is_blocked.wait()
+            count_turns()
+            for server in servers:
+                server.is_gone.set()
+    assert max(Counter(woken).values()) <= _blocked_sends._SENDERS_A_TURN

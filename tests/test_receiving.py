@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import weakref
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 from starlette.requests import Request
 
 from disconnect_mw import DisconnectMiddleware, _watcher, connection
+from disconnect_mw._backends import _asyncio
+from disconnect_mw._frames import chain
 
 from .support.messages import ACCEPT, CLOSE, DISCONNECT, REQUEST, START, http_scope
 from .support.simulated_server import GUNICORN, HYPERCORN, UVICORN_0_28_0, ServerBehaviour, SimulatedServer, websocket
@@ -202,8 +205,9 @@ async def test_a_task_that_survived_a_cancellation_is_not_cancelled_for_ours() -
 
 
 @on_asyncio
-async def test_a_cancellation_that_meets_the_interruption_passes() -> None:
+async def test_a_cancellation_that_meets_the_interruption_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever turn of the loop it comes in: before, in the same one, after."""
+    monkeypatch.setattr(_asyncio, "_SECONDS_BETWEEN_SEARCHES", 0)
     met: list[int] = []
 
     async def deaf() -> Any:
@@ -689,9 +693,10 @@ async def test_a_task_that_has_not_made_its_first_step_is_no_reader(monkeypatch:
 
         monkeypatch.setattr(asyncio, "all_tasks", all_tasks)
         await send(START)
+        assert await reading == DISCONNECT
         monkeypatch.undo()
         assert others
-        assert [await task for task in (reading, *others)] == [DISCONNECT] * (1 + len(others))
+        assert [await task for task in others] == [DISCONNECT] * len(others)
 
     async def deaf() -> Any:
         await anyio.sleep_forever()
@@ -755,3 +760,45 @@ async def test_who_waits_for_the_disconnect_after_the_end_does_not_wait() -> Non
     with anyio.fail_after(5):
         await DisconnectMiddleware(app, policy="cancel")(http_scope(), server.receive, server.send)
         assert await kept[0].wait_disconnected() is None
+
+
+@on_asyncio
+async def test_tasks_that_read_are_found_among_many_without_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P9: nothing has noted them. The second waits until the search for the first is over, and a while longer."""
+    monkeypatch.setattr(_asyncio, "_SECONDS_BETWEEN_SEARCHES", 0.001)
+    monkeypatch.setattr(_asyncio, "_TASKS_A_TURN", 3)
+    loop = asyncio.get_running_loop()
+    turn = 0
+    seen: list[int] = []
+
+    def counting_chain(coroutine: Any) -> Any:
+        seen.append(turn)
+        return chain(coroutine)
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        loop.call_soon(count)
+
+    async def deaf() -> Any:
+        await asyncio.Event().wait()
+
+    async def failing(message: Any) -> None:
+        raise ConnectionResetError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reading = asyncio.create_task(receive())
+        await asyncio.sleep(0)
+        await send(START)
+        monkeypatch.setattr(_asyncio, "chain", counting_chain)
+        assert await reading == DISCONNECT
+
+    count()
+    others = [asyncio.create_task(asyncio.Event().wait()) for _ in range(20)]
+    middleware = DisconnectMiddleware(app)
+    with anyio.fail_after(5):
+        await asyncio.gather(*(middleware(http_scope(), deaf, failing) for _ in range(3)))
+    assert len(seen) >= 20
+    assert max(Counter(seen).values()) == 3
+    for task in others:
+        task.cancel()

@@ -7,12 +7,14 @@ import contextlib
 import contextvars
 import math
 import sys
+import time
 import types
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any
 
-from .._frames import chain, descendants, ending_scopes, is_method_of, is_of_package
-from ._base import Backend, Call, Handle, SendTimedOut, is_cancelled_error, turn
+from .._frames import chain, descendants, ending_scopes, is_method_of, is_of_package, owners
+from ._base import Backend, Call, Found, Handle, SendTimedOut, is_cancelled_error, turn
 
 # The message of a cancellation by this middleware.
 _MARK = "disconnect_mw: the client has disconnected"
@@ -23,6 +25,10 @@ _MARK = "disconnect_mw: the client has disconnected"
 _UNTIL_TRIED_AGAIN = 0.05
 _UNTIL_SWALLOWED = 1.0
 _UNTIL_CLEANED_UP = 10.0
+
+# Tasks that a search sees in one turn of the loop; and seconds between two, for each that the first has taken.
+_TASKS_A_TURN = 100
+_SECONDS_BETWEEN_SEARCHES = 100
 
 # An anyio cancel scope does not know our cancellation for its own, but repeats itself within so many turns.
 _TURNS_TO_REPEAT = 2
@@ -121,6 +127,26 @@ def _is_marked(exception: BaseException | None) -> bool:
     while exception is not None and _MARK not in exception.args:
         exception = exception.__context__
     return exception is not None and not is_cancelled_error(exception.__context__)
+
+
+class NotedCall:
+    """The server's `send`, and the tasks that are in it: which of them waits is found without a look at all tasks."""
+
+    __slots__ = ("__self__", "call", "tasks")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.__self__ = getattr(call, "__self__", None)  # as a bound method has it
+        self.tasks: set[Any] = set()
+
+    async def __call__(self, message: Any) -> Any:
+        task = asyncio.current_task()
+        self.tasks.add(task)
+        try:
+            return await self.call(message)
+        finally:
+            self.tasks.discard(task)
+            task = None  # which may come to hold an exception whose traceback holds this frame
 
 
 class AsyncioBackend(Backend):
@@ -234,6 +260,9 @@ class AsyncioBackend(Backend):
     def app_scope(self, task: Any) -> AsyncioAppScope | None:
         return None if task is None else AsyncioAppScope(task)
 
+    def unwrap(self, call: Call) -> Call:
+        return call.call if type(call) is NotedCall else call
+
     def wake(self, task: Any, call: Call | None) -> bool:
         if task is None or task.cancelling():
             return False
@@ -254,17 +283,29 @@ class AsyncioBackend(Backend):
         return bool(task.done())
 
     def suspended_in(
-        self, codes: Iterable[types.CodeType], calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
-    ) -> Iterator[tuple[Any, Any, list[Any]]]:
-        owners = [owner for owner, _ in calls]
-        if tasks is None:
-            tasks = asyncio.all_tasks() if owners else ()
+        self, codes: Iterable[types.CodeType], owner: Any, call: Call, tasks: Iterable[Any]
+    ) -> Iterator[tuple[Any, list[Any]]]:
         for task in tasks:
             awaited = list(chain(task.get_coro()))
             for index, awaitable in enumerate(awaited):
-                for owner in owners:
-                    if is_method_of(owner, codes, awaitable):
-                        yield task, owner, awaited[index + 1 :]
+                if is_method_of(owner, codes, awaitable):
+                    yield task, awaited[index + 1 :]
+
+    def noted(self, call: Call) -> NotedCall:
+        return NotedCall(call)
+
+    def tasks_in(self, call: Any) -> list[Any]:
+        return [*call.tasks] if type(call) is NotedCall else []
+
+    def own_tasks(self, task: Any) -> list[Any]:
+        return [] if task is None else [task]
+
+    def search(self, codes: Iterable[types.CodeType], owner: Any, found: Found) -> None:
+        loop = asyncio.get_running_loop()
+        search = _searches.get(loop)
+        if search is None:
+            search = _searches[loop] = _Search(loop)
+        search.add(codes, owner, found)
 
     def shield_scope(self) -> Any:
         anyio = sys.modules.get("anyio")
@@ -277,6 +318,63 @@ class AsyncioBackend(Backend):
             return exception.split(KeyboardInterrupt)
         return None, exception
 
+
+class _Search:
+    """Looks for tasks that are suspended in methods of certain objects, among all tasks of a loop.
+
+    It sees a few tasks in each turn of the loop, and all of them again only when that costs the loop next to nothing.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._codes: set[types.CodeType] = set()
+        self._wanted: dict[int, tuple[Any, Found]] = {}  # by the identity of the objects
+        self._sought = self._wanted
+        self._tasks: list[Any] = []
+        self._is_under_way = False
+        self._seconds = 0.0  # that this round has taken
+        self._not_before = 0.0  # the next one begins, on the loop's clock
+
+    def add(self, codes: Iterable[types.CodeType], owner: Any, found: Found) -> None:
+        self._codes.update(codes)
+        self._wanted[id(owner)] = owner, found
+        if not self._is_under_way:
+            self._is_under_way = True
+            self._begin_later()
+
+    def _begin_later(self) -> None:
+        loop: Any = self._loop()
+        loop.call_at(max(loop.time(), self._not_before), self._begin, context=contextvars.Context())
+
+    def _begin(self) -> None:
+        began = time.perf_counter()
+        self._tasks = list(asyncio.all_tasks())
+        self._sought, self._wanted = self._wanted, {}
+        self._seconds = time.perf_counter() - began
+        self._look()
+
+    def _look(self) -> None:
+        began = time.perf_counter()
+        tasks, self._tasks = self._tasks[:_TASKS_A_TURN], self._tasks[_TASKS_A_TURN:]
+        for task in tasks:
+            awaited = list(chain(task.get_coro()))
+            for index, awaitable in enumerate(awaited):
+                for owner in owners(self._codes, awaitable):
+                    if id(owner) in self._sought:
+                        self._sought[id(owner)][1](task, awaited[index + 1 :])
+        self._seconds += time.perf_counter() - began
+        loop: Any = self._loop()
+        if self._tasks:
+            loop.call_soon(self._look)
+            return
+        self._sought = {}
+        self._not_before = loop.time() + self._seconds * _SECONDS_BETWEEN_SEARCHES
+        self._is_under_way = bool(self._wanted)
+        if self._is_under_way:
+            self._begin_later()
+
+
+_searches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Search] = weakref.WeakKeyDictionary()
 
 _background: set[Any] = set()  # asyncio itself keeps weak references only
 

@@ -12,6 +12,10 @@ Call = Callable[..., Awaitable[Any]]
 """The server's `receive` or `send`."""
 
 
+Found = Callable[[Any, list[Any]], Any]
+"""Called with a task that was searched for, and what it awaits."""
+
+
 class Woken(Exception):
     """Raised on trio by a call to the server that `Backend.wake` has ended. (On asyncio it is a `CancelledError`.)"""
 
@@ -193,15 +197,29 @@ class Backend:
         """Whether this task, which the loop has run, runs no more."""
         return True
 
-    def suspended_in(
-        self, codes: Iterable[types.CodeType], calls: Iterable[tuple[Any, Call]], tasks: Iterable[Any] | None = None
-    ) -> Iterator[tuple[Any, Any, list[Any]]]:
-        """Each task that is suspended in a method with such a code, with the object that has it, and what it awaits.
+    def noted(self, call: Call) -> Call:
+        """`call` in a form that notes the tasks which are in it, for `tasks_in`. (On trio `wakeable` has done that.)"""
+        return call
 
-        `calls` are these objects, and the call to the server that each makes there. `tasks` limits the search; None is
-        all tasks.
+    def tasks_in(self, call: Call) -> Iterable[Any]:
+        """The tasks that are in this call to the server; none where they are not noted."""
+        return ()
+
+    def own_tasks(self, task: Any) -> Iterable[Any]:
+        """The task of the event loop that a connection has as its `task`, if it is known."""
+        return ()
+
+    def suspended_in(
+        self, codes: Iterable[types.CodeType], owner: Any, call: Call, tasks: Iterable[Any]
+    ) -> Iterator[tuple[Any, list[Any]]]:
+        """Those of `tasks` that are suspended in a method of `owner` with such a code, and what each awaits there.
+
+        `call` is the call to the server that `owner` makes in it.
         """
         return iter(())
+
+    def search(self, codes: Iterable[types.CodeType], owner: Any, found: Found) -> None:
+        """As `suspended_in` among all tasks of this loop, which takes its time. (On trio they are noted.)"""
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
         """The part of `exception` that must end the task (a cancellation, an exit), and the part to be logged."""

@@ -194,16 +194,20 @@ class TrioBackend(Backend):
         return task.coro.cr_frame is None
 
     def suspended_in(
-        self, codes: Iterable[types.CodeType], calls: Iterable[tuple[Any, Any]], tasks: Iterable[Any] | None = None
-    ) -> Iterator[tuple[Any, Any, list[Any]]]:
-        apps = None if tasks is None else {scope.task for scope in tasks if scope.task is not None}
-        for owner, call in calls:
-            for task in list(call.scopes) if apps is None else apps:
-                awaited = list(chain(task.coro))
-                # In `fail_after` a task of its own makes the call.
-                starts = [index + 1 for index, awaitable in enumerate(awaited) if is_method_of(owner, codes, awaitable)]
-                if starts or task in call.scopes:
-                    yield task, owner, awaited[max(starts, default=0) :]
+        self, codes: Iterable[types.CodeType], owner: Any, call: Any, tasks: Iterable[Any]
+    ) -> Iterator[tuple[Any, list[Any]]]:
+        for task in tasks:
+            awaited = list(chain(task.coro))
+            # In `fail_after` a task of its own makes the call.
+            starts = [index + 1 for index, awaitable in enumerate(awaited) if is_method_of(owner, codes, awaitable)]
+            if starts or task in call.scopes:
+                yield task, awaited[max(starts, default=0) :]
+
+    def tasks_in(self, call: Any) -> list[Any]:
+        return [*call.scopes]
+
+    def own_tasks(self, task: TrioAppScope) -> list[Any]:
+        return [] if task.task is None else [task.task]
 
     def shield_scope(self) -> trio.CancelScope:
         return trio.CancelScope()

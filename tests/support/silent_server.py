@@ -25,6 +25,7 @@ SILENT = servers.HYPERCORN_0_18_0  # its `send` never fails
 def look_soon_at_silent_servers(monkeypatch: pytest.MonkeyPatch, blocking: str) -> None:
     """Have the middleware check after milliseconds, and take a `send` of module `blocking` for one that may block."""
     monkeypatch.setattr(_blocked_sends, "BLOCKING", (*_blocked_sends.BLOCKING, blocking))
+    monkeypatch.setattr(_blocked_sends, "_modules", (0, False))
     for batch, seconds in (
         (_watcher._first_checks, 0.01),
         (_watcher._checks, 0.02),
