@@ -99,7 +99,7 @@ NAMES = {
 BASIC = ("bare", LIMIT, "ours", "info", "finish", "cancel", "hook", "base")
 OURS = ("ours", "info", "raise", "finish", "cancel", "hook", "grace", "timeout")
 RIVALS = ("fastapi-disconnect", "aiofence", "aidial-sdk")
-WATCHED = ("raise", "finish", "cancel", "hook", "grace")
+WATCHED = ("info", "raise", "finish", "cancel", "hook", "grace")
 """The rows in which the watcher checks every exchange that lasts 50 to 75 ms."""
 
 SECONDS_TO_CHECK = 0.1

@@ -29,10 +29,10 @@ from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, Remaining, f
 from ._options import Options, Policy
 from ._reader import Reader
 from ._records import Disconnect, Exchange, Phase
-from ._sends import CountingSend, MutedSend, Send, TimedSend, WakingSend
+from ._sends import Counter, CountingSend, MutedSend, Send, TimedSend, WakingSend
 from ._spec_version import AskedVersion
 from ._state import TRANSITIONS, Body, Cause, Listener, Receiver, State
-from ._watcher import DisconnectWaiters, Watcher
+from ._watcher import DisconnectWaiters, Watcher, first_checks
 
 Receive = Callable[[], Awaitable[Message]]
 
@@ -61,10 +61,9 @@ class Parts:
 
     __slots__ = (
         "before",
-        "bytes_sent",
         "cancellation",
+        "counter",
         "inner",
-        "messages_sent",
         "outer",
         "stated",
         "version",
@@ -72,11 +71,10 @@ class Parts:
         "watcher",
     )
 
-    watcher: Watcher | None
+    watcher: Watcher | None  # from the first check on
     waiters: DisconnectWaiters | None
     cancellation: Cancellation | None
-    messages_sent: int | None  # None where that is not counted
-    bytes_sent: int | None  # of payload
+    counter: Counter | None  # of a WebSocket, where what is sent is counted
     stated: object  # the `spec_version` that the server states, where the scope states another one
     version: AskedVersion | None
     before: Any  # what the scope had in the place of this connection
@@ -84,8 +82,8 @@ class Parts:
     inner: tuple[Connection, ...]  # of installs further in
 
     def __init__(self) -> None:
-        self.watcher = self.waiters = self.cancellation = self.outer = self.before = None
-        self.messages_sent = self.bytes_sent = self.stated = self.version = None
+        self.watcher = self.waiters = self.cancellation = self.counter = self.outer = self.before = None
+        self.stated = self.version = None
         self.inner = ()
 
 
@@ -114,6 +112,7 @@ class Connection(abc.ABC):
         "server_send",
         "task",
         "token",
+        "unchecked",
     )
 
     protocol: ClassVar[Literal["http", "websocket"]]
@@ -136,6 +135,7 @@ class Connection(abc.ABC):
     # What a `receive` finds. None: it may call the server's. A task of the app, or APP where it is not noted: that task
     # awaits the server's. READER: it asks the reader.
     _reading: Any
+    unchecked: dict[Any, contextvars.Context] | None  # what has it until the first check, if it is to be watched
     reader: Reader | None  # made by the first `receive` that may not simply call the server's
     disconnect_message: Message | None  # what every `receive` answers, once it is known
     disconnected: Disconnected | None  # once it is known, if the app had not sent its last message before
@@ -153,7 +153,7 @@ class Connection(abc.ABC):
         self.body = _UNREAD
         self._remaining = self._FIRST_REMAINING
         self.parts = NO_PARTS
-        self.disconnect_message = self.disconnected = self.reader = self._reading = None
+        self.disconnect_message = self.disconnected = self.reader = self._reading = self.unchecked = None
         self.began = monotonic()
         self.token = token
         if token is None:
@@ -183,20 +183,40 @@ class Connection(abc.ABC):
         if send_timeout is not None:
             self._send = TimedSend(self._send, send_timeout, self.backend)
         if counts:
-            self._count()
-        if watches and self.token is not None:
-            watcher = self.own_parts().watcher = Watcher()
-            watcher.start(self.check, contextvars.copy_context(), self.backend, self.token)
+            self.count()
+        if watches:
+            self.watch(contextvars.copy_context())
 
-    def _count(self) -> None:
+    def count(self) -> None:
         """Count what is sent from now on."""
-        self._send = CountingSend(self._send, self.own_parts()).send
+        counter = self.own_parts().counter = CountingSend(self._send)
+        self._send = counter.send
+
+    @property
+    def counter(self) -> Counter | None:
+        """Of what the server was given, if that is counted."""
+        return self.parts.counter
 
     def watch(self, context: contextvars.Context) -> None:
         """Detect the disconnect from now on, even if the app does not call `receive`."""
-        if self.parts.watcher is None and self.scope is not None and self.token is not None:
-            watcher = self.own_parts().watcher = Watcher()
-            watcher.start(self.check, context, self.backend, self.token)
+        if not self.is_watched() and self.scope is not None and self.token is not None:
+            self.unchecked = first_checks.add(self, self.backend, self.token, context)
+
+    def is_watched(self) -> bool:
+        return self.unchecked is not None or self.parts.watcher is not None
+
+    def require_watcher(self, context: contextvars.Context) -> Watcher:
+        """The watcher, made with this context if there is none yet."""
+        parts = self.own_parts()
+        if parts.watcher is None:
+            parts.watcher = Watcher(self.check, context)
+        return parts.watcher
+
+    def _context(self) -> contextvars.Context | None:
+        """The context of an exchange that is watched."""
+        if self.parts.watcher is not None:
+            return self.parts.watcher.context
+        return None if self.unchecked is None else self.unchecked.get(self)
 
     def own_parts(self) -> Parts:
         """The parts of this connection, made if it has none yet."""
@@ -442,10 +462,10 @@ class Connection(abc.ABC):
         is_guessed = self.disconnect_message is None
         if is_guessed and not (is_servers_own or (is_reported and self._is_of_server(exception))):
             return False
-        parts = self.parts
-        if parts.messages_sent is not None and parts.bytes_sent is not None:
-            parts.messages_sent -= 1
-            parts.bytes_sent -= _messages.payload(message)
+        counter = self.counter
+        if counter is not None:
+            counter.messages_sent -= 1
+            counter.bytes_sent -= _messages.payload(message)
         self._on_disconnect(Cause.SEND_FAILED, self.disconnect_message or self._new_disconnect())
         self._set_remaining(after)  # outer middleware has had `message`: it must not be sent again
         assert self.disconnected is not None  # since messages remained
@@ -574,8 +594,7 @@ class Connection(abc.ABC):
             _telling.abandoned.add(self, self.backend, self.token)
         self._add_orphan()
         for hook in self.options.hooks:
-            context = None if self.parts.watcher is None else self.parts.watcher.context
-            _telling.call_hook(hook, record, self.backend, context)
+            _telling.call_hook(hook, record, self.backend, self._context())
 
     def record(self) -> Disconnect | None:
         return None if self.disconnected is None else self.disconnected.record
@@ -874,6 +893,8 @@ class Connection(abc.ABC):
             if self.disconnect_message is not None:
                 self.reader.wake()  # it is not withheld any more
             self.reader.close()
+        if self.unchecked is not None:
+            self.unchecked.pop(self, None)
         if parts.watcher is not None:
             parts.watcher.close()
         if parts.waiters is not None:
@@ -897,9 +918,9 @@ class Connection(abc.ABC):
     def make_exchange(self, raised: BaseException | None) -> Exchange:
         """The record of the exchange, whose app has ended with this exception, or none."""
         assert self.disconnected is not None and self.disconnected.record is not None
-        parts = self.parts
-        seconds = monotonic() - self.began - self.disconnected.record.seconds
-        return self.disconnected.make_exchange(raised, seconds, self.status(), parts.messages_sent, parts.bytes_sent)
+        seconds, counter = monotonic() - self.began - self.disconnected.record.seconds, self.counter
+        sent = (None, None) if counter is None else (counter.messages_sent, counter.bytes_sent)
+        return self.disconnected.make_exchange(raised, seconds, self.status(), *sent)
 
 
 def _client_of(scope: Any) -> tuple[str, int] | None:

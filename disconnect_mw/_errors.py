@@ -32,6 +32,7 @@ _FRAMEWORK_ERRORS = frozenset(
         ("starlette.requests", "ClientDisconnect"),
         ("starlette.websockets", "WebSocketDisconnect"),
         ("django.core.exceptions", "RequestAborted"),
+        ("quart.wrappers.base", "ClientDisconnectedError"),
         ("werkzeug.exceptions", "ClientDisconnected"),  # Flask, by way of a WSGI adapter
         ("litestar.exceptions.websocket_exceptions", "WebSocketDisconnect"),
         ("falcon.errors", "WebSocketDisconnected"),
@@ -134,7 +135,7 @@ def _is_of_disconnect(exception: BaseException, is_ours: Callable[[BaseException
     while isinstance(link, Exception) and id(link) not in seen:
         seen.add(id(link))
         if isinstance(link, BaseExceptionGroup):
-            return all(_is_of_disconnect(leaf, is_ours, seen) for leaf in _leaves(link))
+            return all(_is_of_disconnect(leaf, is_ours, {*seen}) for leaf in _leaves(link))
         if is_ours(link) or _is_named(link, _FRAMEWORK_ERRORS) or _is_no_response_returned(link):
             return True
         link = _cause(link)

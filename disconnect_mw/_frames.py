@@ -126,7 +126,7 @@ def _kind(thing: Any) -> tuple[str, str] | None:
 def frame_of(awaitable: Any) -> types.FrameType | None:
     """The frame of a suspended coroutine or generator."""
     kind = _kind(awaitable)
-    return None if kind is None else getattr(awaitable, kind[1])
+    return None if kind is None else getattr(awaitable, kind[1], None)  # Cython's generators have none
 
 
 def package_of(frame: types.FrameType | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from . import _messages
 from ._cancellation import in_shield, is_left_stuck
@@ -14,6 +14,7 @@ from ._frames import is_running
 from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, after_http, field
 from ._reader import Reader
 from ._records import Phase
+from ._sends import Counter
 from ._spec_version import AskedVersion, replace_version, right_version, stated_version, states_raising
 from ._state import Body, Cause, Receiver
 
@@ -30,10 +31,10 @@ _SECONDS_OF_LISTENER = 1.0
 
 class HTTPConnection(Connection):
     __slots__ = ()
-
     protocol = "http"
     is_http = True
     DISCONNECT = "http.disconnect"
+    usual_version: ClassVar[str | None] = None  # that the server states, where that is known before it is asked
     _FIRST_REMAINING = RESPONSE_REMAINING
     _after = staticmethod(after_http)
 
@@ -78,11 +79,6 @@ class HTTPConnection(Connection):
         if is_reading:
             self.require_reader().wake_app(task)
         return is_reading
-
-    def _count(self) -> None:
-        parts = self.own_parts()
-        parts.messages_sent = parts.bytes_sent = 0
-        self.__class__ = CountingHTTPConnection  # pyright: ignore[reportAttributeAccessIssue]  # as large
 
     def _before_send(self, message: Mapping[str, Any]) -> None:
         before = self._remaining
@@ -150,7 +146,7 @@ class HTTPConnection(Connection):
 
     def set_spec_version(self, scope: Any) -> None:
         parts, is_muted = self.parts, self.options.policy == "mute"
-        asked, stated = parts.version, parts.stated
+        asked, stated = parts.version, parts.stated or self.usual_version
         if stated is None:
             try:
                 asgi = scope["asgi"]
@@ -166,7 +162,8 @@ class HTTPConnection(Connection):
         if asked is None and not is_muted and not self.asks_for_body(scope):  # the same at every look
             version = right_version(stated, True)
             if version != stated:
-                self.own_parts().stated = stated
+                if self.usual_version is None:
+                    self.own_parts().stated = stated
                 replace_version(scope, version)
         elif asked is not None or states_raising(stated) or self.asks_for_body(scope):
             self.ask_for_spec_version(scope, stated)
@@ -175,8 +172,8 @@ class HTTPConnection(Connection):
             if version != stated_version(scope):
                 replace_version(scope, version)
 
-    def ask_about_body(self, scope: Any) -> None:
-        """As `ask_for_spec_version`, at less cost, for the usual exchange: 2.3 is stated, and a body announced."""
+    def set_usual_version(self, scope: Any, has_body: bool) -> None:
+        """As `set_spec_version`, at less cost, for the usual exchange: 2.3 is stated, and a body announced."""
         asked = self.own_parts().version = AskedVersion(scope["asgi"])
         asked.ask_about_body(self._look)
         scope["asgi"] = asked
@@ -300,27 +297,36 @@ class HTTPConnection(Connection):
 class CountingHTTPConnection(HTTPConnection):
     """One that counts what is sent: in its own `send`, since another frame would cost twice as much."""
 
-    __slots__ = ()
+    __slots__ = ("bytes_sent", "messages_sent")
+
+    messages_sent: int
+    bytes_sent: int
+
+    def count(self) -> None:
+        """It does from the beginning."""
+
+    @property
+    def counter(self) -> Counter:
+        return self
 
     async def send(self, message: Message) -> Any:
         """As `Connection.send`, which this repeats."""
         before, send = self._remaining, self._send
-        if self.disconnected is None:
-            counter: Any = self.parts
-            counter.messages_sent += 1
-        else:
-            counter = None
         try:
-            if counter is not None and "body" in message:
-                counter.bytes_sent += len(message["body"])
             if before is RESPONSE_REMAINING and message["type"] == "http.response.start" and "trailers" not in message:
                 self._start = message
                 self._remaining = BODY_REMAINING
-            elif not message.get("more_body"):
-                if before is BODY_REMAINING and message["type"] == "http.response.body":
-                    self._remaining = ()
-                else:
-                    self._before_send(message)
+                self.messages_sent += 1
+            elif before:  # else complete, or muted
+                self.messages_sent += 1
+                body = message.get("body")
+                if body:
+                    self.bytes_sent += len(body)
+                if not message.get("more_body"):
+                    if before is BODY_REMAINING and message["type"] == "http.response.body":
+                        self._remaining = ()
+                    else:
+                        self._before_send(message)
         except (AttributeError, KeyError, TypeError):
             pass
         try:
@@ -335,3 +341,27 @@ class CountingHTTPConnection(HTTPConnection):
             del cause
 
     sends_by = (send.__code__,)
+
+
+class WatchedHTTPConnection(HTTPConnection):
+    """HTTP/1.1, by a server that states version 2.3, with options that need no more than a watcher.
+
+    What it needs to know of that is in its class, so it has no `Parts` at first.
+    """
+
+    __slots__ = ()
+
+    usual_version = "2.3"
+
+    def set_usual_version(self, scope: Any, has_body: bool) -> None:
+        """As `set_spec_version`, at less cost for what is no request with a body."""
+        if has_body:
+            self.set_spec_version(scope)
+        elif self.options.policy != "mute":
+            scope["asgi"] = {**scope["asgi"], "spec_version": "2.4"}
+
+
+class ToldHTTPConnection(WatchedHTTPConnection, CountingHTTPConnection):
+    """One with logger `disconnect_mw` at INFO."""
+
+    __slots__ = ()

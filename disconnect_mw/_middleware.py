@@ -7,17 +7,19 @@ import inspect
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from . import _backends, _options
 from ._connection import NO_PARTS, Connection
 from ._errors import remove_disconnect_errors
-from ._http import HTTPConnection
+from ._http import CountingHTTPConnection, HTTPConnection, ToldHTTPConnection, WatchedHTTPConnection
 from ._messages import announces_body
 from ._options import Hook, Options, Policy, PolicyFor
 from ._orphans import Orphans
 from ._telling import LOGGER, log_exchange
 from ._view import KEY, ended
+from ._watcher import first_checks
 from ._websocket import WebSocketConnection
 
 # Loose on purpose: apps annotated with asgiref.typing and with Starlette's types both fit, which no stricter type
@@ -35,6 +37,8 @@ _USUAL_VERSION = "2.3"
 
 # Where exchanges share one connection, Hypercorn may block their sends for ever once it is lost.
 _MULTIPLEXED = ("2", "3")
+
+watch = first_checks.add  # a function of this module, which is found at less cost
 
 inside: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
 """Set by `disconnect_mw.testing`: returns what it gives the app in place of `receive` and `send`."""
@@ -96,7 +100,7 @@ class DisconnectMiddleware:
     _websocket_options: Options
     _policy_for: Callable[[Any], Policy | None] | None
     _has_complained: bool
-    _is_default: bool
+    _usual: type[HTTPConnection] | None
 
     if TYPE_CHECKING:
 
@@ -152,38 +156,51 @@ class DisconnectMiddleware:
             self._websocket_options = Options(_options.check_policy("websocket_policy", websocket_policy), *others)
             self._policy_for = _options.check_policy_for(policy_for)
             self._has_complained = False
-            self._is_default = self._options == Options("mute") and policy_for is None
+            self._usual = None
+            if policy_for is None and self._options == Options("mute"):
+                self._usual = HTTPConnection
+            elif policy_for is None and send_timeout is None and self._options.needs_watcher:
+                self._usual = WatchedHTTPConnection
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         connection: Any
-        app, token = self._app, _backends.running_loop()
-        is_usual = has_body = False
+        app, token, usual = self._app, _backends.running_loop(), self._usual
+        has_body = False
         try:
             if (
-                self._is_default
+                usual is not None
                 and token is not None
                 and scope["type"] == "http"
                 and scope["http_version"] == "1.1"
                 and scope["asgi"]["spec_version"] == _USUAL_VERSION
                 and KEY not in scope
-                and not _LEVELS[_INFO]  # else the log line is to tell how much was sent
             ):
-                has_body = scope["method"] != "GET" and announces_body(scope)
-                is_usual = True
+                if scope["method"] != "GET":
+                    has_body = announces_body(scope)
+                if _LEVELS[_INFO]:
+                    usual = ToldHTTPConnection
+            else:
+                usual = None
         except (AttributeError, KeyError, TypeError, ValueError):
-            pass
-        if is_usual:
-            connection = HTTPConnection()
+            usual = None
+        if usual is not None:
+            connection = usual()
             connection.open(scope, receive, send, self._options, token)
             if connection.task is None:
                 app = connection.open_without_task(app)
             scope[KEY] = connection
-            if has_body:
-                connection.ask_about_body(scope)
+            if usual is not HTTPConnection:
+                connection.unchecked = watch(connection, connection.backend, token, copy_context())
+                if usual is ToldHTTPConnection:
+                    connection.messages_sent = connection.bytes_sent = 0
+            if has_body or usual is not HTTPConnection:
+                connection.set_usual_version(scope, has_body)
         else:
-            kind = scope.get("type")
+            kind, is_told = scope.get("type"), LOGGER.isEnabledFor(_INFO)
             if kind == "http":
-                connection, options = HTTPConnection(), self._options
+                connection, options = (CountingHTTPConnection() if is_told else HTTPConnection()), self._options
+                if is_told:
+                    connection.messages_sent = connection.bytes_sent = 0
             elif kind == "websocket":
                 connection, options = WebSocketConnection(), self._websocket_options
                 connection.has_heard = False
@@ -192,8 +209,7 @@ class DisconnectMiddleware:
             connection.open(scope, receive, send, options, token)
             if connection.task is None:
                 app = connection.open_without_task(app)
-            found = scope.setdefault(KEY, connection)
-            self._set_up(connection, found)
+            self._set_up(connection, scope.setdefault(KEY, connection), is_told)
         receive, send = connection.receive, connection.send
         if inside is not None:
             receive, send = inside(scope, receive, send)
@@ -213,6 +229,8 @@ class DisconnectMiddleware:
                 if connection.disconnected is None:
                     if connection.reader is not None or connection.parts is not NO_PARTS:
                         connection.close()
+                    elif connection.unchecked is not None:
+                        connection.unchecked.pop(connection, None)
                     return result
                 rest, has_suppressed = await _judge(connection, None)
             if rest is not None:
@@ -226,8 +244,11 @@ class DisconnectMiddleware:
             connection.scope = connection.task = None
             rest = None  # whose traceback holds this frame
 
-    def _set_up(self, connection: Connection, found: Any) -> None:
-        """See to all that the usual exchange does not need. `found` is what the scope had in place of `connection`."""
+    def _set_up(self, connection: Connection, found: Any, is_told: bool) -> None:
+        """See to all that the usual exchange does not need.
+
+        `found` is what the scope had in place of `connection`; `is_told` is whether the logger is at INFO.
+        """
         scope = connection.scope
         choice = None if self._policy_for is None else self._choose(scope)
         if choice is not None:
@@ -241,10 +262,9 @@ class DisconnectMiddleware:
                     connection.join(found, choice)
                     connection.root.set_spec_version(scope)
                     return
-        watches = (
-            options.needs_watcher or connection.protocol == "websocket" or scope.get("http_version") in _MULTIPLEXED
-        )
-        connection.observe(LOGGER.isEnabledFor(_INFO), watches)
+        is_multiplexed = scope.get("http_version") in _MULTIPLEXED
+        watches = is_told or is_multiplexed or options.needs_watcher or connection.protocol == "websocket"
+        connection.observe(is_told, watches)
         connection.set_spec_version(scope)
 
     def _choose(self, scope: Any) -> Policy | None:

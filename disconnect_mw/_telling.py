@@ -109,7 +109,7 @@ def _route_of(scope: Any, path: str) -> str:
     return route if isinstance(route, str) else path
 
 
-abandoned: SharedTimer[Abandoned] = SharedTimer(_UNTIL_WARNED, _warn, lambda connection: connection.scope is not None)
+abandoned: SharedTimer[Abandoned] = SharedTimer(_UNTIL_WARNED, _warn, is_exact=True)
 """Exchanges whose client has disconnected, and whose app no option will end."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from ._backends import Backend
@@ -13,82 +13,84 @@ from ._backends import Backend
 _LOGGER = logging.getLogger("disconnect_mw")
 
 _Thing = TypeVar("_Thing")
-Callback = Callable[[Iterable[_Thing], Backend, Any], None]
-"""Called with the things, and with the backend and the token of the event loop that runs."""
+Callback = Callable[[dict[_Thing, Any], Backend, Any], None]
+"""Called with the things and the value of each, and with the backend and the token of the event loop that runs."""
 
 
-class _Waiting(dict[_Thing, int]):
-    """Maps each thing that waits to the number of whole timers that it will have waited for when this one ends."""
+class _Waiting(Generic[_Thing]):
+    """What waits on one event loop, by age: in the last of `generations` what waits for the next end of the timer."""
 
-    def __init__(self, token: Any) -> None:
-        super().__init__()
+    __slots__ = ("__weakref__", "generations", "token", "youngest")
+
+    def __init__(self, token: Any, count: int) -> None:
         self.token = weakref.ref(token)
+        self.generations: list[dict[_Thing, Any]] = [{} for _ in range(count)]
+        self.youngest = self.generations[0]
 
 
 class SharedTimer(Generic[_Thing]):
     """Calls `callback` with all things that were added within the last `seconds`, by one timer of their event loop.
 
-    With `is_waiting`, which tells whether a thing still waits: not before so many seconds, and within half as many
-    again.
+    With `is_exact` not before so many seconds, and within half as many again: three timers of half the seconds. (No
+    clock costs as little.)
     """
 
-    def __init__(
-        self,
-        seconds: float,
-        callback: Callback[_Thing],
-        is_waiting: Callable[[_Thing], bool] | None = None,
-    ) -> None:
+    def __init__(self, seconds: float, callback: Callback[_Thing], is_exact: bool = False) -> None:
         self.seconds = seconds
         self._callback = callback
-        self._is_waiting = is_waiting
+        self._is_exact = is_exact
         # By the identity of the loop's token, since a WeakKeyDictionary costs as much as all the rest. The loop's own
         # timer holds what waits, so that both go when a loop ends before its timers.
         self._waiting: dict[int, weakref.ref[_Waiting[_Thing]]] = {}
         self._recent: Callable[[], _Waiting[_Thing] | None] = lambda: None  # nearly always the one that is wanted
 
-    def add(self, thing: _Thing, backend: Backend, token: Any, timers: int = 0) -> None:
-        """`token` is that of the event loop that runs. `timers` is how many whole timers the thing will have seen."""
+    def add(self, thing: _Thing, backend: Backend, token: Any, value: Any = None) -> dict[_Thing, Any]:
+        """`token` is that of the event loop that runs. Returns what `thing` can be removed from."""
         waiting = self._recent()
         if waiting is None or waiting.token() is not token:
-            waiting = self._on(token)
-            if waiting is None:
-                waiting = _Waiting(token)
-                self._waiting[id(token)] = weakref.ref(waiting)
-                seconds = self.seconds if self._is_waiting is None else self.seconds / 2
-                backend.call_later(seconds, functools.partial(self._end, waiting, backend))
-                timers = timers or 1
+            generation = self._generation(backend, token)
+        else:
+            generation = waiting.youngest
+        generation[thing] = value
+        return generation
+
+    def _generation(self, backend: Backend, token: Any) -> dict[_Thing, Any]:
+        """Where to put what begins to wait on this event loop, where another one was the last."""
+        waiting = self._on(token)
+        if waiting is not None:
             self._recent = self._waiting[id(token)]
-        waiting[thing] = timers
+            return waiting.youngest
+        waiting = _Waiting(token, 3 if self._is_exact else 1)
+        self._recent = self._waiting[id(token)] = weakref.ref(waiting)
+        self._set_timer(waiting, backend)
+        return waiting.generations[-2:][0]  # this will have seen the first timer in full
 
     def discard(self, thing: _Thing, token: Any) -> None:
         waiting = self._on(token)
         if waiting is not None:
-            waiting.pop(thing, None)
+            for generation in waiting.generations:
+                generation.pop(thing, None)
 
     def _on(self, token: Any) -> _Waiting[_Thing] | None:
         reference = self._waiting.get(id(token))
         waiting = None if reference is None else reference()
         return None if waiting is None or waiting.token() is not token else waiting
 
+    def _set_timer(self, waiting: _Waiting[_Thing], backend: Backend) -> None:
+        seconds = self.seconds / 2 if self._is_exact else self.seconds
+        backend.call_later(seconds, functools.partial(self._end, waiting, backend))
+
     def _end(self, waiting: _Waiting[_Thing], backend: Backend) -> None:
         token = waiting.token()
-        self._waiting.pop(id(token), None)
-        self._recent = lambda: None
-        things = waiting if self._is_waiting is None else self._ripe(waiting, self._is_waiting, backend, token)
+        things = waiting.generations.pop()
+        if any(waiting.generations):
+            waiting.youngest = {}
+            waiting.generations.insert(0, waiting.youngest)
+            self._set_timer(waiting, backend)
+        else:
+            self._waiting.pop(id(token), None)
+            self._recent = lambda: None
         try:
             self._callback(things, backend, token)
         except Exception:  # asyncio would only report it to its exception handler, trio would end the run
             _LOGGER.exception("a timer of disconnect_mw failed: please report this")
-
-    def _ripe(
-        self, waiting: _Waiting[_Thing], is_waiting: Callable[[_Thing], bool], backend: Backend, token: Any
-    ) -> list[_Thing]:
-        """Those that have seen two timers in full, of half the seconds each. (No clock costs as little.)"""
-        ripe = []
-        for thing, timers in waiting.items():
-            if is_waiting(thing):
-                if timers == 2:
-                    ripe.append(thing)
-                else:
-                    self.add(thing, backend, token, timers + 1)
-        return ripe

@@ -105,7 +105,7 @@ class ClientConnection:
             return None
         root = found.root
         record = root.record()
-        if record is None and not self._has_asked and root.parts.watcher is None:
+        if record is None and not self._has_asked and not root.is_watched():
             self._has_asked = True  # once: a thread may ask thousands of times before the loop has its turn
             _watch(root)
         return record
@@ -159,8 +159,8 @@ class ClientConnection:
         if root.token is not token:
             raise RuntimeError("wait_disconnected() must be awaited on the event loop of the exchange: ask `connected`")
         root.watch(contextvars.copy_context())
-        if root.parts.watcher is not None:
-            root.parts.watcher.check()
+        if root.scope is not None and root.is_watched():
+            root.require_watcher(contextvars.copy_context()).check()
         # The root knows of the disconnect first; an inner exchange may end before the root's.
         waiters = (root.require_waiters(), found.require_waiters())
         while root.record() is None and found.scope is not None and root.state is not State.COMPLETE:

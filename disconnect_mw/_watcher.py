@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextvars
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from ._backends import Backend, Waiter
 from ._timers import SharedTimer
@@ -34,15 +34,10 @@ class Watcher:
     context: contextvars.Context | None  # the exchange's own, for what other middleware does in the server's receive
     has_checked: bool
 
-    def start(self, check: Check, context: contextvars.Context, backend: Backend, token: Any) -> None:
-        """Check from now on. A plain method, because a constructor costs as much as all of this."""
+    def __init__(self, check: Check, context: contextvars.Context) -> None:
         self._check = check
         self.context = context
         self.has_checked = False
-        _first_checks.add(self, backend, token)
-
-    def is_open(self) -> bool:
-        return self._check is not None
 
     def check(self) -> None:
         """Check now."""
@@ -50,22 +45,38 @@ class Watcher:
         if self._check is not None and self.context is not None:
             self._check(self.context)
 
+    def check_again(self, backend: Backend, token: Any) -> None:
+        """Check now, and once a second from now on."""
+        if self._check is not None:  # else the exchange has ended since
+            _checks.add(self, backend, token)
+            try:
+                self.check()
+            except Exception:  # of a scope that is no mapping, say: the others are checked all the same
+                _LOGGER.exception("an exchange could not be checked")
+
     def close(self) -> None:
         self._check = self.context = None  # a timer may still hold this watcher
 
 
-def _check_again(watchers: Iterable[Watcher], backend: Backend, token: Any) -> None:
-    """Check these now, and once a second from now on."""
+class Watched(Protocol):
+    """An exchange."""
+
+    def require_watcher(self, context: contextvars.Context) -> Watcher: ...
+
+
+def _check_first(exchanges: dict[Watched, contextvars.Context], backend: Backend, token: Any) -> None:
+    for exchange, context in exchanges.items():
+        exchange.require_watcher(context).check_again(backend, token)
+
+
+def _check_again(watchers: dict[Watcher, Any], backend: Backend, token: Any) -> None:
     for watcher in watchers:
-        if watcher.is_open():  # an exchange that has ended since is not checked; nearly all have
-            _checks.add(watcher, backend, token)
-            try:
-                watcher.check()
-            except Exception:  # of a scope that is no mapping, say: the others are checked all the same
-                _LOGGER.exception("an exchange could not be checked")
+        watcher.check_again(backend, token)
 
 
-_first_checks: SharedTimer[Watcher] = SharedTimer(_UNTIL_FIRST_CHECK, _check_again, Watcher.is_open)
+first_checks: SharedTimer[Watched] = SharedTimer(_UNTIL_FIRST_CHECK, _check_first, is_exact=True)
+"""Exchanges that have not been checked yet, each with its context. Nearly all are over before."""
+
 _checks: SharedTimer[Watcher] = SharedTimer(_BETWEEN_CHECKS, _check_again)
 
 

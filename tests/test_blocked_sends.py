@@ -445,7 +445,7 @@ async def test_a_watcher_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, cap
     def fail(things: Any, backend: Any, token: Any) -> None:
         raise ValueError("a bug of the watcher's")
 
-    monkeypatch.setattr(_watcher._first_checks, "_callback", fail)
+    monkeypatch.setattr(_watcher.first_checks, "_callback", fail)
     far = websocket()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(DisconnectMiddleware(silent), far.scope(), far.receive, far.send)

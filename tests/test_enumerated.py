@@ -150,7 +150,7 @@ async def test_every_script_keeps_the_promises(
     # A server that blocks for ever is waited for, again and again: not for as long as in earnest.
     if behaviour.send == "blocks":
         monkeypatch.setattr(_connection, "_SECONDS_TO_COMPLETE", 0.001)
-        monkeypatch.setattr(_watcher._first_checks, "seconds", 0.001)
+        monkeypatch.setattr(_watcher.first_checks, "seconds", 0.001)
         monkeypatch.setattr(_blocked_sends.blocked, "seconds", 0.001)
     for script in SCRIPTS:
         if (

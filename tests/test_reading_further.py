@@ -31,7 +31,7 @@ POLICIES_THAT_RELY_ON_SEND = ["finish", "cancel", "raise"]
 @pytest.fixture(autouse=True)
 def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """No check comes but those of `look`."""
-    monkeypatch.setattr(_watcher._first_checks, "seconds", 3600)
+    monkeypatch.setattr(_watcher.first_checks, "seconds", 3600)
 
 
 async def look(scope: Any) -> None:

@@ -378,7 +378,7 @@ async def test_the_apps_own_task_reads_the_body_although_the_watcher_checks(soon
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         with anyio.fail_after(5):
-            while not send.__self__.parts.watcher.has_checked:
+            while not (send.__self__.parts.watcher and send.__self__.parts.watcher.has_checked):
                 await anyio.sleep(0.001)
         server.deliver(FIRST, FIRST, LAST)
         assert [await receive() for _ in range(3)] == [FIRST, FIRST, LAST]
@@ -415,7 +415,7 @@ async def test_a_task_of_ours_reads_where_a_cancellation_would_reach_the_server(
 async def test_the_apps_own_task_reads_a_websocket_again_once_a_message_has_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_watcher._first_checks, "seconds", 3600)
+    monkeypatch.setattr(_watcher.first_checks, "seconds", 3600)
     server = websocket(messages=[])
     reads = Reads(server)
     message = {"type": "websocket.receive", "text": "tick"}
@@ -452,7 +452,7 @@ async def test_the_apps_own_task_reads_after_its_close(soon: None) -> None:
 
 
 async def test_a_read_that_the_apps_close_has_ended_lets_no_second_one_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_watcher._first_checks, "seconds", 3600)
+    monkeypatch.setattr(_watcher.first_checks, "seconds", 3600)
     server = websocket(messages=[])
     reads = Reads(server)
 

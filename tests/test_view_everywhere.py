@@ -361,7 +361,7 @@ async def test_a_short_request_that_was_asked_about_leaves_nothing_to_be_looked_
         return far
 
     for each in (app, CancelOnDisconnect(app)):
-        far = await briefly(functools.partial(exchange, each), _watcher._first_checks.seconds)
+        far = await briefly(functools.partial(exchange, each), _watcher.first_checks.seconds)
         await checked()
         assert (caplog.messages, far.reads) == ([], 0)
 

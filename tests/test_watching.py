@@ -76,7 +76,7 @@ async def test_a_disconnect_after_the_end_of_the_body_is_found_at_once(monkeypat
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         with anyio.fail_after(5):
-            while not send.__self__.parts.watcher.has_checked:
+            while not (send.__self__.parts.watcher and send.__self__.parts.watcher.has_checked):
                 await anyio.sleep(0.001)
         far.deliver({**REQUEST, "more_body": True}, REQUEST)
         while (await receive())["more_body"]:
@@ -93,7 +93,7 @@ async def test_nobody_looks_at_what_is_shorter_than_it_takes_until_the_first_loo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Although it began when others had their turn."""
-    monkeypatch.setattr(_watcher._first_checks, "seconds", 0.3)
+    monkeypatch.setattr(_watcher.first_checks, "seconds", 0.3)
     reads: list[int] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -117,7 +117,7 @@ async def test_nobody_looks_at_what_is_shorter_than_it_takes_until_the_first_loo
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # which is not used
 async def test_the_time_is_the_event_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test's may have its own: that of the machine stands still."""
-    for batch, seconds in ((_watcher._first_checks, 0.05), (_watcher._checks, 1)):
+    for batch, seconds in ((_watcher.first_checks, 0.05), (_watcher._checks, 1)):
         monkeypatch.setattr(batch, "seconds", seconds)
     seen: list[float] = []
 
@@ -253,7 +253,7 @@ async def test_a_request_that_ends_soon_is_never_looked_at() -> None:
         await run(far, app, policy="raise")
         return far
 
-    far = await briefly(exchange, _watcher._first_checks.seconds)
+    far = await briefly(exchange, _watcher.first_checks.seconds)
     await checked()
     assert far.reads == 0
 

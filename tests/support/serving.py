@@ -33,7 +33,7 @@ def is_trio() -> bool:
 def look_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the middleware check after milliseconds, so that the tests are fast."""
     for timer, seconds in (
-        (_watcher._first_checks, 0.002),
+        (_watcher.first_checks, 0.002),
         (_watcher._checks, 0.01),
         (_blocked_sends.blocked, 0.005),
     ):
@@ -62,7 +62,7 @@ async def checked(times: int = 2) -> None:
 
     By a watcher that begins after them: the checks come by one timer for all.
     """
-    watcher, left, done = _watcher.Watcher(), times, anyio.Event()
+    left, done = times, anyio.Event()
 
     def check(context: contextvars.Context) -> None:
         nonlocal left
@@ -70,7 +70,13 @@ async def checked(times: int = 2) -> None:
         if not left:
             done.set()
 
-    watcher.start(check, contextvars.copy_context(), *_backends.current())
+    watcher = _watcher.Watcher(check, contextvars.copy_context())
+
+    class Exchange:
+        def require_watcher(self, context: contextvars.Context) -> _watcher.Watcher:
+            return watcher
+
+    _watcher.first_checks.add(Exchange(), *_backends.current(), contextvars.copy_context())
     with anyio.fail_after(SECONDS):
         await done.wait()
     watcher.close()

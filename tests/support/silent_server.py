@@ -27,7 +27,7 @@ def look_soon_at_silent_servers(monkeypatch: pytest.MonkeyPatch, blocking: str) 
     monkeypatch.setattr(_blocked_sends, "BLOCKING", (*_blocked_sends.BLOCKING, blocking))
     monkeypatch.setattr(_blocked_sends, "_modules", (0, False))
     for batch, seconds in (
-        (_watcher._first_checks, 0.01),
+        (_watcher.first_checks, 0.01),
         (_watcher._checks, 0.02),
         (_blocked_sends.blocked, 0.01),
     ):
