@@ -19,7 +19,7 @@ from types import CodeType
 from typing import Any, ClassVar, Literal
 
 from . import _backends, _blocked_sends, _messages, _telling
-from ._backends import Backend, Call, SendTimedOut, Woken
+from ._backends import Backend, Call, SendTimedOut, Woken, is_cancelled_error
 from ._blocked_sends import can_block
 from ._cancellation import Block, Cancellation, Told, admits
 from ._disconnected import Disconnected
@@ -856,6 +856,17 @@ class Connection(abc.ABC):
 
     # The end
 
+    async def look_once(self, exception: BaseException) -> None:
+        """The app has ended with `exception`. If it was cancelled, find out whether the client has left.
+
+        Some servers cancel it in the turn in which they would tell (Ray Serve, h2corn, echocorn; gunicorn's `asgi`
+        worker with a grace period of 0), and whoever watches is to be told.
+        """
+        may_know = self.is_watched() and self.disconnect_message is None and self._may_read_ahead()
+        if may_know and is_cancelled_error(exception):
+            self.require_cancellation().is_over = True  # there is nothing to end any more
+            await self.require_reader().look_once()
+
     async def complete_response(self, has_suppressed: bool) -> None:
         """Send what outer middleware still expects, now that the app has ended and its client has left (P11).
 
@@ -915,12 +926,12 @@ class Connection(abc.ABC):
             _telling.abandoned.discard(self, self.token)
         self.discard_orphan()
 
-    def make_exchange(self, raised: BaseException | None) -> Exchange:
-        """The record of the exchange, whose app has ended with this exception, or none."""
+    def make_exchange(self, raised: BaseException | None, suppressed: BaseException | None) -> Exchange:
+        """The record of the exchange, whose app has ended with what was raised, or suppressed, or none."""
         assert self.disconnected is not None and self.disconnected.record is not None
         seconds, counter = monotonic() - self.began - self.disconnected.record.seconds, self.counter
         sent = (None, None) if counter is None else (counter.messages_sent, counter.bytes_sent)
-        return self.disconnected.make_exchange(raised, seconds, self.status(), *sent)
+        return self.disconnected.make_exchange(raised, suppressed, seconds, self.status(), *sent)
 
 
 def _client_of(scope: Any) -> tuple[str, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -9,6 +10,18 @@ from typing import Any
 from . import _messages
 from ._messages import Message, Remaining
 from ._records import Disconnect, Ended, Exchange
+
+# Bytes of a response in one piece that are kept for a client that may have half-closed only.
+_BYTES_TO_KEEP = 1 << 16
+
+
+class _Body(enum.Enum):
+    """What the app has sent of the body of a response that it began after the disconnect."""
+
+    NONE = "none"
+    BEGUN = "one piece, and no end yet"
+    WHOLE = "one piece"
+    LOST = "more than is kept"
 
 
 class Disconnected:
@@ -19,6 +32,8 @@ class Disconnected:
     """
 
     __slots__ = (
+        "_body",
+        "_piece",
         "bytes_muted",
         "chunks_muted",
         "exchange",
@@ -42,6 +57,8 @@ class Disconnected:
         self.is_guessed = False  # from an exception alone: the server has not delivered the disconnect
         self.is_cancelled = False  # the app, by this middleware
         self.start: Message = None  # the app's own start, sent after the disconnect
+        self._body: _Body = _Body.NONE
+        self._piece = b""  # of the body
         self.messages_muted = self.bytes_muted = self.chunks_muted = 0
         self.exchange: Exchange | None = None  # once the app has ended
 
@@ -50,6 +67,25 @@ class Disconnected:
         self.bytes_muted += _messages.payload(message)
         if _messages.field(message, "more_body"):
             self.chunks_muted += 1
+
+    def keep(self, message: Message) -> None:
+        """Keep the app's own response as long as it is one piece: a client that has only half-closed gets it (P11)."""
+        kind = _messages.field(message, "type")
+        if kind in _messages.STARTS and self.start is None:
+            self.start = message
+        elif kind == "http.response.body" and self.start is not None:
+            self._keep_body(_messages.field(message, "body") or b"", bool(_messages.field(message, "more_body")))
+        elif kind is not None:
+            self._body = _Body.LOST
+
+    def _keep_body(self, body: Any, goes_on: bool) -> None:
+        if self._body is _Body.NONE and _messages.payload({"body": body}) <= _BYTES_TO_KEEP:
+            self._piece = bytes(body)
+            self._body = _Body.BEGUN
+        elif self._body is not _Body.BEGUN or body:
+            self._body, self._piece = _Body.LOST, b""
+        if self._body is _Body.BEGUN and not goes_on:
+            self._body = _Body.WHOLE
 
     def for_outside(self, message: Message) -> Message:
         """A message that the app sends after the disconnect, for whoever stands outside (P11).
@@ -69,6 +105,9 @@ class Disconnected:
         remaining, self.remaining = self.remaining, ()
         if remaining is _messages.CLOSE_REMAINING:
             return []
+        if self._body is _Body.WHOLE and remaining is first:
+            last = {"type": "http.response.body", "body": self._piece, "more_body": False}
+            return [self.for_outside(self.start), last]
         if self.is_guessed and remaining is not first:
             return []  # should the client be there after all: better a response that is cut than one that looks whole
         if self.start is not None and remaining is first:
@@ -77,14 +116,25 @@ class Disconnected:
         return _messages.copy_messages(remaining)
 
     def make_exchange(
-        self, raised: BaseException | None, seconds: float, status: int | None, sent: int | None, payload: int | None
+        self,
+        raised: BaseException | None,
+        suppressed: BaseException | None,
+        seconds: float,
+        status: int | None,
+        sent: int | None,
+        payload: int | None,
     ) -> Exchange:
-        """The record of the exchange, whose app has ended; `sent` and `payload` are None if they were not counted."""
+        """The record of the exchange, whose app has ended; `sent` and `payload` are None if they were not counted.
+
+        `raised` is what it raised and was let pass, `suppressed` what was not.
+        """
         ended: Ended = "returned"
         if isinstance(raised, Exception):
             ended = "raised"
         elif raised is not None or self.is_cancelled:
             ended = "cancelled"
+        elif suppressed is not None:
+            ended, raised = "suppressed", suppressed
         assert self.record is not None
         self.exchange = Exchange(
             self.record,
@@ -95,6 +145,6 @@ class Disconnected:
             self.bytes_muted,
             seconds,
             ended,
-            type(raised).__name__ if ended == "raised" else None,
+            type(raised).__name__ if ended in ("raised", "suppressed") else None,
         )
         return self.exchange

@@ -136,7 +136,7 @@ def _is_of_disconnect(exception: BaseException, is_ours: Callable[[BaseException
         seen.add(id(link))
         if isinstance(link, BaseExceptionGroup):
             return all(_is_of_disconnect(leaf, is_ours, {*seen}) for leaf in _leaves(link))
-        if is_ours(link) or _is_named(link, _FRAMEWORK_ERRORS) or _is_no_response_returned(link):
+        if is_ours(link) or _is_named(link, _FRAMEWORK_ERRORS) or _is_known_by_origin(link):
             return True
         link = _cause(link)
     return False
@@ -154,12 +154,20 @@ def _cause(exception: Exception) -> BaseException | None:
     return None if (_STARLETTE_BASE, "call_next") in _frames_passed(exception) else exception.__cause__
 
 
-def _is_no_response_returned(exception: Exception) -> bool:
-    """Whether it is BaseHTTPMiddleware's, for an app that sent nothing: a bare RuntimeError, known by its origin."""
-    return (
-        type(exception) is RuntimeError
-        and exception.args == ("No response returned.",)
-        and [module for module, _ in _frames_passed(exception)[-1:]] == [_STARLETTE_BASE]
+# BaseHTTPMiddleware's, for an app that sent nothing; asgiref's WsgiToAsgi's, for a cut upload.
+_KNOWN_BY_ORIGIN = (
+    (RuntimeError, "No response returned.", _STARLETTE_BASE),
+    (ValueError, "WSGI wrapper received a non-HTTP-request message", "asgiref.wsgi"),
+)
+
+
+def _is_known_by_origin(exception: Exception) -> bool:
+    """Whether it is of a built-in class, and means the disconnect by its text and the module that raised it."""
+    return any(
+        type(exception) is kind
+        and exception.args == (text,)
+        and [module for module, _ in _frames_passed(exception)[-1:]] == [raised_in]
+        for kind, text, raised_in in _KNOWN_BY_ORIGIN
     )
 
 

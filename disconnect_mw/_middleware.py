@@ -219,8 +219,13 @@ class DisconnectMiddleware:
                 result = await app(scope, receive, send)
             except BaseException as exception:
                 if connection.disconnected is None:
-                    connection.close()
-                    raise
+                    try:
+                        await connection.look_once(exception)
+                    finally:
+                        if connection.disconnected is None:
+                            connection.close()
+                    if connection.disconnected is None:
+                        raise
                 rest, has_suppressed = await _judge(connection, exception)
                 if rest is exception:
                     raise
@@ -318,7 +323,7 @@ async def _judge(connection: Connection, exception: BaseException | None) -> tup
     if has_suppressed and exception is not None:
         LOGGER.debug("caused by the disconnect of the client", exc_info=exception)
     if connection.parts.outer is None:
-        log_exchange(connection.make_exchange(rest))
+        log_exchange(connection.make_exchange(rest, exception if has_suppressed else None), connection.backend)
     return rest, has_suppressed
 
 

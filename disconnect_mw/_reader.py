@@ -8,6 +8,7 @@ disconnect.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import math
@@ -27,6 +28,9 @@ _TURNS_TO_ASK = 5
 
 # How many messages that wait before the disconnect are read, for the app to receive later, in search of it.
 _MESSAGES_TO_ASK = 64
+
+# How many messages a look at the end of the app may take: an empty request, and the disconnect.
+_MESSAGES_TO_LOOK_AT = 2
 
 # And how many bytes of a request body that the app does not read, while it answers. (Beyond it a body that a
 # framework's listener would have taken is discarded, as by that.)
@@ -308,6 +312,31 @@ class Reader:
             if self._mark is mark:
                 self._mark = self._task = None
                 self.wake()
+
+    async def look_once(self) -> None:
+        """Find out whether the server has the disconnect to deliver at this moment. The app has ended.
+
+        The server's `receive` is not cancelled for that: gunicorn's `asgi` worker would take it for a disconnect.
+        """
+        source = self._source
+        if self._is_busy():  # our own task, which may be about to learn of it
+            await source.backend.checkpoint()
+            return
+        for _ in range(_MESSAGES_TO_LOOK_AT):
+            try:
+                steps = source.server_receive().__await__()
+                next(steps)
+            except StopIteration as end:
+                if brings_input(source.received(end.value)) or source.disconnect_message is not None:
+                    return
+            except Exception as exception:
+                source.receive_failed(exception)
+                return
+            else:
+                # It may be no coroutine, or not let itself be closed.
+                with contextlib.suppress(AttributeError, RuntimeError):
+                    steps.close()
+                return
 
     async def ask_server(self, at_most: int = _MESSAGES_TO_ASK) -> None:
         """Give the server the occasion to deliver the disconnect. Other messages are kept for `receive`."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 Phase = Literal["during the upload", "before the response", "during the response", "before the handshake", "while open"]
 
-Ended = Literal["returned", "cancelled", "raised"]
+Ended = Literal["returned", "cancelled", "raised", "suppressed"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,14 @@ class Disconnect:
     seconds: float
     """From the call of the app until the disconnect was known."""
 
+    @property
+    def is_shutdown(self) -> bool:
+        """Whether it was no client that left, but the server that shut down: close code 1012 (RFC 6455's registry).
+
+        uvicorn gives a WebSocket that code.
+        """
+        return self.code == 1012
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -47,6 +55,7 @@ class Exchange:
     seconds: float
     """For which the app went on after the disconnect was known."""
     ended: Ended
-    """`"cancelled"`: by this middleware or by other code."""
+    """`"cancelled"`: by this middleware or by other code. `"suppressed"`: with an exception that the disconnect caused,
+    and that ended at the edge of this middleware."""
     exception: str | None
-    """The class name of the exception that the app raised and this middleware let pass."""
+    """The class name of the exception that the app raised, and that this middleware let pass or suppressed."""

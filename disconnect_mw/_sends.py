@@ -127,8 +127,7 @@ class MutedSend:
                 self._completed()
         if self._outer is not None and self._outer.scope is not None:
             await self._hand_on(disconnected.for_outside(message), kind)
-        if kind in _messages.STARTS and disconnected.start is None:
-            disconnected.start = message
+        disconnected.keep(message)
         await self._give_turn()
 
     async def _give_turn(self) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextvars
 import inspect
 import logging
+import math
+import threading
+from collections import Counter
 from collections.abc import Awaitable, Iterable
+from time import monotonic
 from typing import Any, Protocol
 
 from ._backends import Backend, is_cancelled_error
@@ -18,16 +22,23 @@ LOGGER = logging.getLogger("disconnect_mw")
 
 # The log line
 
+# Characters of a path or a method that a line has: a client chooses them.
+_CHARACTERS = 200
 
-def log_exchange(exchange: Exchange) -> None:
+# Lines in one second. What comes beyond is summed up in one more.
+_LINES_A_SECOND = 100
+
+
+def log_exchange(exchange: Exchange, backend: Backend) -> None:
     """Write one INFO line about `exchange`, which is an attribute of the log record, for formatters that use it."""
-    if not LOGGER.isEnabledFor(logging.INFO):
+    if not LOGGER.isEnabledFor(logging.INFO) or not _lines.admit(exchange, backend):
         return
     disconnect = exchange.disconnect
     LOGGER.info(
-        "client disconnected: %s %s from %s, %s: %s sent%s, %s muted%s; the app went on for %.3f s and %s",
-        "WEBSOCKET" if disconnect.protocol == "websocket" else quoted(disconnect.method),
-        quoted(disconnect.path),
+        "%s: %s %s from %s, %s: %s sent%s, %s muted%s; the app went on for %.3f s and %s",
+        "server shut down" if disconnect.is_shutdown else "client disconnected",
+        "WEBSOCKET" if disconnect.protocol == "websocket" else _short(disconnect.method),
+        _short(disconnect.path),
         _peer(disconnect.peer),
         disconnect.phase,
         _sent(exchange),
@@ -38,6 +49,50 @@ def log_exchange(exchange: Exchange) -> None:
         _ended(exchange),
         extra={"exchange": exchange},
     )
+
+
+class _Lines:
+    """Counts the lines of each second, and sums up those that are too many."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # each event loop may run in a thread of its own
+        self._ends = -math.inf  # the second, on the clock of monotonic()
+        self._written = 0
+        self._left_out: Counter[str] = Counter()  # by phase
+
+    def admit(self, exchange: Exchange, backend: Backend) -> bool:
+        """Whether `exchange` may have a line of its own. If not, it is counted."""
+        with self._lock:
+            now = monotonic()
+            if now >= self._ends:
+                self._ends, self._written = now + 1, 0
+            self._written += 1
+            if self._written <= _LINES_A_SECOND:
+                return True
+            is_first = not self._left_out
+            self._left_out[exchange.disconnect.phase] += 1
+            seconds = self._ends - now
+        if is_first:
+            try:
+                backend.call_later(seconds, self._sum_up)
+            except RuntimeError:  # no event loop runs that could call it later
+                self._sum_up()
+        return False
+
+    def _sum_up(self) -> None:
+        with self._lock:
+            left_out, self._left_out = self._left_out, Counter()
+        phases = ", ".join(f"{count} {phase}" for phase, count in left_out.items())
+        LOGGER.info("clients disconnected: %d more within a second, %s", left_out.total(), phases)
+
+
+_lines = _Lines()
+
+
+def _short(text: Any) -> str:
+    """`text` as it stood in the request line, or how it begins."""
+    text = quoted(text)
+    return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}… ({len(text)} characters)"
 
 
 def _sent(exchange: Exchange) -> str:
@@ -58,6 +113,8 @@ def _plural(count: int, noun: str) -> str:
 def _ended(exchange: Exchange) -> str:
     if exchange.ended == "cancelled":
         return "was cancelled"
+    if exchange.ended == "suppressed":
+        return f"raised {exchange.exception}, which was suppressed"
     return exchange.ended if exchange.exception is None else f"raised {exchange.exception}"
 
 
@@ -98,7 +155,7 @@ def _warn(connections: Iterable[Abandoned], backend: Backend, token: Any) -> Non
                 'policy="cancel" stops it, grace=SECONDS stops it later, grace=math.inf lets it go on without this '
                 "warning; for one route use policy_for=, or disconnect_mw.connection(request).policy. "
                 "Each route is named once.",
-                *map(quoted, route),
+                *map(_short, route),
                 _UNTIL_WARNED,
             )
 

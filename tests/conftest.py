@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from disconnect_mw import _telling
+
 from .support.serving import look_soon
 
 
@@ -20,6 +22,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks and second tries come fast, so that the tests do."""
     look_soon(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _lines_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins a second of its own: beyond a hundred lines the log sums up the rest."""
+    monkeypatch.setattr(_telling, "_lines", _telling._Lines())
 
 
 TESTS = Path(__file__).parent

@@ -24,7 +24,7 @@ import disconnect_mw
 from benchmarks import __main__ as benchmarks
 from benchmarks import _comparison, _counts, _drive, _imports, _instructions, _memory, _plot, _rivals, _rows, _workloads
 from benchmarks._goals import GOALS, Goal
-from benchmarks._rows import LIMIT, OURS, RIVALS, ROWS, WATCHED
+from benchmarks._rows import LIMIT, OURS, RIVALS, ROWS, WATCHED, logging_of
 from benchmarks._workloads import CHUNKS_SENT, CHUNKS_UPLOADED, WORKLOADS, exchange, http_scope, nothing_is_left
 
 PACKAGE = str(pathlib.Path(disconnect_mw.__file__).parent)
@@ -300,8 +300,9 @@ def test_exchanges_that_are_watched_share_a_timer(workload: str, row: str) -> No
 
     async def exchanges(count: int) -> None:
         app = ROWS[row](WORKLOADS[workload].app)
-        for _ in range(count):
-            await exchange(app, WORKLOADS[workload], nothing_is_left)
+        with logging_of(row):
+            for _ in range(count):
+                await exchange(app, WORKLOADS[workload], nothing_is_left)
 
     assert asked_of_the_loop(exchanges(0)) != asked_of_the_loop(exchanges(1)) == asked_of_the_loop(exchanges(10))
 

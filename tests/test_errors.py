@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import websockets.exceptions
+from asgiref.wsgi import WsgiToAsgi
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -25,6 +26,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware
 from disconnect_mw._errors import is_disconnect_error, remove_disconnect_errors
+
+from .support.messages import http_scope
 
 DISCONNECT = {"type": "websocket.disconnect", "code": 1001, "reason": "bye"}
 
@@ -193,6 +196,7 @@ WORDS = [
     Subclass(),
     WebSocketDisconnect(code=1001),
     named("django.core.exceptions", "RequestAborted")(),
+    named("quart.wrappers.base", "ClientDisconnectedError")(),
     named("werkzeug.exceptions", "ClientDisconnected")(),
 ]
 
@@ -491,6 +495,25 @@ async def test_another_error_of_basehttpmiddlewares_is_the_apps_own() -> None:
 
     exception = await raised_by(Careless(silent))
     assert left_of(exception) is exception
+
+
+@pytest.mark.anyio
+async def test_a_cut_upload_to_asgirefs_wsgi_adapter_ends_at_the_edge() -> None:
+    def wsgi_app(environ: Any, start_response: Any) -> Any:
+        raise NotImplementedError
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    scope = {**http_scope(), "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1), "query_string": b""}
+    with pytest.raises(ValueError, match="non-HTTP-request") as caught:
+        await WsgiToAsgi(wsgi_app)(scope, receive, None)  # type: ignore[no-untyped-call]  # untyped
+    assert left_of(caught.value) is None
+
+
+def test_an_exception_that_two_tasks_hand_on_is_explained_twice() -> None:
+    ours = ClientDisconnect()
+    assert left_of(raised(ValueError(), cause=ExceptionGroup("of two tasks", [ours, ours]))) is None
 
 
 def end(exception: Exception) -> None:

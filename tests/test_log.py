@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+import anyio
 import pytest
 from starlette.requests import ClientDisconnect
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _middleware
+from disconnect_mw import ClientDisconnected, Disconnect, DisconnectMiddleware, _middleware, _telling, connection
 
 pytestmark = pytest.mark.anyio
 
@@ -140,10 +142,13 @@ async def test_one_line_tells_of_a_client_that_left(
     assert lines() == line
 
 
-def websocket_line(where: str, sent: str, muted: str) -> list[tuple[str, str]]:
+SUPPRESSED = "raised ClientDisconnected, which was suppressed"
+
+
+def websocket_line(where: str, sent: str, muted: str, ended: str = "returned") -> list[tuple[str, str]]:
     text = (
         f"client disconnected: WEBSOCKET /feed from 192.0.2.7:5000, {where}: {sent} sent{muted}; "
-        "the app went on for N s and returned"
+        f"the app went on for N s and {ended}"
     )
     return [("INFO", text)]
 
@@ -156,7 +161,7 @@ def websocket_line(where: str, sent: str, muted: str) -> list[tuple[str, str]]:
             [..., ..., ACCEPT],
             [CONNECT, LEFT],
             9,
-            websocket_line("before the handshake", "nothing", ", 1 message muted (0 bytes)"),
+            websocket_line("before the handshake", "nothing", ", 1 message muted (0 bytes)", SUPPRESSED),
         ),
         (
             [..., ACCEPT, ..., CLOSE],
@@ -168,13 +173,13 @@ def websocket_line(where: str, sent: str, muted: str) -> list[tuple[str, str]]:
             [..., ACCEPT, TEXT, BYTES, ..., TEXT],
             [CONNECT, LEFT],
             9,
-            websocket_line("while open", "3 messages", " (8 bytes), 1 message muted (5 bytes)"),
+            websocket_line("while open", "3 messages", " (8 bytes), 1 message muted (5 bytes)", SUPPRESSED),
         ),
         (
             [..., ACCEPT, TEXT, TEXT],
             [CONNECT, LEFT],
             2,
-            websocket_line("while open", "2 messages", " (5 bytes), 1 message muted (5 bytes)"),
+            websocket_line("while open", "2 messages", " (5 bytes), 1 message muted (5 bytes)", SUPPRESSED),
         ),
     ],
 )
@@ -409,3 +414,68 @@ async def test_the_level_may_change_at_any_time(
         root.setLevel(logging.INFO)
     assert await counted() == [0], "what was sent is counted again"
     logger.setLevel(logging.NOTSET)
+
+
+async def test_a_websocket_that_the_server_closes_when_it_shuts_down_is_told_as_that(lines: Lines) -> None:
+    """P7. uvicorn gives the code 1012."""
+    seen: list[Disconnect] = []
+    shutdown = {"type": "websocket.disconnect", "code": 1012, "reason": ""}
+    middleware = DisconnectMiddleware(app_that(..., ACCEPT, ...), on_disconnect=seen.append)
+    await serve(middleware, websocket_scope(), CONNECT, shutdown)
+    (level, text), *_ = lines()
+    assert (level, text.partition(":")[0]) == ("INFO", "server shut down")
+    assert [disconnect.is_shutdown for disconnect in seen] == [True]
+
+
+@pytest.mark.parametrize("length", [200, 201, 65536])
+async def test_a_long_path_is_cut_in_the_lines(length: int, lines: Lines) -> None:
+    """A client chooses it. The record has all of it."""
+    path = "/".ljust(length, "p")
+    scope = {**http_scope(), "path": path}
+    await serve(DisconnectMiddleware(app_that(..., ...)), scope, REQUEST, GONE)
+    ((_, text),) = lines()
+    shown = path if length == 200 else f"{path[:200]}… ({length} characters)"
+    assert f"client disconnected: GET {shown} from" in text
+    exchange = connection(scope).exchange
+    assert exchange is not None
+    assert exchange.disconnect.path == path
+
+
+async def test_beyond_a_hundred_lines_a_second_the_rest_is_summed_up(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next second has lines again."""
+    caplog.set_level(logging.INFO, logger="disconnect_mw")
+    second = [1000.0]
+    monkeypatch.setattr(_telling, "monotonic", lambda: second[0])
+    monkeypatch.setattr(_telling._lines, "_ends", 1000.01)  # soon
+    for number in range(120):
+        incoming = [PART, GONE] if number % 3 == 0 else [REQUEST, GONE]
+        await serve(DisconnectMiddleware(app_that(..., ...)), http_scope(), *incoming)
+    with anyio.fail_after(5):
+        while not caplog.messages[-1].startswith("clients"):
+            await anyio.sleep(0.001)
+    texts = [record.getMessage() for record in caplog.records if record.name == "disconnect_mw"]
+    assert len(texts) == 101
+    assert texts[-1] == "clients disconnected: 20 more within a second, 14 before the response, 6 during the upload"
+    second[0] += 1
+    await serve(DisconnectMiddleware(app_that(..., ...)), http_scope(), REQUEST, GONE)
+    assert caplog.messages[-1].startswith("client disconnected: GET /")
+
+
+def test_without_an_event_loop_each_is_summed_up_by_itself(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, logger="disconnect_mw")
+    monkeypatch.setattr(_telling, "_LINES_A_SECOND", 0)
+    incoming = [dict(REQUEST), dict(GONE)]
+
+    async def receive() -> Any:
+        return incoming.pop(0)
+
+    async def send(message: Any) -> None:
+        raise NotImplementedError
+
+    with contextlib.suppress(StopIteration):
+        DisconnectMiddleware(app_that(..., ...))(http_scope(), receive, send).send(None)
+    assert caplog.messages == ["clients disconnected: 1 more within a second, 1 before the response"]

@@ -21,16 +21,61 @@ from .support.simulated_server import UVICORN_0_28_0, SimulatedServer, after_dis
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_start_that_comes_too_late_goes_out_without_the_length_of_a_body_that_does_not() -> None:
+STARTS = {"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"7"), (b"a", b"b")]}
+WITHOUT_LENGTH = {"type": "http.response.start", "status": 201, "headers": [(b"a", b"b")]}
+MOST = b"x" * 65536
+
+
+def body(payload: Any, more_body: bool = False) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": payload, "more_body": more_body}
+
+
+IN_ONE_PIECE = {
+    "a start and a last body": ([body(b"payload")], b"payload"),
+    "one chunk and an empty end": ([body(b"payload", True), body(b"")], b"payload"),
+    "an empty chunk in between": ([body(b"payload", True), body(b"", True), body(b"")], b"payload"),
+    "no body": ([{"type": "http.response.body"}], b""),
+    "64 KiB": ([body(MOST)], MOST),
+    "a buffer": ([body(bytearray(b"payload"))], b"payload"),
+}
+
+
+@pytest.mark.parametrize("name", IN_ONE_PIECE)
+async def test_a_response_in_one_piece_goes_out_at_the_end(name: str) -> None:
+    """A client that has only half-closed gets it, as bare (Hypercorn; case `half_closed_client_gets_no_answer`)."""
+    server = SimulatedServer()
+    messages, payload = IN_ONE_PIECE[name]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in (STARTS, *messages):
+            await send(message)
+        assert server.sent == []
+
+    await DisconnectMiddleware(after_disconnect(server, app))(http_scope(), server.receive, server.send)
+    assert server.sent == [STARTS, body(payload)]
+
+
+NOT_IN_ONE_PIECE = {
+    "two chunks": [body(b"pay", True), body(b"load")],
+    "an empty chunk first": [body(b"", True), body(b"payload")],
+    "more than 64 KiB": [body(MOST + b"x")],
+    "no end": [body(b"payload", True)],
+    "a file": [{"type": "http.response.pathsend", "path": "/file"}],
+    "no end but what is no message": [body(b"payload", True), {"type": "http.response.debug"}, body(b"")],
+}
+
+
+@pytest.mark.parametrize("name", NOT_IN_ONE_PIECE)
+async def test_a_start_that_comes_too_late_goes_out_without_the_length_of_a_body_that_does_not(name: str) -> None:
     """Where BaseHTTPMiddleware stands outside on Hypercorn, h11 would complain of it."""
     server = SimulatedServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"7"), (b"a", b"b")]})
-        await send({"type": "http.response.body", "body": b"payload"})
+        for message in (STARTS, *NOT_IN_ONE_PIECE[name]):
+            await send(message)
 
     await DisconnectMiddleware(after_disconnect(server, app))(http_scope(), server.receive, server.send)
-    assert server.sent == [{"type": "http.response.start", "status": 201, "headers": [(b"a", b"b")]}, EMPTY_FINAL]
+    assert server.sent == [WITHOUT_LENGTH, EMPTY_FINAL]
 
 
 def stacked(app: ASGIApp, order: str) -> Any:
@@ -71,7 +116,7 @@ async def test_whoever_stands_outside_sees_a_whole_exchange(order: str, ending: 
     assert types[0] == "http.response.start"
     assert server.sent[0]["status"] == (200 if ending == "responds" else 499)
     assert types[1:] == ["http.response.body"] * len(types[1:])
-    assert not any(message.get("body") for message in server.sent[1:])
+    assert b"".join(message.get("body", b"") for message in server.sent[1:]) == (b"{}" if ending == "responds" else b"")
     assert not server.sent[-1].get("more_body", False)
 
 

@@ -205,7 +205,7 @@ async def test_under_raise_the_send_raises() -> None:
         await send(CHUNK)
 
     assert await serve(app, server, scope, send_timeout=TIMEOUT, policy="raise") is None
-    assert record_of(scope).ended == "returned"
+    assert record_of(scope).ended == "suppressed"
 
 
 async def test_under_cancel_the_app_is_cancelled() -> None:

@@ -190,7 +190,7 @@ async def test_the_record_tells_how_the_app_ended(ends: str) -> None:
     exchange = record_of(scope)
     assert (exchange.ended, exchange.exception) == {
         "raised": ("raised", "FileNotFoundError"),
-        "swallowed": ("returned", None),
+        "swallowed": ("suppressed", "ClientDisconnect"),
         "cancelled": ("cancelled", None),
         "returned": ("returned", None),
     }[ends]

@@ -254,7 +254,7 @@ def facts(disconnect: Disconnect, exchange: Exchange) -> None:
     left: Disconnect = exchange.disconnect
     counts: list[int | None] = [exchange.status, exchange.messages_sent, exchange.bytes_sent]
     muted: list[int] = [exchange.messages_muted, exchange.bytes_muted]
-    ended: Literal["returned", "cancelled", "raised"] = exchange.ended
+    ended: Literal["returned", "cancelled", "raised", "suppressed"] = exchange.ended
     exception: str | None = exchange.exception
     print(protocol, method, path, peer, phase, code, seconds, left, counts, muted, ended, exception)
     disconnect.path = "/"  # type: ignore[misc]  # a record

@@ -1,0 +1,171 @@
+"""Every departure is told, also where the server cancels the app in the turn in which it would tell of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from disconnect_mw import DisconnectMiddleware, connection
+
+from .support.messages import CHUNK, DISCONNECT, REQUEST, START, http_scope
+from .support.records import ended
+from .support.serving import on_asyncio
+
+FIRST = {"type": "http.request", "body": b"part", "more_body": True}
+
+pytestmark = [pytest.mark.anyio, on_asyncio]
+
+
+class Server:
+    """Tells of the disconnect and cancels the app at once, in the order that is asked for."""
+
+    def __init__(self, incoming: list[Any], tells: Callable[[], Any] | None = None) -> None:
+        self._incoming = [*incoming]
+        self._has_left = asyncio.Event()
+        self._tells = tells
+        self.reads = 0
+        self.closed = 0
+
+    async def receive(self) -> Any:
+        self.reads += 1
+        if self._incoming:
+            return self._incoming.pop(0)
+        try:
+            await self._has_left.wait()
+        except GeneratorExit:
+            self.closed += 1
+            raise
+        return dict(DISCONNECT) if self._tells is None else self._tells()
+
+    async def send(self, message: Any) -> None:
+        pass
+
+    def leave(self) -> None:
+        self._has_left.set()
+
+
+async def reads_its_body(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await asyncio.Event().wait()
+
+
+async def streams(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send(START)
+    while True:
+        await send(CHUNK)
+        await asyncio.sleep(0)
+
+
+async def reads_nothing(scope: Any, receive: Any, send: Any) -> None:
+    await asyncio.Event().wait()
+
+
+async def play(
+    app: Any, server: Server, seconds: float, order: str, **options: Any
+) -> tuple[dict[str, Any], list[Any]]:
+    """Have the client leave after so many seconds. Returns the scope, and what the hook was called with."""
+    scope, told = http_scope(), list[Any]()
+    middleware = DisconnectMiddleware(app, on_disconnect=told.append, **options)
+    task = asyncio.ensure_future(middleware(scope, server.receive, server.send))
+    await asyncio.sleep(seconds)
+    steps: list[Callable[[], Any]] = [server.leave, task.cancel]
+    for step in steps if order == "tells, then cancels" else reversed(steps):
+        step()
+    await asyncio.wait({task}, timeout=5)
+    assert task.cancelled(), "the server's own cancellation passes"
+    return scope, told
+
+
+@pytest.mark.parametrize("order", ["tells, then cancels", "cancels, then tells"])
+@pytest.mark.parametrize("policy", ["mute", "finish", "cancel", "raise"])
+@pytest.mark.parametrize("seconds", [0.01, 0.15])
+@pytest.mark.parametrize("app", [reads_its_body, streams, reads_nothing])
+async def test_a_departure_is_told_before_and_after_the_first_check(
+    app: Any, seconds: float, policy: Any, order: str
+) -> None:
+    scope, told = await play(app, Server([REQUEST]), seconds, order, policy=policy)
+    assert [disconnect.phase for disconnect in told] == [
+        "during the response" if app is streams else "before the response"
+    ]
+    assert ended(scope) == "cancelled"
+    assert not connection(scope).connected
+
+
+async def test_a_cancellation_without_a_departure_is_none() -> None:
+    """And the server's `receive` is not cancelled: gunicorn's `asgi` worker would take the client for gone."""
+    server = Server([REQUEST])
+    server.leave = lambda: None  # type: ignore[method-assign]  # it stays
+    scope, told = await play(reads_its_body, server, 0.01, "tells, then cancels")
+    assert (told, server.reads, server.closed) == ([], 2, 1)
+    assert connection(scope).connected
+
+
+async def test_nothing_is_read_of_a_body_that_the_app_has_not_asked_for() -> None:
+    server = Server([FIRST])
+    _, told = await play(reads_its_body, server, 0.01, "tells, then cancels")
+    assert (told, server.reads) == ([], 1)
+
+
+async def test_a_receive_that_raises_tells_nothing() -> None:
+    def fail() -> Any:
+        raise ConnectionResetError
+
+    _, told = await play(reads_its_body, Server([REQUEST], fail), 0.01, "tells, then cancels")
+    assert told == []
+
+
+async def test_a_message_that_is_no_disconnect_tells_nothing() -> None:
+    _, told = await play(reads_its_body, Server([REQUEST], lambda: dict(FIRST)), 0.01, "tells, then cancels")
+    assert told == []
+
+
+async def test_an_app_that_has_ended_pushes_out_no_orphan() -> None:
+    goes_on, server = asyncio.Event(), Server([REQUEST])
+    middleware: Any = None
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await (goes_on.wait() if scope["path"] == "/goes-on" else asyncio.Event().wait())
+
+    middleware = DisconnectMiddleware(app, max_orphans=1)
+    orphan_server, orphan_scope = Server([REQUEST]), http_scope(path="/goes-on")
+    orphan = asyncio.ensure_future(middleware(orphan_scope, orphan_server.receive, orphan_server.send))
+    await asyncio.sleep(0)
+    orphan_server.leave()
+    while connection(orphan_scope).connected:
+        await asyncio.sleep(0.01)
+    task = asyncio.ensure_future(middleware(http_scope(), server.receive, server.send))
+    await asyncio.sleep(0.01)
+    server.leave()
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    goes_on.set()
+    await asyncio.wait_for(orphan, 5)
+    assert ended(orphan_scope) == "returned"
+
+
+class Awaitable:
+    """What a server in another language may return from `receive`: no coroutine."""
+
+    def __await__(self) -> Any:
+        return iter([None, None])
+
+
+async def test_a_receive_that_returns_no_coroutine_is_left() -> None:
+    scope = http_scope()
+
+    def receive() -> Any:
+        return Awaitable()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def send(message: Any) -> None:
+        pass
+
+    with pytest.raises(asyncio.CancelledError):
+        await DisconnectMiddleware(app, policy="cancel")(scope, receive, send)
