@@ -115,7 +115,7 @@ def to_prove(setup: Setup) -> Setup | None:
     On uvloop a closed transport raises RuntimeError instead of taking what is written. This shows in the WebSockets of
     gunicorn's `asgi` worker and of uvicorn 0.13.4 with wsproto.
     """
-    if setup.worker not in ("", "asgi"):
+    if setup.worker.startswith("uvicorn"):
         return None  # gunicorn with uvicorn's worker behaves as uvicorn
     if setup.loop == "uvloop":
         return dataclasses.replace(setup, loop="asyncio") if setup.ws == "wsproto" else None

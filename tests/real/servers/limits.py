@@ -102,6 +102,11 @@ def _is_complete(outcome: Outcome, expected: Outcome) -> bool:
     return outcome == replace(expected, info_lines=0)
 
 
+def _is_complete_or_refused(outcome: Outcome, expected: Outcome) -> bool:
+    """Or the server cannot wait for a client that reads slowly, and raises, as it does without ours."""
+    return _is_complete(outcome, expected) or _is_runtime_error(outcome, expected)
+
+
 def _is_logged_each_time(outcome: Outcome, expected: Outcome) -> bool:
     return replace(outcome, repeats=()) == expected
 
@@ -123,12 +128,14 @@ _LOGGED_EACH_TIME = Limit(
     _is_logged_each_time,
 )
 
+_SENDS_FILE = "the server sends the file itself (pathsend): the app's response is complete by then"
+
 _NO_COMPLAINT = "the server takes a message that must not come, and does not complain"
 _SENT_TOO_MUCH = ("sends_after_its_end", "sends_too_much")
 _BEFORE_ACCEPT = ("ws_before_accept", "ws_returns_before_accept", "ws_closes_before_accept")
 
 
-def _is_starlettes_complaint(outcome: Outcome, expected: Outcome) -> bool:
+def _is_runtime_error(outcome: Outcome, expected: Outcome) -> bool:
     raised = "builtins.RuntimeError"
     return outcome == Outcome((), (f"raised {raised}",), info_lines=0, errors=(raised,))
 
@@ -160,9 +167,7 @@ def _of_granian(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Li
             "the server may lose a message that comes while a receive is cancelled, as it does without ours", None
         )
     if scenario.app == "file":
-        return Limit(
-            "the server sends the file itself (pathsend): the app's response is complete by then", _is_complete
-        )
+        return Limit(_SENDS_FILE, _is_complete)
     return None
 
 
@@ -184,7 +189,8 @@ def _of_granian_1(scenario: Scenario) -> Limit | None:
         return Limit("granian 1's receive turns anyio's cancellation into one that ends the app", None)
     if scenario.app == "ws_echo":
         return Limit(
-            "granian 1 may repeat the handshake to a client that is lost just after it", _is_starlettes_complaint
+            "granian 1 may repeat the handshake to a client that is lost just after it, and Starlette complains",
+            _is_runtime_error,
         )
     if scenario.protocol == WEBSOCKET or scenario.name.startswith("cut "):
         return None
@@ -195,9 +201,14 @@ def _of_granian_1(scenario: Scenario) -> Limit | None:
     return None
 
 
+def _of_anycorn(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Limit | None:
+    limit = _of_both_corns(scenario)
+    if limit is None and scenario.app == "file":
+        return Limit(_SENDS_FILE, _is_complete_or_refused)
+    return limit
+
+
 def _of_hypercorn(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Limit | None:
-    if scenario.app == "ws_stays":
-        return Limit("once the client has answered the close, the server takes any message silently", _is_no_complaint)
     if scenario.protocol == HTTP1 and scenario.app in _ONLY_SENDS and setup.loop != "trio":
         return _LOGGED_EACH_TIME
     if scenario.protocol == HTTP1 and scenario.app == "file" and scenario.variant in ("outside", "both"):
@@ -205,6 +216,13 @@ def _of_hypercorn(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> 
             "a middleware outside ours ends the response before its announced length, as it does without ours",
             _is_raised_by_h11,
         )
+    return _of_both_corns(scenario)
+
+
+def _of_both_corns(scenario: Scenario) -> Limit | None:
+    """Of anycorn, a fork of Hypercorn, and of Hypercorn."""
+    if scenario.app == "ws_stays":
+        return Limit("once the client has answered the close, the server takes any message silently", _is_no_complaint)
     if scenario.protocol == HTTP2 and scenario.is_of_starlette and scenario.how != "stays":
         # Here Starlette's ServerErrorMiddleware, which answers an app's bug with a 500, is outside ours.
         is_bug = scenario.app in ("bug", "missing_file") and scenario.variant in ("alone", "inside")
@@ -238,5 +256,6 @@ _LIMITS: dict[str, Callable[[Scenario, Setup, tuple[int, ...]], Limit | None]] =
     "daphne": _of_daphne,
     "granian": _of_granian,
     "hypercorn": _of_hypercorn,
+    "anycorn": _of_anycorn,
     "gunicorn": _of_gunicorn,
 }
