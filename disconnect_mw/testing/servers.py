@@ -311,19 +311,15 @@ ANYCORN_0_20_1 = _derive(
         "codes_after_denial": (),
     },
 )
-ANYCORN_0_20_1_HTTP2 = _derive(
-    HYPERCORN_0_18_0_HTTP2,
+ANYCORN_0_20_1_HTTP2 = Server(
     "anycorn-0.20.1-http2",
-    http={
-        "extensions": (
-            "http.response.early_hint",
-            _PATHSEND,
-            "http.response.push",
-            "http.response.trailers",
-        ),
-        "send_after_end": _UNEXPECTED_BY_ANYCORN,
-        "blocked_send": "silent",
-    },
+    dataclasses.replace(
+        HYPERCORN_0_18_0_HTTP2.http,
+        extensions=("http.response.early_hint", _PATHSEND, "http.response.push", "http.response.trailers"),
+        send_after_end=_UNEXPECTED_BY_ANYCORN,
+        blocked_send="silent",
+    ),
+    ANYCORN_0_20_1.websocket,
 )
 
 # Daphne: `send` is silent, `receive` delivers one disconnect, uploads and responses of any size are held in memory.
