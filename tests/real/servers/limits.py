@@ -251,6 +251,35 @@ def _of_gunicorn(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> L
     return None
 
 
+def _is_stopped(outcome: Outcome, expected: Outcome) -> bool:
+    """The app has ended, by its own end or by the server's cancellation, and nothing is logged as an error."""
+    is_ended = set(outcome.ends) <= {"returned", "raised asyncio.CancelledError"}
+    return is_ended and not outcome.errors and not outcome.repeats and outcome.info_lines <= 1
+
+
+def _is_stopped_or_raised_outside(outcome: Outcome, expected: Outcome) -> bool:
+    return _is_stopped(outcome, expected) or outcome == replace(expected, ends=("raised h2corn.SendAfterCloseError",))
+
+
+def _is_complaint(outcome: Outcome, expected: Outcome) -> bool:
+    """The app's mistake raises, and the server's log says nothing of it."""
+    return outcome.seen == expected.seen and outcome.ends == ("raised h2corn.SendAfterCloseError",)
+
+
+def _of_h2corn(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Limit | None:
+    if scenario.how != "stays":
+        is_outside = scenario.variant in ("outside", "both")  # of ours there is middleware, to which its send raises
+        allows = _is_stopped_or_raised_outside if is_outside else _is_stopped
+        return Limit("the server cancels the app when a send meets the lost connection", allows)
+    if scenario.app == "upload_in_time":
+        return Limit("the server's receive fails once it has been cancelled, as it does without ours", None)
+    if scenario.app == "sends_after_its_end":
+        return Limit("the server raises, and logs nothing of it", _is_complaint)
+    if scenario.app in ("sends_before_its_start", "sends_too_much", "ws_stays"):
+        return Limit(_NO_COMPLAINT, _is_no_complaint)
+    return None
+
+
 _LIMITS: dict[str, Callable[[Scenario, Setup, tuple[int, ...]], Limit | None]] = {
     "uvicorn": _of_uvicorn,
     "daphne": _of_daphne,
@@ -258,4 +287,5 @@ _LIMITS: dict[str, Callable[[Scenario, Setup, tuple[int, ...]], Limit | None]] =
     "hypercorn": _of_hypercorn,
     "anycorn": _of_anycorn,
     "gunicorn": _of_gunicorn,
+    "h2corn": _of_h2corn,
 }

@@ -66,7 +66,7 @@ class Setup:
         others = *_RUN_WITH[self.server], "anyio", "asgiref", "starlette"
         if self.version == NEWEST:
             return [self.server, *others]
-        is_old = self.version != VERSIONS[self.server][-1]
+        is_old = self.version != (VERSIONS | RARE)[self.server][-1]
         versions = {**pins(), **(_IN_ITS_DAY.get(self.server, {}) if is_old else {})}
         return [f"{self.server}=={self.version}", *(f"{other}=={versions[other]}" for other in others)]
 
@@ -77,6 +77,7 @@ _RUN_WITH = {
     "anycorn": ("h11", "h2", "trio", "wsproto"),
     "daphne": ("autobahn", "twisted"),
     "granian": ("rloop", "uvloop"),
+    "h2corn": (),
     "gunicorn": ("h11", "httptools", "uvicorn", "uvicorn-worker", "uvloop", "websockets", "wsproto"),
 }
 
@@ -98,6 +99,10 @@ def _hypercorn(setup: Setup, where: int) -> Sequence[object]:
 def _anycorn(setup: Setup, where: int) -> Sequence[object]:
     # It leaves the connection of a half-closed client open for that time, of its own 5 s.
     return *_hypercorn(setup, where), "--keep-alive", 2
+
+
+def _h2corn(setup: Setup, port: int) -> Sequence[object]:
+    return "--host", "127.0.0.1", "--port", port, "--loop", setup.loop, "--lifespan", "on", "--no-access-log"
 
 
 def _daphne(setup: Setup, where: int) -> Sequence[object]:
@@ -136,6 +141,7 @@ _OPTIONS: dict[str, Callable[[Setup, int], Sequence[object]]] = {
     "daphne": _daphne,
     "granian": _granian,
     "gunicorn": _gunicorn,
+    "h2corn": _h2corn,
 }
 
 VERSIONS = {
@@ -147,6 +153,9 @@ VERSIONS = {
     "gunicorn": ("27.0.1",),
 }
 """All that are played. The last of each is the one that the extra `test` pins."""
+
+RARE = {"h2corn": ("2.0.0",)}
+"""Played by `python -m tests.real.servers` alone, where they can be installed; a few scenarios each."""
 
 
 def setups_of(server: str, version: str = INSTALLED) -> list[Setup]:
@@ -163,6 +172,8 @@ def setups_of(server: str, version: str = INSTALLED) -> list[Setup]:
         return [Setup(server, version, loop) for loop in ("asyncio", "uvloop", "trio")]
     if server == "anycorn":
         return [Setup(server, version, loop) for loop in ("asyncio", "trio")]
+    if server in RARE:
+        return [Setup(server, version)]
     if server == "daphne":
         return [Setup(server, version), Setup(server, version, is_impatient=True)]
     if server == "granian":
