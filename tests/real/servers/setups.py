@@ -59,6 +59,9 @@ class Setup:
 
     def command(self, where: int, app: str = APP) -> list[str]:
         """Return the arguments for Python. `where` is a listening socket's descriptor if it takes one, or a port."""
+        if self.server == "caddysnake":
+            main = "import sys, caddysnake_cli as cli; sys.argv += ['--python-path', sys.executable]; cli.main()"
+            return ["-c", main, *map(str, _OPTIONS[self.server](self, where)), "--app", app]
         return ["-m", self.server, *map(str, _OPTIONS[self.server](self, where)), app]
 
     def requirements(self) -> list[str]:
@@ -78,6 +81,7 @@ _RUN_WITH = {
     "daphne": ("autobahn", "twisted"),
     "granian": ("rloop", "uvloop"),
     "h2corn": (),
+    "caddysnake": (),
     "gunicorn": ("h11", "httptools", "uvicorn", "uvicorn-worker", "uvloop", "websockets", "wsproto"),
 }
 
@@ -103,6 +107,11 @@ def _anycorn(setup: Setup, where: int) -> Sequence[object]:
 
 def _h2corn(setup: Setup, port: int) -> Sequence[object]:
     return "--host", "127.0.0.1", "--port", port, "--loop", setup.loop, "--lifespan", "on", "--no-access-log"
+
+
+def _caddysnake(setup: Setup, port: int) -> Sequence[object]:
+    address = "--listen", f"127.0.0.1:{port}"
+    return "--server-type", "asgi", *address, "--workers", 1, "--lifespan", "on", "--runtime", "native"
 
 
 def _daphne(setup: Setup, where: int) -> Sequence[object]:
@@ -142,6 +151,7 @@ _OPTIONS: dict[str, Callable[[Setup, int], Sequence[object]]] = {
     "granian": _granian,
     "gunicorn": _gunicorn,
     "h2corn": _h2corn,
+    "caddysnake": _caddysnake,
 }
 
 VERSIONS = {
@@ -154,8 +164,11 @@ VERSIONS = {
 }
 """All that are played. The last of each is the one that the extra `test` pins."""
 
-RARE = {"h2corn": ("2.0.0",)}
+RARE = {"h2corn": ("2.0.0",), "caddysnake": ("0.6.4",)}
 """Played by `python -m tests.real.servers` alone, where they can be installed; a few scenarios each."""
+
+PYTHON_OF = {"caddysnake": "3.12"}
+"""The version of Python of servers that are not made for the one that runs all others."""
 
 
 def setups_of(server: str, version: str = INSTALLED) -> list[Setup]:
