@@ -291,6 +291,37 @@ HYPERCORN_0_18_0_HTTP2 = _derive(
     http={"extensions": ("http.response.early_hint", "http.response.push", "http.response.trailers")},
 )
 
+# anycorn: a fork of Hypercorn, on anyio. It keeps the client's close code, and over HTTP/2 it holds back what a client
+# does not read.
+
+_PATHSEND = "http.response.pathsend"
+_UNEXPECTED_BY_ANYCORN = Raises(exception_class("anycorn.utils.UnexpectedMessageError", Exception), _UNEXPECTED.text)
+
+ANYCORN_0_20_1 = _derive(
+    HYPERCORN_0_18_0,
+    "anycorn-0.20.1",
+    http={
+        "extensions": (_PATHSEND, "http.response.zerocopysend"),
+        "send_after_end": _UNEXPECTED_BY_ANYCORN,
+    },
+    websocket={
+        "after_refusal": Answers(denial_body=_UNEXPECTED_BY_ANYCORN),
+        "codes_of_close": (CLIENTS_CODE,),
+        "codes_after_refusal": (1000,),
+        "codes_after_denial": (),
+    },
+)
+ANYCORN_0_20_1_HTTP2 = Server(
+    "anycorn-0.20.1-http2",
+    dataclasses.replace(
+        HYPERCORN_0_18_0_HTTP2.http,
+        extensions=("http.response.early_hint", _PATHSEND, "http.response.push", "http.response.trailers"),
+        send_after_end=_UNEXPECTED_BY_ANYCORN,
+        blocked_send="silent",
+    ),
+    ANYCORN_0_20_1.websocket,
+)
+
 # Daphne: `send` is silent, `receive` delivers one disconnect, uploads and responses of any size are held in memory.
 
 DAPHNE_3_0_2 = Server(
@@ -311,7 +342,6 @@ DAPHNE_4_2_3 = _derive(DAPHNE_3_0_2, "daphne-4.2.3")
 
 # granian
 
-_PATHSEND = "http.response.pathsend"
 _FLOW_ERROR = Raises(RuntimeError, "ASGI flow error")
 
 GRANIAN_1_7_6 = Server(
@@ -436,6 +466,8 @@ ALL = (
     HYPERCORN_0_14_4_HTTP2,
     HYPERCORN_0_16_0_HTTP2,
     HYPERCORN_0_18_0_HTTP2,
+    ANYCORN_0_20_1,
+    ANYCORN_0_20_1_HTTP2,
     DAPHNE_3_0_2,
     DAPHNE_4_2_3,
     GRANIAN_1_7_6,

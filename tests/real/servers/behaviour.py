@@ -27,7 +27,7 @@ from .clients import Client, Hang, WebSocketClient
 from .http2 import HTTP2Client
 from .scripts import AFTER, BEFORE, CLOSE_CODE, CLOSE_REASON, SCRIPTS, Performance, Script
 from .server import Event, Server, Visit
-from .setups import Setup
+from .setups import RARE, Setup
 
 PATIENCE = (0.4, 0.8, 3.0)
 """Seconds for a step on a real server, at the first try and at those of a script that differed: the machine may have
@@ -115,7 +115,7 @@ def to_prove(setup: Setup) -> Setup | None:
     On uvloop a closed transport raises RuntimeError instead of taking what is written. This shows in the WebSockets of
     gunicorn's `asgi` worker and of uvicorn 0.13.4 with wsproto.
     """
-    if setup.worker not in ("", "asgi"):
+    if setup.server in RARE or setup.worker.startswith("uvicorn"):
         return None  # gunicorn with uvicorn's worker behaves as uvicorn
     if setup.loop == "uvloop":
         return dataclasses.replace(setup, loop="asyncio") if setup.ws == "wsproto" else None

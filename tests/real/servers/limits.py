@@ -102,6 +102,11 @@ def _is_complete(outcome: Outcome, expected: Outcome) -> bool:
     return outcome == replace(expected, info_lines=0)
 
 
+def _is_complete_or_refused(outcome: Outcome, expected: Outcome) -> bool:
+    """Or the server cannot wait for a client that reads slowly, and raises, as it does without ours."""
+    return _is_complete(outcome, expected) or _is_runtime_error(outcome, expected)
+
+
 def _is_logged_each_time(outcome: Outcome, expected: Outcome) -> bool:
     return replace(outcome, repeats=()) == expected
 
@@ -123,12 +128,14 @@ _LOGGED_EACH_TIME = Limit(
     _is_logged_each_time,
 )
 
+_SENDS_FILE = "the server sends the file itself (pathsend): the app's response is complete by then"
+
 _NO_COMPLAINT = "the server takes a message that must not come, and does not complain"
 _SENT_TOO_MUCH = ("sends_after_its_end", "sends_too_much")
 _BEFORE_ACCEPT = ("ws_before_accept", "ws_returns_before_accept", "ws_closes_before_accept")
 
 
-def _is_starlettes_complaint(outcome: Outcome, expected: Outcome) -> bool:
+def _is_runtime_error(outcome: Outcome, expected: Outcome) -> bool:
     raised = "builtins.RuntimeError"
     return outcome == Outcome((), (f"raised {raised}",), info_lines=0, errors=(raised,))
 
@@ -160,9 +167,7 @@ def _of_granian(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Li
             "the server may lose a message that comes while a receive is cancelled, as it does without ours", None
         )
     if scenario.app == "file":
-        return Limit(
-            "the server sends the file itself (pathsend): the app's response is complete by then", _is_complete
-        )
+        return Limit(_SENDS_FILE, _is_complete)
     return None
 
 
@@ -184,7 +189,8 @@ def _of_granian_1(scenario: Scenario) -> Limit | None:
         return Limit("granian 1's receive turns anyio's cancellation into one that ends the app", None)
     if scenario.app == "ws_echo":
         return Limit(
-            "granian 1 may repeat the handshake to a client that is lost just after it", _is_starlettes_complaint
+            "granian 1 may repeat the handshake to a client that is lost just after it, and Starlette complains",
+            _is_runtime_error,
         )
     if scenario.protocol == WEBSOCKET or scenario.name.startswith("cut "):
         return None
@@ -195,9 +201,14 @@ def _of_granian_1(scenario: Scenario) -> Limit | None:
     return None
 
 
+def _of_anycorn(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Limit | None:
+    limit = _of_both_corns(scenario)
+    if limit is None and scenario.app == "file":
+        return Limit(_SENDS_FILE, _is_complete_or_refused)
+    return limit
+
+
 def _of_hypercorn(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Limit | None:
-    if scenario.app == "ws_stays":
-        return Limit("once the client has answered the close, the server takes any message silently", _is_no_complaint)
     if scenario.protocol == HTTP1 and scenario.app in _ONLY_SENDS and setup.loop != "trio":
         return _LOGGED_EACH_TIME
     if scenario.protocol == HTTP1 and scenario.app == "file" and scenario.variant in ("outside", "both"):
@@ -205,6 +216,13 @@ def _of_hypercorn(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> 
             "a middleware outside ours ends the response before its announced length, as it does without ours",
             _is_raised_by_h11,
         )
+    return _of_both_corns(scenario)
+
+
+def _of_both_corns(scenario: Scenario) -> Limit | None:
+    """Of anycorn, a fork of Hypercorn, and of Hypercorn."""
+    if scenario.app == "ws_stays":
+        return Limit("once the client has answered the close, the server takes any message silently", _is_no_complaint)
     if scenario.protocol == HTTP2 and scenario.is_of_starlette and scenario.how != "stays":
         # Here Starlette's ServerErrorMiddleware, which answers an app's bug with a 500, is outside ours.
         is_bug = scenario.app in ("bug", "missing_file") and scenario.variant in ("alone", "inside")
@@ -233,10 +251,62 @@ def _of_gunicorn(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> L
     return None
 
 
+def _is_stopped(outcome: Outcome, expected: Outcome) -> bool:
+    """The app has ended, by its own end or by the server's cancellation, and nothing is logged as an error."""
+    is_ended = set(outcome.ends) <= {"returned", "raised asyncio.CancelledError"}
+    return is_ended and not outcome.errors and not outcome.repeats and outcome.info_lines <= 1
+
+
+def _is_stopped_or_raised_outside(outcome: Outcome, expected: Outcome) -> bool:
+    return _is_stopped(outcome, expected) or outcome == replace(expected, ends=("raised h2corn.SendAfterCloseError",))
+
+
+def _is_raised_outside_by_caddy(outcome: Outcome, expected: Outcome) -> bool:
+    """The same, before the background task."""
+    return outcome == replace(expected, seen=expected.seen[:1], ends=("raised __main__.ClientDisconnected",))
+
+
+def _is_complaint(outcome: Outcome, expected: Outcome) -> bool:
+    """The app's mistake raises, and the server's log says nothing of it."""
+    own = ("raised h2corn.SendAfterCloseError",), ("raised __main__.ClientDisconnected",)
+    return outcome.seen == expected.seen and outcome.ends in own and not outcome.info_lines
+
+
+def _of_h2corn(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Limit | None:
+    if scenario.how != "stays":
+        is_outside = scenario.variant in ("outside", "both")  # of ours there is middleware, to which its send raises
+        allows = _is_stopped_or_raised_outside if is_outside else _is_stopped
+        return Limit("the server cancels the app when a send meets the lost connection", allows)
+    if scenario.app == "upload_in_time":
+        return Limit("the server's receive fails once it has been cancelled, as it does without ours", None)
+    if scenario.app == "sends_after_its_end":
+        return Limit("the server raises, and logs nothing of it", _is_complaint)
+    if scenario.app in ("sends_before_its_start", "sends_too_much", "ws_stays"):
+        return Limit(_NO_COMPLAINT, _is_no_complaint)
+    return None
+
+
+def _of_caddysnake(scenario: Scenario, setup: Setup, number: tuple[int, ...]) -> Limit | None:
+    if scenario.app == "stream" and scenario.variant in ("outside", "both"):
+        return Limit("send raises in the middleware outside ours", _is_raised_outside_by_caddy)
+    if scenario.app == "upload_in_time":
+        return Limit("the server holds the beginning of an upload back, as it does without ours", None)
+    if scenario.app == "sends_before_its_start":
+        return Limit("the server leaves a client without an answer where the app makes a mistake", None)
+    if scenario.app == "sends_after_its_end":
+        return Limit("the server raises, and logs nothing of it", _is_complaint)
+    if scenario.app in ("sends_too_much", "ws_stays"):
+        return Limit(_NO_COMPLAINT, _is_no_complaint)
+    return None
+
+
 _LIMITS: dict[str, Callable[[Scenario, Setup, tuple[int, ...]], Limit | None]] = {
     "uvicorn": _of_uvicorn,
     "daphne": _of_daphne,
     "granian": _of_granian,
     "hypercorn": _of_hypercorn,
+    "anycorn": _of_anycorn,
     "gunicorn": _of_gunicorn,
+    "h2corn": _of_h2corn,
+    "caddysnake": _of_caddysnake,
 }

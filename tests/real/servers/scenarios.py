@@ -12,12 +12,16 @@ from typing import Any
 from .clients import Client, WebSocketClient
 from .http2 import HTTP2Client
 from .server import Outcome, Server, Visit
-from .setups import Setup
+from .setups import RARE, Setup
 
 Drive = Callable[[Visit], None]
 
 
 HTTP1, HTTP2, WEBSOCKET = "HTTP/1.1", "HTTP/2", "WebSocket"
+
+
+_SENDS_ON = ("streams", "stream", "ws_ticks")
+"""Apps that send until they are stopped: the departures that are played on a server that cancels by itself."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Scenario:
 
     def suits(self, setup: Setup) -> bool:
         """Whether it is played with this set-up."""
+        if setup.server in RARE and self.how != "stays" and self.app not in _SENDS_ON:
+            return False
         return self.needs_impatience == setup.is_impatient and (self.protocol != HTTP2 or setup.speaks_http2)
 
     def play(self, server: Server, bare: bool = False) -> tuple[Outcome, str]:

@@ -24,10 +24,10 @@ class Setup:
 
     server: str  # its name on the package index
     version: str  # on the package index, or INSTALLED, or NEWEST
-    loop: str = "asyncio"  # or "uvloop", "trio"
+    loop: str = "asyncio"  # or "uvloop", "rloop", "trio"
     http: str = ""  # the implementation, where there is a choice
     ws: str = ""
-    worker: str = ""  # gunicorn's worker class
+    worker: str = ""  # gunicorn's worker class, granian's runtime mode
     is_impatient: bool = False  # cancels the app a second after the disconnect
     is_patient: bool = False  # cancels it after a minute: gunicorn's own 3 s are over before many a step has hung
 
@@ -43,22 +43,25 @@ class Setup:
     @property
     def speaks_http2(self) -> bool:
         """Whether it speaks HTTP/2 in clear text, with prior knowledge."""
-        return self.server == "hypercorn"
+        return self.server in ("anycorn", "hypercorn")
 
     @property
     def takes_socket(self) -> bool:
         """Whether it takes a socket that listens already. (uvicorn's --fd takes that for a Unix domain socket.)"""
-        return self.server in ("daphne", "gunicorn", "hypercorn") and sys.platform != "win32"
+        return self.server in ("anycorn", "daphne", "gunicorn", "hypercorn") and sys.platform != "win32"
 
     @property
     def runs_here(self) -> bool:
         """Whether it runs on this platform."""
         if sys.platform == "win32":
-            return self.server != "gunicorn" and self.loop != "uvloop"
-        return self.loop != "uvloop" or sys.implementation.name == "cpython"
+            return self.server != "gunicorn" and self.loop not in ("uvloop", "rloop")
+        return self.loop not in ("uvloop", "rloop") or sys.implementation.name == "cpython"
 
     def command(self, where: int, app: str = APP) -> list[str]:
         """Return the arguments for Python. `where` is a listening socket's descriptor if it takes one, or a port."""
+        if self.server == "caddysnake":
+            main = "import sys, caddysnake_cli as cli; sys.argv += ['--python-path', sys.executable]; cli.main()"
+            return ["-c", main, *map(str, _OPTIONS[self.server](self, where)), "--app", app]
         return ["-m", self.server, *map(str, _OPTIONS[self.server](self, where)), app]
 
     def requirements(self) -> list[str]:
@@ -66,7 +69,7 @@ class Setup:
         others = *_RUN_WITH[self.server], "anyio", "asgiref", "starlette"
         if self.version == NEWEST:
             return [self.server, *others]
-        is_old = self.version != VERSIONS[self.server][-1]
+        is_old = self.version != (VERSIONS | RARE)[self.server][-1]
         versions = {**pins(), **(_IN_ITS_DAY.get(self.server, {}) if is_old else {})}
         return [f"{self.server}=={self.version}", *(f"{other}=={versions[other]}" for other in others)]
 
@@ -74,8 +77,11 @@ class Setup:
 _RUN_WITH = {
     "uvicorn": ("h11", "httptools", "uvloop", "websockets", "wsproto"),
     "hypercorn": ("h11", "h2", "trio", "uvloop", "wsproto"),
+    "anycorn": ("h11", "h2", "trio", "wsproto"),
     "daphne": ("autobahn", "twisted"),
-    "granian": ("uvloop",),
+    "granian": ("rloop", "uvloop"),
+    "h2corn": (),
+    "caddysnake": (),
     "gunicorn": ("h11", "httptools", "uvicorn", "uvicorn-worker", "uvloop", "websockets", "wsproto"),
 }
 
@@ -94,6 +100,20 @@ def _hypercorn(setup: Setup, where: int) -> Sequence[object]:
     return "--bind", address, "--worker-class", setup.loop, "--graceful-timeout", 1
 
 
+def _anycorn(setup: Setup, where: int) -> Sequence[object]:
+    # It leaves the connection of a half-closed client open for that time, of its own 5 s.
+    return *_hypercorn(setup, where), "--keep-alive", 2
+
+
+def _h2corn(setup: Setup, port: int) -> Sequence[object]:
+    return "--host", "127.0.0.1", "--port", port, "--loop", setup.loop, "--lifespan", "on", "--no-access-log"
+
+
+def _caddysnake(setup: Setup, port: int) -> Sequence[object]:
+    address = "--listen", f"127.0.0.1:{port}"
+    return "--server-type", "asgi", *address, "--workers", 1, "--lifespan", "on", "--runtime", "native"
+
+
 def _daphne(setup: Setup, where: int) -> Sequence[object]:
     address = ("--fd", where) if setup.takes_socket else ("--bind", "127.0.0.1", "--port", where)
     return (
@@ -105,7 +125,9 @@ def _daphne(setup: Setup, where: int) -> Sequence[object]:
 
 
 def _granian(setup: Setup, port: int) -> Sequence[object]:
-    return "--interface", "asgi", "--host", "127.0.0.1", "--port", port, "--workers", 1, "--loop", setup.loop
+    runtime = ("--runtime-mode", setup.worker) if setup.worker else ()
+    address = "--host", "127.0.0.1", "--port", port
+    return "--interface", "asgi", *address, "--workers", 1, "--loop", setup.loop, *runtime
 
 
 def _gunicorn(setup: Setup, where: int) -> Sequence[object]:
@@ -124,19 +146,29 @@ def _patience(setup: Setup, option: str) -> Sequence[object]:
 _OPTIONS: dict[str, Callable[[Setup, int], Sequence[object]]] = {
     "uvicorn": _uvicorn,
     "hypercorn": _hypercorn,
+    "anycorn": _anycorn,
     "daphne": _daphne,
     "granian": _granian,
     "gunicorn": _gunicorn,
+    "h2corn": _h2corn,
+    "caddysnake": _caddysnake,
 }
 
 VERSIONS = {
     "uvicorn": ("0.13.4", "0.20.0", "0.27.0", "0.28.0", "0.28.1", "0.30.6", "0.34.3", "0.54.0"),
     "hypercorn": ("0.14.4", "0.16.0", "0.18.0"),
+    "anycorn": ("0.20.1",),
     "daphne": ("3.0.2", "4.2.3"),
     "granian": ("1.7.6", "2.8.7"),
     "gunicorn": ("27.0.1",),
 }
 """All that are played. The last of each is the one that the extra `test` pins."""
+
+RARE = {"h2corn": ("2.0.0",), "caddysnake": ("0.6.4",)}
+"""Played by `python -m tests.real.servers` alone, where they can be installed; a few scenarios each."""
+
+PYTHON_OF = {"caddysnake": "3.12"}
+"""The version of Python of servers that are not made for the one that runs all others."""
 
 
 def setups_of(server: str, version: str = INSTALLED) -> list[Setup]:
@@ -151,10 +183,17 @@ def setups_of(server: str, version: str = INSTALLED) -> list[Setup]:
         return found
     if server == "hypercorn":
         return [Setup(server, version, loop) for loop in ("asyncio", "uvloop", "trio")]
+    if server == "anycorn":
+        return [Setup(server, version, loop) for loop in ("asyncio", "trio")]
+    if server in RARE:
+        return [Setup(server, version)]
     if server == "daphne":
         return [Setup(server, version), Setup(server, version, is_impatient=True)]
     if server == "granian":
-        return [Setup(server, version, loop) for loop in ("asyncio", "uvloop")]
+        found = [Setup(server, version, loop) for loop in ("asyncio", "uvloop")]
+        if version in (INSTALLED, NEWEST, VERSIONS[server][-1]):
+            found += [Setup(server, version, "asyncio", worker="mt"), Setup(server, version, "rloop")]
+        return found
     return [
         Setup(server, version, "asyncio", worker="asgi"),
         Setup(server, version, "uvloop", worker="asgi"),
