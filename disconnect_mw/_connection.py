@@ -576,6 +576,10 @@ class Connection(abc.ABC):
         for hook in self.options.hooks:
             context = None if self.parts.watcher is None else self.parts.watcher.context
             _telling.call_hook(hook, record, self.backend, context)
+        if _telling.OBSERVERS:
+            from ._observers import tell_of_departure  # not imported unless used
+
+            tell_of_departure(self, record)
 
     def record(self) -> Disconnect | None:
         return None if self.disconnected is None else self.disconnected.record

@@ -16,6 +16,9 @@ from ._timers import SharedTimer
 
 LOGGER = logging.getLogger("disconnect_mw")
 
+OBSERVERS: list[Any] = []
+"""Of departures, see `_observers`. Changed in place: while it is empty, it costs an exchange one question."""
+
 # The log line
 
 
@@ -90,7 +93,7 @@ class Abandoned(Protocol):
 def _warn(connections: Iterable[Abandoned], backend: Backend, token: Any) -> None:
     for connection in connections:
         disconnect: Any = connection.record()
-        route = disconnect.method or "WEBSOCKET", _route_of(connection.scope, disconnect.path)
+        route = disconnect.method or "WEBSOCKET", route_of(connection.scope, disconnect.path)
         if route not in _named and len(_named) < _ROUTES_TO_NAME:
             _named.add(route)
             LOGGER.warning(
@@ -103,7 +106,7 @@ def _warn(connections: Iterable[Abandoned], backend: Backend, token: Any) -> Non
             )
 
 
-def _route_of(scope: Any, path: str) -> str:
+def route_of(scope: Any, path: str) -> str:
     """The route, where the framework has put it into the scope (Starlette, FastAPI), or the path."""
     route = getattr(scope.get("route"), "path", None)
     return route if isinstance(route, str) else path
