@@ -127,23 +127,23 @@ def call_hook(hook: Hook, record: Disconnect, backend: Backend, context: context
     try:
         result = context.run(hook, record)
         if inspect.isawaitable(result):
-            backend.spawn_background(_finish_hook(hook, result, backend), context)
+            backend.spawn_background(finish_hook(hook, result, backend), context)
     except BaseException as exception:
         if not isinstance(exception, Exception) and not is_cancelled_error(exception):
             raise
-        _log_failure(hook)
+        log_failure(hook)
 
 
-async def _finish_hook(hook: Hook, result: Awaitable[Any], backend: Backend) -> None:
+async def finish_hook(hook: Hook, result: Awaitable[Any], backend: Backend) -> None:
     try:
         await result
     except BaseException as exception:
         cancellation, rest = backend.split_cancellation(exception)
         if rest is not None:
-            _log_failure(hook)
+            log_failure(hook)
         if cancellation is not None:
             raise cancellation
 
 
-def _log_failure(hook: Hook) -> None:
+def log_failure(hook: Hook) -> None:
     LOGGER.exception("on_disconnect failed: %s", name_of(hook))

@@ -12,7 +12,7 @@ FLOORS = (
     ("_backends", "_options"),
     ("_disconnected", "_timers"),
     ("_blocked_sends", "_cancellation", "_reader", "_telling", "_watcher"),
-    ("_environment", "_observers", "_sends"),
+    ("_callbacks", "_environment", "_observers", "_sends"),
     ("_connection",),
     ("_http", "_view", "_websocket"),
     ("_middleware",),
