@@ -47,7 +47,7 @@ class Process:
         self._process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=self._home,
-            env={**kept, "PYTHONUNBUFFERED": "1", **self._variables},
+            env={**kept, **self._variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
