@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol
 
+from ._disconnected import Disconnected
 from ._options import Options, name_of
 from ._records import Disconnect, Exchange
 from ._telling import LOGGER, OBSERVERS, route_of
@@ -26,6 +28,17 @@ class Departure:
     """Of the app: a task of asyncio; something else on trio."""
     context: contextvars.Context | None
     """In which the middleware was called, where that was kept."""
+    _disconnected: Disconnected
+
+    @property
+    def seconds(self) -> float:
+        """For which the app has gone on by now."""
+        return monotonic() - self._disconnected.since
+
+    @property
+    def bytes_muted(self) -> int:
+        """What the app has sent by now for nobody."""
+        return self._disconnected.bytes_muted
 
 
 Observer = Callable[[Departure], "Callable[[Exchange], object] | None"]
@@ -38,6 +51,7 @@ class _Departed(Protocol):
     scope: Any
     task: Any
     parts: Any
+    disconnected: Any
 
 
 _at_end: dict[_Departed, list[Callable[[Exchange], object]]] = {}
@@ -53,6 +67,7 @@ def tell_of_departure(connection: _Departed, disconnect: Disconnect) -> None:
         scope,
         connection.task,
         None if watcher is None else watcher.context,
+        connection.disconnected,
     )
     found = [_call(observer, departure) for observer in [*OBSERVERS]]
     at_end = [function for function in found if function is not None]

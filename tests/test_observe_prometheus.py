@@ -183,13 +183,13 @@ def test_what_is_no_number_of_routes_is_refused(
 
 @pytest.mark.parametrize(
     ("module", "library", "package"),
-    [("prometheus", "prometheus_client", "prometheus-client")],
+    [("prometheus", "prometheus_client", "prometheus-client"), ("opentelemetry", "opentelemetry", "opentelemetry-api")],
 )
 def test_a_library_that_is_missing_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, module: str, library: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    monkeypatch.delitem(sys.modules, f"disconnect_mw.observe.{module}")
+    monkeypatch.delitem(sys.modules, f"disconnect_mw.observe.{module}", raising=False)
     expected = f"disconnect_mw.observe.{module} needs {package}: pip install 'disconnect-mw[{module}]'"
     with pytest.raises(ImportError, match=re.escape(expected)):
         importlib.import_module(f"disconnect_mw.observe.{module}")
