@@ -226,7 +226,7 @@ p {{ color: var(--soft); margin: .3rem 0 1.5rem; }}
 .table {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; }}
 th, td {{ padding: .45rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }}
-th {{ font-weight: 600; font-size: .85rem; color: var(--soft); white-space: nowrap; }}
+th {{ font-weight: 600; font-size: .85rem; color: var(--soft); vertical-align: bottom; }}
 th:first-child, td:first-child {{ text-align: left; }}
 td {{ font-variant-numeric: tabular-nums; }}
 td:first-child {{ font-family: ui-monospace, monospace; overflow-wrap: anywhere; min-width: 12rem; }}
