@@ -72,7 +72,7 @@ def complete(**options: Any) -> dict[str, Any]:
     ):
         # Where an argument chose the policy the variable, which is for all installs, does not apply to this one.
         if options["policy"] is NOT_GIVEN:
-            raise _error(f"{VARIABLES['max_orphans']} needs apps that can go on for nobody: set another policy")
+            raise _error(f"{VARIABLES['max_orphans']} needs apps that can go on without a client: set another policy")
         found["max_orphans"] = None
     return found
 

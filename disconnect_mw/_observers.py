@@ -32,12 +32,12 @@ class Departure:
 
     @property
     def seconds(self) -> float:
-        """For which the app has gone on by now."""
+        """For which the app has gone on since then."""
         return monotonic() - self._disconnected.since
 
     @property
     def bytes_muted(self) -> int:
-        """What the app has sent by now for nobody."""
+        """What the app has sent since then."""
         return self._disconnected.bytes_muted
 
 

@@ -103,7 +103,7 @@ def test_orphans_need_apps_that_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, {"DISCONNECT_MW_MAX_ORPHANS": "7"})
     assert options_of(DisconnectMiddleware(endpoint, policy="raise"))[4] is None
     put(monkeypatch, {"DISCONNECT_MW_POLICY": "raise"})
-    with pytest.raises(ValueError, match="DISCONNECT_MW_MAX_ORPHANS needs apps that can go on for nobody"):
+    with pytest.raises(ValueError, match="DISCONNECT_MW_MAX_ORPHANS needs apps that can go on without a client"):
         DisconnectMiddleware(endpoint)
 
 

@@ -56,7 +56,7 @@ async def writing(scope: Any, receive: Any, send: Any) -> None:
     await send(FINAL)
 
 
-async def test_a_departure_is_counted_with_what_was_done_for_nobody(registry: CollectorRegistry) -> None:
+async def test_a_departure_is_counted_with_what_was_done_afterwards(registry: CollectorRegistry) -> None:
     prometheus.instrument(registry=registry)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -67,26 +67,26 @@ async def test_each_route_has_a_row_and_the_most_expensive_is_first() -> None:
     found = summary.figures()
     first, second = found["routes"]
     assert found["pid"] == os.getpid()
-    assert first.pop("seconds_for_nobody") == first.pop("seconds_saved_by_cancel") >= 0.02
+    assert first.pop("wasted_seconds") == first.pop("seconds_saved_by_cancel") >= 0.02
     assert first == {
         "route": "/b",
         "exchanges": 3,
         "departures": 2,
         "phases": {"before the response": 2},
-        "bytes_for_nobody": 28,
+        "muted_bytes": 28,
         "orphans_at_most": 1,
     }
     assert (second["route"], second["exchanges"], second["departures"]) == ("/a", 1, 0)
     total = found["total"]
     assert (total["route"], total["exchanges"], total["departures"]) == ("all routes", 4, 2)
-    assert (total["bytes_for_nobody"], total["orphans_at_most"]) == (28, 1)
+    assert (total["muted_bytes"], total["orphans_at_most"]) == (28, 1)
 
 
 async def test_cancel_would_not_save_what_it_has_saved() -> None:
     await call(around(goes_on, policy="cancel"), http(), at("/a"))
     total = summary.figures()["total"]
     assert total["departures"] == 1
-    assert total["seconds_for_nobody"] > 0
+    assert total["wasted_seconds"] > 0
     assert total["seconds_saved_by_cancel"] == 0
 
 
@@ -148,10 +148,10 @@ async def test_what_a_router_does_not_know_is_one_row_and_routes_are_bounded(
 
 
 TEXT = r"""disconnect_mw, process \d+: what apps did for clients that had left
-route       exchanges  departures  seconds for nobody  bytes for nobody  orphans at most  saved by cancel
-/b                  2           2                 0\.\d                28                1            0\.\d s
+route       exchanges  departures  wasted seconds  muted bytes  orphans at most  saved by cancel
+/b                  2           2             0\.\d           28                1            0\.\d s
   2 before the response
-all routes          3           2                 0\.\d                28                1            0\.\d s
+all routes          3           2             0\.\d           28                1            0\.\d s
   2 before the response
 policy="cancel" would have saved 0\.\d s of 0\.\d s"""
 

@@ -32,8 +32,8 @@ def instrument(
     """Tell OpenTelemetry of each client that leaves.
 
     The request's span has an event `client.disconnected`, at the time of the disconnect, with the attributes
-    `client.disconnect.phase`, `.policy`, `.seconds` (until the disconnect), `.wasted_seconds` and `.muted_bytes` (what
-    the app did for nobody until the span ended), and `.code` on a WebSocket. The span's status is left as it is, since
+    `client.disconnect.phase`, `.policy`, `.seconds` (until the disconnect), `.wasted_seconds` and `.muted_bytes` (of
+    the app from then until the span ended), and `.code` on a WebSocket. The span's status is left as it is, since
     the conventions leave it unset for what is the client's doing (4xx); with `error` it becomes Error, and `error.type`
     "ClientDisconnected".
 
@@ -43,8 +43,8 @@ def instrument(
     The metrics are, with the attributes `network.protocol.name`, `client.disconnect.phase`, `client.disconnect.policy`
     and `http.route`: the counter `client.disconnects`, the histogram `client.disconnect.wasted.duration` in seconds,
     the counter `client.disconnect.muted.io` in bytes; without attributes the up-down counter
-    `client.disconnect.orphans`, of the apps that go on for nobody now. The first `max_routes` routes have their names,
-    all others are `"other"`, which is told once by a warning.
+    `client.disconnect.orphans`, of the apps that go on without a client now. The first `max_routes` routes have their
+    names, all others are `"other"`, which is told once by a warning.
 
     Without a provider the global one is used. Nothing is recorded while a client is there. Every exchange is checked
     for a disconnect, as it is with a hook. Returns a function that ends it. Raises `ValueError` for a number of routes
@@ -108,7 +108,7 @@ class _Told:
         self._time = time.time_ns()
 
     def tell_at_end_of(self, span: Any) -> None:
-        """Add the event when `span` ends: only then it is known what the app did for nobody.
+        """Add the event when `span` ends: only then it is known what the app did without a client.
 
         A span processor would be too late: when the SDK calls it (1.45) the span takes no more events. And where this
         middleware stands outside, the span ends before the exchange does.

@@ -1,4 +1,4 @@
-"""Prometheus metrics of clients that left, and of what their apps did for nobody. Needs the extra `prometheus`."""
+"""Prometheus metrics of clients that left, and of what their apps did afterwards. Needs the extra `prometheus`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def instrument(*, registry: Any = REGISTRY, max_routes: int = 100) -> Callable[[
     """Count departures, and what apps do afterwards, in these metrics of `registry`:
 
     - `client_disconnects_total{protocol,phase,policy,route}`;
-    - `client_disconnect_wasted_seconds`, a histogram with the same labels: how long the app went on for nobody;
-    - `client_disconnect_muted_bytes_total`, with the same labels: what it sent for nobody;
-    - `client_disconnect_orphans`, a gauge: the apps that go on for nobody now.
+    - `client_disconnect_wasted_seconds`, a histogram with the same labels: how long the app went on afterwards;
+    - `client_disconnect_muted_bytes_total`, with the same labels: what it sent afterwards;
+    - `client_disconnect_orphans`, a gauge: the apps that go on without a client now.
 
     The route is the one that the framework puts into the scope (Starlette, FastAPI), else the path. The first
     `max_routes` have their names, all others are `"other"`, which is told once by a warning.

@@ -40,8 +40,8 @@ class Row:
             "exchanges": self.exchanges,
             "departures": self.departures,
             "phases": dict(self.phases),
-            "seconds_for_nobody": round(self.seconds, 3),
-            "bytes_for_nobody": self.bytes,
+            "wasted_seconds": round(self.seconds, 3),
+            "muted_bytes": self.bytes,
             "orphans_at_most": self.orphans_at_most,
             "seconds_saved_by_cancel": round(self.saved, 3),
         }
@@ -150,7 +150,7 @@ def figures() -> dict[str, Any]:
     """The figures of this process, as JSON can hold them.
 
     `pid`, `total` and `routes`, the most expensive first. Each row has `route`, `exchanges`, `departures`, `phases` (a
-    count for each), `seconds_for_nobody`, `bytes_for_nobody` (what the apps went on for, and sent, after their clients
+    count for each), `wasted_seconds`, `muted_bytes` (what the apps went on for, and sent, after their clients
     had left), `orphans_at_most` (that went on at a time) and `seconds_saved_by_cancel` (those under other policies).
     What still goes on is counted among the departures; its seconds and bytes come at its end.
     """
@@ -162,8 +162,8 @@ _HEADERS = (
     "route",
     "exchanges",
     "departures",
-    "seconds for nobody",
-    "bytes for nobody",
+    "wasted seconds",
+    "muted bytes",
     "orphans at most",
     "saved by cancel",
 )
@@ -277,8 +277,8 @@ def _table_row(row: Row, most: Row) -> str:
         f"{route}<small>{html.escape(_phases(row))}</small>",
         exchanges,
         departures + _bar(row.departures, most.departures, "departures"),
-        seconds + _bar(row.seconds, most.seconds, "seconds for nobody"),
-        muted + _bar(row.bytes, most.bytes, "bytes for nobody"),
+        seconds + _bar(row.seconds, most.seconds, "wasted seconds"),
+        muted + _bar(row.bytes, most.bytes, "muted bytes"),
         orphans,
         saved,
     ]

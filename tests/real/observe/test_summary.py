@@ -31,7 +31,7 @@ def until_known(process: Process, departures: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while True:
         found = figures(process)
-        ended = [row for row in found["routes"] if row["departures"] and row["seconds_for_nobody"]]
+        ended = [row for row in found["routes"] if row["departures"] and row["wasted_seconds"]]
         if found["total"]["departures"] == departures and len(ended) == 2:
             return
         assert time.monotonic() < deadline, found
@@ -102,7 +102,7 @@ def width(page: Page, title: str, row: int) -> float:
 
 def test_bars_are_as_wide_as_the_figures_are_large(page: Page) -> None:
     assert width(page, "departures", 0) == pytest.approx(2 * width(page, "departures", 1), abs=1)
-    assert width(page, "seconds for nobody", 0) > width(page, "seconds for nobody", 1) > 0
+    assert width(page, "wasted seconds", 0) > width(page, "wasted seconds", 1) > 0
 
 
 def test_nothing_is_wider_than_the_window_even_of_a_telephone(page: Page) -> None:
