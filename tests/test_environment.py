@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, _environment
-from disconnect_mw.observe.logging import LOGGER, Handler
+from disconnect_mw._telling import LOGGER, OBSERVERS
+from disconnect_mw.observe.logging import Handler
 
 ALL = {
     "DISCONNECT_MW_POLICY": "cancel",
@@ -131,6 +132,7 @@ def test_the_log_is_configured_without_code(
     finally:
         LOGGER.handlers[:] = handlers
         LOGGER.setLevel(before)
+        OBSERVERS.clear()
 
 
 # disconnect_mw.app

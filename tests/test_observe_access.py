@@ -14,7 +14,7 @@ import pytest
 
 from disconnect_mw import DisconnectMiddleware, connection
 from disconnect_mw._telling import OBSERVERS
-from disconnect_mw.observe import access
+from disconnect_mw.observe import check_every_exchange
 from disconnect_mw.observe.access import ACCESS_LOGGER, AccessLog
 
 from .support.apps import leaving
@@ -216,7 +216,7 @@ async def test_every_exchange_is_checked(lines: Lines) -> None:
     await call(logged(app), http())
     assert " 499 0 " in lines.only
     AccessLog(app)
-    assert OBSERVERS == [access._check]
+    assert OBSERVERS == [check_every_exchange]
 
 
 async def test_lines_go_to_stdout_where_nothing_else_is_said(capsys: pytest.CaptureFixture[str]) -> None:

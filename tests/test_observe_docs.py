@@ -15,8 +15,8 @@ from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
 
 from disconnect_mw import DisconnectMiddleware
-from disconnect_mw._telling import OBSERVERS
-from disconnect_mw.observe import access, logging, prometheus, summary
+from disconnect_mw._telling import LOGGER, OBSERVERS
+from disconnect_mw.observe import access, prometheus, summary
 
 from .support.apps import leaving
 from .support.messages import http_scope
@@ -37,7 +37,7 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     registry = prometheus_client.CollectorRegistry()
     monkeypatch.setitem(prometheus.instrument.__kwdefaults__ or {}, "registry", registry)
     monkeypatch.setattr(summary, "_bill", summary._Bill())
-    loggers = [logging.LOGGER, access.ACCESS_LOGGER]
+    loggers = [LOGGER, access.ACCESS_LOGGER]
     before = [(one, one.handlers[:], one.level, one.propagate) for one in loggers]
     yield
     OBSERVERS.clear()
@@ -53,7 +53,7 @@ async def test_what_is_shown_runs(section: str) -> None:
     app = FastAPI()
     exec(BLOCKS[section], {"app": app})
     async with LifespanManager(app):
-        if section in ("Your own", "Prometheus", "OpenTelemetry", "The bill", "The access log"):
+        if section in ("Your own", "Prometheus", "OpenTelemetry", "The bill", "The access log", "The log line"):
             assert len(OBSERVERS) == 1
         assert await serve(leaving, http()) == "done"
 

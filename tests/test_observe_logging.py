@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from uvicorn.logging import DefaultFormatter
 
-from disconnect_mw._telling import log_exchange
-from disconnect_mw.observe.logging import LOGGER, Handler, configure
+from disconnect_mw._telling import LOGGER, OBSERVERS, log_exchange
+from disconnect_mw.observe.logging import Handler, configure
 
 from .support.exchanges import EXCHANGE
 
@@ -36,6 +36,7 @@ def as_before() -> Iterator[None]:
     for logger in servers:
         logger.handlers[:] = []
     yield
+    OBSERVERS.clear()
     for logger, handlers, level, propagate in before:
         logger.handlers[:] = handlers
         logger.setLevel(level)
@@ -58,6 +59,12 @@ def test_the_last_call_counts_and_propagation_remains(capsys: pytest.CaptureFixt
     assert not LOGGER.propagate
     LOGGER.debug("once")
     assert capsys.readouterr().err == "DEBUG:    once\n"
+
+
+def test_every_exchange_is_checked_where_the_line_is_wanted() -> None:
+    for level, observers in (("INFO", 1), ("DEBUG", 1), ("WARNING", 0), ("INFO", 1)):
+        configure(level)
+        assert len(OBSERVERS) == observers
 
 
 def test_what_is_below_the_level_is_not_seen(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,10 @@ from .._options import check_function
 __all__ = ["Departure", "Observer", "subscribe"]
 
 
+def check_every_exchange(departure: Departure) -> None:
+    """An observer that is there so that every exchange is checked for a disconnect."""
+
+
 def subscribe(observer: Observer) -> Callable[[], None]:
     """Call `observer` with the `Departure` of each client that leaves before its app has sent its last message.
 

@@ -18,7 +18,7 @@ from .._messages import field, payload, quoted
 from .._middleware import single_callable
 from .._telling import LOGGER, OBSERVERS
 from .._view import KEY, ClientConnection
-from . import subscribe
+from . import check_every_exchange, subscribe
 
 Format = Literal["common", "combined", "json"]
 
@@ -57,8 +57,8 @@ class AccessLog:
         self._write = {"common": _common, "combined": _combined, "json": _json}[format]
         self._logger = _own_logger() if logger is None else logger
         self._has_warned = False
-        if _check not in OBSERVERS:
-            subscribe(_check)
+        if check_every_exchange not in OBSERVERS:
+            subscribe(check_every_exchange)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         if scope.get("type") not in ("http", "websocket"):
@@ -74,10 +74,6 @@ class AccessLog:
                     "the access log tells of no disconnect: there is no DisconnectMiddleware around this app"
                 )
             self._logger.info("%s", self._write(entry))
-
-
-def _check(departure: object) -> None:
-    """An observer that is there so that every exchange is checked."""
 
 
 def _own_logger() -> logging.Logger:

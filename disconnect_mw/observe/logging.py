@@ -9,11 +9,12 @@ import sys
 import time
 from typing import Any, Literal
 
+from .._observers import remove
 from .._records import Exchange
+from .._telling import LOGGER, OBSERVERS
+from . import check_every_exchange, subscribe
 
 Format = Literal["text", "json"]
-
-LOGGER = logging.getLogger("disconnect_mw")
 
 _SERVERS = ("uvicorn", "gunicorn.error", "hypercorn.error", "_granian")
 """The loggers that servers configure, in the order in which they count: gunicorn's uvicorn worker configures two."""
@@ -30,6 +31,9 @@ def configure(level: int | str = "INFO", format: Format = "text") -> None:
     It may be called at any time; the last call counts, and there is one handler. The logger's propagation remains as it
     was; a line that a handler of the root logger writes to the same terminal is not written twice.
 
+    With a level of INFO or below every exchange is checked for a disconnect, as it is with a hook: else there would be
+    no line for an app that does not listen.
+
     Raises `ValueError` for a level or a format that there is not.
     """
     if format not in ("text", "json"):
@@ -43,6 +47,10 @@ def configure(level: int | str = "INFO", format: Format = "text") -> None:
         LOGGER.removeHandler(handler)
     LOGGER.addHandler(Handler(JSONFormatter() if format == "json" else TextFormatter()))
     LOGGER.setLevel(level)
+    if not LOGGER.isEnabledFor(logging.INFO):
+        remove(check_every_exchange)
+    elif check_every_exchange not in OBSERVERS:
+        subscribe(check_every_exchange)
 
 
 class Handler(logging.StreamHandler[Any]):

@@ -19,9 +19,9 @@ PATIENCE = 120.0
 
 COMMANDS = {
     "uvicorn": "uvicorn --host 127.0.0.1 --port {port} --workers {workers} {app}",
-    "gunicorn": "gunicorn -b 127.0.0.1:{port} -w {workers} -k asgi {app}",
+    "gunicorn": "gunicorn -b 127.0.0.1:{port} -w {workers} --graceful-timeout 3 -k asgi {app}",
     "gunicorn with uvicorn's worker": (
-        "gunicorn -b 127.0.0.1:{port} -w {workers} -k uvicorn_worker.UvicornWorker {app}"
+        "gunicorn -b 127.0.0.1:{port} -w {workers} --graceful-timeout 3 -k uvicorn_worker.UvicornWorker {app}"
     ),
     "hypercorn": "hypercorn -b 127.0.0.1:{port} -w {workers} {app}",
     "granian": "granian --interface asgi --host 127.0.0.1 --port {port} --workers {workers} {app}",

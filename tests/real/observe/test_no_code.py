@@ -11,13 +11,19 @@ from .serving import COMMANDS, Process
 APP = """
 import asyncio, os
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 async def slow(request):
     print("a handler works", flush=True)
     await asyncio.sleep(3600)
 
-app = Starlette(routes=[Route("/slow", slow)])
+async def brief(request):
+    print("a handler works", flush=True)
+    await asyncio.sleep(2)
+    return PlainTextResponse("done")
+
+app = Starlette(routes=[Route("/slow", slow), Route("/brief", brief)])
 
 def create():
     return app
@@ -71,17 +77,35 @@ def test_a_factory_is_called_in_each_worker(home: Path) -> None:
 
 
 @pytest.mark.parametrize("server", COMMANDS)
-@pytest.mark.parametrize(
-    ("variable", "value", "sentence"),
-    [
-        ("GRACE", "5 s", "DISCONNECT_MW_GRACE must be zero or more seconds, or 'inf' for no limit at all, not '5 s'"),
-        ("APP", "serve:app", "DISCONNECT_MW_APP is 'serve:app', but there is no module 'serve': look at sys.path"),
-    ],
-)
-def test_a_wrong_value_is_told_at_start_up(home: Path, server: str, variable: str, value: str, sentence: str) -> None:
+def test_the_line_comes_under_mute_too_where_the_app_does_not_listen(home: Path, server: str) -> None:
     command = COMMANDS[server].format(port="{port}", workers=1, app="disconnect_mw.app:app")
-    with Process(command, home, **{**VARIABLES, f"DISCONNECT_MW_{variable}": value}) as process:
-        process.until(sentence)
+    with Process(command, home, DISCONNECT_MW_APP="served:app", DISCONNECT_MW_LOG="info") as process:
+        process.leave("/brief", "a handler works")
+        process.until(r"client disconnected: GET /brief .*, before the response: .* and returned")
+
+
+@pytest.mark.parametrize("server", COMMANDS)
+def test_a_wrong_value_is_told_at_start_up(home: Path, server: str) -> None:
+    command = COMMANDS[server].format(port="{port}", workers=1, app="disconnect_mw.app:app")
+    with Process(command, home, **{**VARIABLES, "DISCONNECT_MW_GRACE": "5 s"}) as process:
+        process.until("DISCONNECT_MW_GRACE must be zero or more seconds, or 'inf' for no limit at all, not '5 s'")
+
+
+def test_a_wrong_value_is_told_at_start_up_where_the_framework_installs_it(home: Path) -> None:
+    """In the lifespan, whose exceptions uvicorn takes for "not supported": so it is logged as well."""
+    (home / "adds.py").write_text(
+        "from disconnect_mw import DisconnectMiddleware\n"
+        "from served import app\n"
+        "app.add_middleware(DisconnectMiddleware)\n"
+    )
+    with Process("uvicorn --host 127.0.0.1 --port {port} adds:app", home, DISCONNECT_MW_GRACE="5 s") as process:
+        process.until("^DISCONNECT_MW_GRACE must be zero or more seconds, or 'inf' for no limit at all, not '5 s'$")
+
+
+def test_an_app_that_is_not_there_is_told_at_start_up(home: Path) -> None:
+    command = COMMANDS["uvicorn"].format(port="{port}", workers=1, app="disconnect_mw.app:app")
+    with Process(command, home, DISCONNECT_MW_APP="serve:app") as process:
+        process.until("DISCONNECT_MW_APP is 'serve:app', but there is no module 'serve': look at sys.path")
 
 
 def test_the_log_config_for_uvicorn_shows_the_line(home: Path) -> None:
