@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import textwrap
 from collections.abc import Iterator
@@ -37,6 +38,9 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     registry = prometheus_client.CollectorRegistry()
     monkeypatch.setitem(prometheus.instrument.__kwdefaults__ or {}, "registry", registry)
     monkeypatch.setattr(summary, "_bill", summary._Bill())
+    # Its integrations patch the classes of middleware for good, of the whole process.
+    init = functools.partial(sentry_sdk.init, auto_enabling_integrations=False)
+    monkeypatch.setattr(sentry_sdk, "init", init)
     loggers = [LOGGER, access.ACCESS_LOGGER]
     before = [(one, one.handlers[:], one.level, one.propagate) for one in loggers]
     yield

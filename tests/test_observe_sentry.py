@@ -15,7 +15,6 @@ from typing import Any
 import anyio
 import pytest
 import sentry_sdk
-from fastapi import FastAPI
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 from sentry_sdk.transport import Transport
@@ -162,24 +161,31 @@ async def test_nor_is_it_one_behind_other_middleware(transport: Local, has_hooks
     assert bool(transport.events) is not has_hooks
 
 
-async def test_a_send_that_raises_is_no_event(transport: Local, has_hooks: bool) -> None:
+@pytest.mark.parametrize("has_begun", [True, False])
+async def test_a_send_that_raises_is_no_event(transport: Local, has_hooks: bool, has_begun: bool) -> None:
+    """During the response and before it."""
     far = http()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        await send(START)
+        if has_begun:
+            await send(START)
         far.leave()
         await receive()
-        await send(CHUNK)
+        await send(CHUNK if has_begun else START)
 
     await call(Logging(DisconnectMiddleware(SentryAsgiMiddleware(app), policy="raise")), far)
     assert transport.kinds() == ([] if has_hooks else ["ClientDisconnected"])
 
 
-async def test_a_websocket_is_no_event(transport: Local, has_hooks: bool) -> None:
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_a_websocket_is_no_event(transport: Local, has_hooks: bool, is_open: bool) -> None:
+    """While it is open and before the handshake."""
     far = websocket()
 
     async def endpoint(socket: WebSocket) -> None:
+        if not is_open:
+            far.leave()
         await socket.accept()
         far.leave()
         await socket.receive_text()
@@ -362,29 +368,6 @@ async def test_a_bad_request_of_a_client_that_stays_is_its_own(transport: Local)
 
     await call(DisconnectMiddleware(SentryAsgiMiddleware(app)), http())
     assert told(only_transaction(transport)) == ("invalid_argument", 400)
-
-
-# FastAPI's own integration
-
-
-async def test_fastapi_with_its_integration(has_hooks: bool) -> None:
-    local = Local()
-    sentry_sdk.init(
-        dsn="http://key@localhost/1", transport=local, before_send=sentry.before_send if has_hooks else None
-    )
-    try:
-        app = FastAPI()
-
-        @app.post("/")
-        async def upload(request: Request) -> None:
-            await request.body()
-
-        cut = CutUpload()
-        await call(Logging(DisconnectMiddleware(app)), cut.far, cut.scope)
-        assert bool(local.events) is not has_hooks
-    finally:
-        sentry_sdk.get_client().close(timeout=0)
-        sentry_sdk.init(dsn=None, default_integrations=False)
 
 
 async def test_without_the_library_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
