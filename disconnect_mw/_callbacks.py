@@ -144,15 +144,19 @@ class DisconnectCallback:
             self.call()
 
     def call(self) -> None:
-        """Call it, once, now or in a thread."""
+        """Call it, once, now or in a thread. Raises no `Exception`."""
         with self._lock:
             if self._state is not _State.WAITING:
                 return
             self._state = _State.DUE
-        if self._in_thread:
-            _threads().submit(self._run)
-        else:
+        if not self._in_thread:
             self._run()
+            return
+        function: Any = self._function
+        try:
+            _threads().submit(self._run)
+        except RuntimeError:  # there is no room for a thread, or the interpreter ends
+            log_failure(function)
 
     def _run(self) -> None:
         with self._lock:

@@ -192,6 +192,18 @@ async def test_a_thread_that_cancels_before_the_loop_had_its_turn_is_heard() -> 
     assert called == []
 
 
+class NotingEvent(threading.Event):
+    """Knows that a thread waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_waited_for = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.is_waited_for.set()
+        return super().wait(timeout)
+
+
 async def test_in_thread_it_blocks_no_loop_and_a_thread_that_cancels_waits_for_its_end() -> None:
     begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
     called: list[bool] = []
@@ -213,9 +225,10 @@ async def test_in_thread_it_blocks_no_loop_and_a_thread_that_cancels_waits_for_i
         await leaving(scope, receive, send)
         await ends(begun.is_set)()
         assert handle.cancel() is False  # on the loop, which must not be blocked
+        handle._ended = waits = NotingEvent()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, cancel, handle)
-            await turns()
+            await ends(waits.is_waited_for.is_set)()
             may_end.set()
 
     await serve(app, http())
@@ -244,6 +257,26 @@ async def test_one_that_is_due_in_a_thread_can_still_be_cancelled(monkeypatch: p
     for function in submitted:
         function()
     assert called == [2]
+
+
+async def test_where_no_thread_can_start_that_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from disconnect_mw import _callbacks
+
+    class Pool:
+        def submit(self, function: Callable[[], None]) -> None:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_callbacks, "_threads", Pool)
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        connection(scope).on_disconnect(print, in_thread=True)
+        await leaving(scope, receive, send)
+        return "done"
+
+    assert await serve(app, http()) == "done"
+    assert caplog.messages == ["on_disconnect failed: builtins.print"]
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
