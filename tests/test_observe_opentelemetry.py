@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -253,6 +254,27 @@ async def test_a_client_that_stays_is_not_told_of(telemetry: Telemetry) -> None:
     await call(telemetry.around(DisconnectMiddleware(app)), http())
     assert telemetry.server_span().events == ()
     assert telemetry.points() == {}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_span_that_was_told_does_not_hold_itself(telemetry: Telemetry) -> None:
+    telemetry.instrument()
+    spans: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        spans.append(weakref.ref(trace.get_current_span()))
+        await left_by(far)(scope, receive, send)
+
+    far = http()
+    gc.disable()
+    try:
+        await call(telemetry.around(DisconnectMiddleware(app)), far)
+        await turns()
+        span = spans[0]()
+        assert span is None or "end" not in vars(span)
+    finally:
+        gc.enable()
+    check(telemetry)
 
 
 async def test_without_a_span_only_the_metrics_tell(telemetry: Telemetry) -> None:

@@ -116,7 +116,7 @@ class _Told:
         end = span.end
 
         def tell_and_end(*arguments: Any, **options: Any) -> None:
-            span.end = end
+            del span.end  # else it holds itself
             self._tell(span)
             end(*arguments, **options)
 
