@@ -212,7 +212,7 @@ class Connection(abc.ABC):
             parts.watcher = Watcher(self.check, context)
         return parts.watcher
 
-    def _context(self) -> contextvars.Context | None:
+    def context(self) -> contextvars.Context | None:
         """The context of an exchange that is watched."""
         if self.parts.watcher is not None:
             return self.parts.watcher.context
@@ -594,7 +594,11 @@ class Connection(abc.ABC):
             _telling.abandoned.add(self, self.backend, self.token)
         self._add_orphan()
         for hook in self.options.hooks:
-            _telling.call_hook(hook, record, self.backend, self._context())
+            _telling.call_hook(hook, record, self.backend, self.context())
+        if _telling.OBSERVERS:
+            from ._observers import tell_of_departure  # not imported unless used
+
+            tell_of_departure(self, record)
 
     def record(self) -> Disconnect | None:
         return None if self.disconnected is None else self.disconnected.record

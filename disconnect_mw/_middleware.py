@@ -17,7 +17,7 @@ from ._http import CountingHTTPConnection, HTTPConnection, ToldHTTPConnection, W
 from ._messages import announces_body
 from ._options import Hook, Options, Policy, PolicyFor
 from ._orphans import Orphans
-from ._telling import LOGGER, log_exchange
+from ._telling import LOGGER, OBSERVERS, log_exchange
 from ._view import KEY, ended
 from ._watcher import first_checks
 from ._websocket import WebSocketConnection
@@ -82,7 +82,12 @@ class DisconnectMiddleware:
     message, as soon as that is known. If it returns an awaitable, that is awaited in a task of its own, which may
     outlive the exchange. What it raises is logged, and changes nothing.
 
-    Raises `TypeError` or `ValueError` at once for invalid arguments.
+    An option that is not passed is read from its variable in the environment: `DISCONNECT_MW_POLICY`,
+    `DISCONNECT_MW_WEBSOCKET_POLICY`, `DISCONNECT_MW_GRACE`, `DISCONNECT_MW_SEND_TIMEOUT` and
+    `DISCONNECT_MW_MAX_ORPHANS`, so that installs by import path take options too. An argument wins, None among them.
+    `DISCONNECT_MW_LOG`, a level, has the log lines appear (`disconnect_mw.observe.logging`).
+
+    Raises `TypeError` or `ValueError` at once for invalid arguments, and `ValueError` for a variable's.
 
     While the client is there the app receives and sends the very same messages. An exception of the app's own always
     passes, and so does a cancellation by other code.
@@ -123,11 +128,11 @@ class DisconnectMiddleware:
             self,
             app,
             *,
-            policy="mute",
-            websocket_policy="raise",
-            grace=None,
-            send_timeout=None,
-            max_orphans=None,
+            policy=_options.NOT_GIVEN,
+            websocket_policy=_options.NOT_GIVEN,
+            grace=_options.NOT_GIVEN,
+            send_timeout=_options.NOT_GIVEN,
+            max_orphans=_options.NOT_GIVEN,
             policy_for=None,
             on_disconnect=None,
             **unknown,
@@ -139,6 +144,17 @@ class DisconnectMiddleware:
                     "version"
                 )
             self._app = single_callable(app)
+            from ._environment import complete  # not imported before it is used
+
+            found = complete(
+                policy=policy,
+                websocket_policy=websocket_policy,
+                grace=grace,
+                send_timeout=send_timeout,
+                max_orphans=max_orphans,
+            )
+            policy, websocket_policy = found["policy"], found["websocket_policy"]
+            grace, send_timeout, max_orphans = found["grace"], found["send_timeout"], found["max_orphans"]
             hook = _options.check_function("on_disconnect", "the Disconnect", on_disconnect, is_async=True)
             others = (
                 _options.check_grace(grace),
@@ -179,6 +195,8 @@ class DisconnectMiddleware:
                     has_body = announces_body(scope)
                 if _LEVELS[_INFO]:
                     usual = ToldHTTPConnection
+                elif OBSERVERS and usual is HTTPConnection:
+                    usual = WatchedHTTPConnection
             else:
                 usual = None
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -268,8 +286,8 @@ class DisconnectMiddleware:
                     connection.root.set_spec_version(scope)
                     return
         is_multiplexed = scope.get("http_version") in _MULTIPLEXED
-        watches = is_told or is_multiplexed or options.needs_watcher or connection.protocol == "websocket"
-        connection.observe(is_told, watches)
+        is_watched = is_told or bool(OBSERVERS) or options.needs_watcher
+        connection.observe(is_told, is_watched or is_multiplexed or connection.protocol == "websocket")
         connection.set_spec_version(scope)
 
     def _choose(self, scope: Any) -> Policy | None:
@@ -323,7 +341,12 @@ async def _judge(connection: Connection, exception: BaseException | None) -> tup
     if has_suppressed and exception is not None:
         LOGGER.debug("caused by the disconnect of the client", exc_info=exception)
     if connection.parts.outer is None:
-        log_exchange(connection.make_exchange(rest, exception if has_suppressed else None), connection.backend)
+        exchange = connection.make_exchange(rest, exception if has_suppressed else None)
+        log_exchange(exchange, connection.backend)
+        if OBSERVERS:
+            from ._observers import tell_of_end  # not imported unless used
+
+            tell_of_end(connection, exchange)
     return rest, has_suppressed
 
 

@@ -21,6 +21,15 @@ Policy = Literal["mute", "finish", "cancel", "raise"]
 it before its last message. `"cancel"`: nothing, and the app is ended. `"raise"`: it raises `ClientDisconnected`.
 """
 
+
+class _NotGiven:
+    def __repr__(self) -> str:
+        return "<from the environment>"
+
+
+NOT_GIVEN: Any = _NotGiven()
+"""The default of an option that is read from its variable where no argument is passed."""
+
 PolicyFor = Callable[[Any], "Policy | None"] | Mapping[str, Policy]
 Hook = Callable[[Disconnect], Any]
 

@@ -20,6 +20,9 @@ from ._timers import SharedTimer
 
 LOGGER = logging.getLogger("disconnect_mw")
 
+OBSERVERS: list[Any] = []
+"""Of departures, see `_observers`. Changed in place: while it is empty, it costs an exchange one question."""
+
 # The log line
 
 # Characters of a path or a method that a line has: a client chooses them.
@@ -147,7 +150,7 @@ class Abandoned(Protocol):
 def _warn(connections: Iterable[Abandoned], backend: Backend, token: Any) -> None:
     for connection in connections:
         disconnect: Any = connection.record()
-        route = disconnect.method or "WEBSOCKET", _route_of(connection.scope, disconnect.path)
+        route = disconnect.method or "WEBSOCKET", route_of(connection.scope, disconnect.path)
         if route not in _named and len(_named) < _ROUTES_TO_NAME:
             _named.add(route)
             LOGGER.warning(
@@ -160,7 +163,7 @@ def _warn(connections: Iterable[Abandoned], backend: Backend, token: Any) -> Non
             )
 
 
-def _route_of(scope: Any, path: str) -> str:
+def route_of(scope: Any, path: str) -> str:
     """The route, where the framework has put it into the scope (Starlette, FastAPI), or the path."""
     route = getattr(scope.get("route"), "path", None)
     return route if isinstance(route, str) else path
@@ -181,23 +184,23 @@ def call_hook(hook: Hook, record: Disconnect, backend: Backend, context: context
     try:
         result = context.run(hook, record)
         if inspect.isawaitable(result):
-            backend.spawn_background(_finish_hook(hook, result, backend), context)
+            backend.spawn_background(finish_hook(hook, result, backend), context)
     except BaseException as exception:
         if not isinstance(exception, Exception) and not is_cancelled_error(exception):
             raise
-        _log_failure(hook)
+        log_failure(hook)
 
 
-async def _finish_hook(hook: Hook, result: Awaitable[Any], backend: Backend) -> None:
+async def finish_hook(hook: Hook, result: Awaitable[Any], backend: Backend) -> None:
     try:
         await result
     except BaseException as exception:
         cancellation, rest = backend.split_cancellation(exception)
         if rest is not None:
-            _log_failure(hook)
+            log_failure(hook)
         if cancellation is not None:
             raise cancellation
 
 
-def _log_failure(hook: Hook) -> None:
+def log_failure(hook: Hook) -> None:
     LOGGER.exception("on_disconnect failed: %s", name_of(hook))

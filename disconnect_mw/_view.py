@@ -6,8 +6,9 @@ import contextvars
 import dataclasses
 import inspect
 import sys
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _backends
 from ._cancellation import Block, in_shield
@@ -16,6 +17,9 @@ from ._errors import ClientDisconnected
 from ._options import Policy, check_policy
 from ._records import Disconnect, Exchange
 from ._state import State
+
+if TYPE_CHECKING:
+    from ._callbacks import DisconnectCallback
 
 KEY = "disconnect_mw.connection"
 """Where the scope has the connection of the innermost install; None, or an `EndedExchange`, when that is over."""
@@ -173,6 +177,32 @@ class ClientConnection:
                 for each in waiters:
                     each.discard(waiter)
         return root.record()
+
+    def on_disconnect(
+        self, callback: Callable[..., Any], *arguments: Any, in_thread: bool = False
+    ) -> DisconnectCallback:
+        """Call `callback(*arguments)` once, when the client leaves; at once if it has left already. From any thread.
+
+        This stops what cannot be cancelled, the work of a thread: `with client.on_disconnect(connection.interrupt):`.
+        It is called on the event loop of the exchange, and must return soon; or, `in_thread`, in one of 32 threads that
+        are there for this, for what blocks. If it returns an awaitable, that is awaited in a task of its own. What it
+        raises is logged, and changes nothing. It is not called if the exchange ends, or the response is complete, with
+        the client there. Where the exchange has ended without its client, it is called in the caller's thread.
+
+        Returns a handle: `cancel()`, or leaving it as a context manager, has it not called any more. Raises `TypeError`
+        for what is no function, and for an async one with `in_thread`.
+        """
+        from ._callbacks import DisconnectCallback  # not imported unless used
+
+        handle, found = DisconnectCallback(callback, arguments, in_thread), self._found
+        if isinstance(found, Connection):
+            if not self._has_asked and found.root.parts.watcher is None:
+                self._has_asked = True
+                _watch(found.root)
+            handle.wait_for(found.root, found)
+        elif found is not None:
+            handle.call()
+        return handle
 
     def shield(self) -> Shield:
         """`async with client.shield():` a block that is not cancelled in the middle because the client has left.

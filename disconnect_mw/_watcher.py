@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ._backends import Backend, Waiter
+from ._backends import Backend
 from ._timers import SharedTimer
 
 # Seconds until the first check, or up to half as long again, so that short requests never create a task; and between
@@ -80,18 +80,22 @@ first_checks: SharedTimer[Watched] = SharedTimer(_UNTIL_FIRST_CHECK, _check_firs
 _checks: SharedTimer[Watcher] = SharedTimer(_BETWEEN_CHECKS, _check_again)
 
 
+class Waiting(Protocol):
+    def set(self) -> Any: ...
+
+
 class DisconnectWaiters:
-    """The tasks that wait for the disconnect without receiving it (`wait_disconnected`)."""
+    """What waits for the disconnect without receiving it: tasks in `wait_disconnected`, callbacks."""
 
     __slots__ = ("_waiters",)
 
     def __init__(self) -> None:
-        self._waiters: tuple[Waiter, ...] = ()
+        self._waiters: tuple[Waiting, ...] = ()
 
-    def add(self, waiter: Waiter) -> None:
+    def add(self, waiter: Waiting) -> None:
         self._waiters += (waiter,)
 
-    def discard(self, waiter: Waiter) -> None:
+    def discard(self, waiter: Waiting) -> None:
         self._waiters = tuple(one for one in self._waiters if one is not waiter)
 
     def wake(self) -> None:

@@ -12,11 +12,11 @@ FLOORS = (
     ("_backends", "_options"),
     ("_disconnected", "_timers"),
     ("_blocked_sends", "_cancellation", "_reader", "_telling", "_watcher"),
-    ("_sends",),
+    ("_callbacks", "_environment", "_observers", "_sends"),
     ("_connection",),
     ("_http", "_view", "_websocket"),
     ("_middleware",),
-    ("__init__", "fastapi"),
+    ("__init__", "app", "fastapi"),
 )
 HEIGHTS = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 PACKAGE = Path(disconnect_mw.__file__).parent

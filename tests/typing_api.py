@@ -5,9 +5,11 @@ Every `type: ignore` here is a mistake of theirs that the checker must find: an 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
+import sentry_sdk
 from asgiref.typing import (
     ASGI2Application,
     ASGI3Application,
@@ -39,6 +41,12 @@ from disconnect_mw import (
     connection,
 )
 from disconnect_mw.fastapi import Client, client_connection
+from disconnect_mw.observe import Departure, opentelemetry, prometheus, subscribe
+from disconnect_mw.observe.access import AccessLog
+from disconnect_mw.observe.logging import configure
+from disconnect_mw.observe.sentry import before_send, before_send_transaction
+from disconnect_mw.observe.summary import Summary
+from disconnect_mw.observe.summary import app as summary_app
 
 version: str = __version__
 
@@ -274,6 +282,38 @@ async def chat(websocket: WebSocket, client: Client) -> None:
     await client.wait_disconnected()
 
 
+@fastapi.get("/query")
+def query(client: Client) -> bool:
+    database = sqlite3.connect(":memory:")
+    with client.on_disconnect(database.interrupt):
+        handle = client.on_disconnect(print, "gone", in_thread=True)
+    was_cancelled: bool = handle.cancel()
+    return was_cancelled
+
+
 @fastapi.get("/dependency")
 def threaded(client: ClientConnection = Depends(client_connection)) -> bool:  # noqa: B008  # FastAPI's way
     return client.connected
+
+
+# What tells of departures
+
+
+def observe(departure: Departure) -> Callable[[Exchange], None]:
+    route: str = departure.route
+    seconds: float = departure.seconds
+    print(route, seconds, departure.disconnect.phase, departure.policy, departure.bytes_muted)
+    return lambda exchange: None
+
+
+def observing() -> None:
+    unsubscribe: Callable[[], None] = subscribe(observe)
+    unsubscribe()
+    configure("INFO", "json")
+    configure(format="yaml")  # type: ignore[arg-type]  # there is no such format
+    fastapi.add_middleware(AccessLog, format="combined")
+    fastapi.add_middleware(Summary, report=print)
+    fastapi.mount("/departures", summary_app)
+    sentry_sdk.init(before_send=before_send, before_send_transaction=before_send_transaction)
+    stops: list[Callable[[], None]] = [prometheus.instrument(max_routes=10), opentelemetry.instrument(error=True)]
+    print(stops)

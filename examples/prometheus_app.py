@@ -1,0 +1,30 @@
+"""An app that tells Prometheus of its clients that left, at /metrics, with one process or with several."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from fastapi import FastAPI
+from prometheus_client import REGISTRY, CollectorRegistry, make_asgi_app
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from disconnect_mw import DisconnectMiddleware
+from disconnect_mw.observe import prometheus
+
+registry = REGISTRY
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it has no types
+
+prometheus.instrument()
+app = FastAPI()
+app.add_middleware(DisconnectMiddleware)
+app.mount("/metrics", make_asgi_app(registry))
+
+
+@app.get("/work/{name}")
+async def work(name: str) -> str:
+    print(f"works in {os.getpid()}", flush=True)
+    await asyncio.sleep(3600)
+    return name

@@ -1,0 +1,35 @@
+"""A query of SQLite, in a thread, that ends when its client leaves."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from fastapi import FastAPI, Response
+
+from disconnect_mw import DisconnectMiddleware
+from disconnect_mw.fastapi import Client
+
+app = FastAPI()
+app.add_middleware(DisconnectMiddleware)
+
+COUNT = """
+    WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)
+    SELECT count(*) FROM numbers
+"""
+
+
+@app.get("/count/{limit}")
+def count(limit: int, client: Client) -> Response:
+    database = sqlite3.connect(":memory:", check_same_thread=False)  # interrupt() is called by another thread
+    try:
+        with client.on_disconnect(database.interrupt):
+            print("counting", flush=True)
+            (number,) = database.execute(COUNT, (limit,)).fetchone()
+    except sqlite3.OperationalError:
+        if client.connected:
+            raise
+        print("interrupted", flush=True)
+        return Response(status_code=499)
+    finally:
+        database.close()
+    return Response(str(number))
