@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ._backends import AppScope, Backend, Handle
+from ._errors import report
 from ._state import Listener
 
 # Packages that run the app in a thread, which a cancellation, or an exception of `send`, would leave waiting for ever.
@@ -104,7 +105,7 @@ class Cancellation:
         """Call `callback` after so many seconds, in place of an earlier one."""
         if self._handle is not None:
             self._handle.cancel()
-        self._handle = self._backend.call_later(seconds, callback)
+        self._handle = self._backend.call_later(seconds, functools.partial(_call, callback))
 
     def close(self) -> None:
         """Stop the timer, and do not hold the app's task any more: it may hold the exception that holds this."""
@@ -195,6 +196,13 @@ class Cancellation:
         for block in self.blocks:
             if block.scope is not None:
                 block.scope.shield = True
+
+
+def _call(callback: Callable[[], None]) -> None:
+    try:
+        callback()
+    except Exception:
+        report("the app could not be cancelled")
 
 
 class _Turn:

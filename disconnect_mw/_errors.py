@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +26,19 @@ class ClientDisconnected(OSError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message,)  # OSError would hand its own two arguments to __init__
+
+
+_LOGGER = logging.getLogger("disconnect_mw")
+
+_reported: set[tuple[type[BaseException] | None, str]] = set()
+
+
+def report(what: str) -> None:
+    """Log an error of this package, which is being handled: of each kind and place the first."""
+    kind = sys.exc_info()[0]
+    if (kind, what) not in _reported:
+        _reported.add((kind, what))
+        _LOGGER.exception("%s: please report this. The app goes on as it would without the middleware.", what)
 
 
 # How frameworks say that the client has disconnected: by module and class, never imported.

@@ -317,15 +317,35 @@ class DisconnectMiddleware:
 class CancelOnDisconnect(DisconnectMiddleware):
     """`DisconnectMiddleware` with `policy="cancel"`, for settings that take an import path and no arguments."""
 
-    def __init__(self, app: Any) -> None:
-        super().__init__(app, policy="cancel")
+    if TYPE_CHECKING:
+
+        def __init__(self, app: Any) -> None: ...
+
+    else:
+
+        def __init__(self, app, **options):
+            _refuse(options, "CancelOnDisconnect", "cancel")
+            super().__init__(app, policy="cancel")
 
 
 class RaiseOnDisconnect(DisconnectMiddleware):
     """`DisconnectMiddleware` with `policy="raise"`, for settings that take an import path and no arguments."""
 
-    def __init__(self, app: Any) -> None:
-        super().__init__(app, policy="raise")
+    if TYPE_CHECKING:
+
+        def __init__(self, app: Any) -> None: ...
+
+    else:
+
+        def __init__(self, app, **options):
+            _refuse(options, "RaiseOnDisconnect", "raise")
+            super().__init__(app, policy="raise")
+
+
+def _refuse(options: dict[str, Any], name: str, policy: str) -> None:
+    if options:
+        wanted = ", ".join(f"{option}={value!r}" for option, value in {"policy": policy, **options}.items())
+        raise TypeError(f"{name} takes no options, not {', '.join(options)}: use DisconnectMiddleware(app, {wanted})")
 
 
 async def _judge(connection: Connection, exception: BaseException | None) -> tuple[BaseException | None, bool]:
@@ -354,14 +374,24 @@ def single_callable(app: Any) -> ASGIApp:
     """`app`, be it of the double callable of ASGI 2; a `TypeError` for what is no application."""
     if not callable(app):
         raise TypeError(f"app must be an ASGI application, not {app!r}: pass the object, not its import path")
+    call = next((vars(kind)["__call__"] for kind in getattr(app, "__mro__", ()) if "__call__" in vars(kind)), None)
+    if inspect.isclass(app) and call is not None and _takes(call, 4):  # itself, and the three of ASGI
+        raise TypeError(f"app must be an ASGI application, not the class {app.__qualname__}: pass the instance")
     # What asgiref takes for a double callable is everything that is not a coroutine function, plain functions that
     # return an awaitable included; so only what cannot take the three arguments is asked about.
-    try:
-        inspect.signature(app).bind(None, None, None)
-    except TypeError:
+    if not _takes(app, 3):
         from asgiref.compatibility import guarantee_single_callable
 
         return guarantee_single_callable(app)  # type: ignore[no-any-return,no-untyped-call]  # untyped
-    except ValueError:  # no signature to be had: of a builtin, say
-        pass
     return app  # type: ignore[no-any-return]  # as far as can be told
+
+
+def _takes(function: Any, count: int) -> bool:
+    """Whether it can be called with so many arguments, as far as its signature tells (a builtin may have none)."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True

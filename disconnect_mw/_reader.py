@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, ClassVar, Protocol
 
 from ._backends import Backend, Call, Handle, Waiter, is_cancelled_error
+from ._errors import report
 from ._messages import Message, brings_input, field, payload
 from ._state import Listener
 
@@ -286,8 +287,8 @@ class Reader:
         source = self._source
         try:
             while True:
-                message = source.received(await source.server_receive())
-                if field(message, "type") == source.DISCONNECT:
+                message = self._received(await source.server_receive())
+                if field(message, "type") == source.DISCONNECT and source.disconnect_message is not None:
                     self.has_read_disconnect = True
                     break
                 if not self._has_discarded:
@@ -312,6 +313,14 @@ class Reader:
             if self._mark is mark:
                 self._mark = self._task = None
                 self.wake()
+
+    def _received(self, message: Message) -> Message:
+        """Note what the server delivered. An error of ours in that harms no app: it gets the message, as bare."""
+        try:
+            return self._source.received(message)
+        except Exception:
+            report("a message of the server could not be noted")
+            return message
 
     async def look_once(self) -> None:
         """Find out whether the server has the disconnect to deliver at this moment. The app has ended.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import logging
 import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from ._backends import Backend
-
-_LOGGER = logging.getLogger("disconnect_mw")
+from ._errors import report
 
 _Thing = TypeVar("_Thing")
 Callback = Callable[[dict[_Thing, Any], Backend, Any], None]
@@ -93,4 +91,4 @@ class SharedTimer(Generic[_Thing]):
         try:
             self._callback(things, backend, token)
         except Exception:  # asyncio would only report it to its exception handler, trio would end the run
-            _LOGGER.exception("a timer of disconnect_mw failed: please report this")
+            report("a timer of disconnect_mw failed")

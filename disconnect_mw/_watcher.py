@@ -8,19 +8,17 @@ order.
 from __future__ import annotations
 
 import contextvars
-import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from ._backends import Backend
+from ._errors import report
 from ._timers import SharedTimer
 
 # Seconds until the first check, or up to half as long again, so that short requests never create a task; and between
 # the checks from then on: an app that reads by itself now may stop reading later.
 _UNTIL_FIRST_CHECK = 0.05
 _BETWEEN_CHECKS = 1.0
-
-_LOGGER = logging.getLogger("disconnect_mw")
 
 Check = Callable[[contextvars.Context], None]
 
@@ -52,7 +50,7 @@ class Watcher:
             try:
                 self.check()
             except Exception:  # of a scope that is no mapping, say: the others are checked all the same
-                _LOGGER.exception("an exchange could not be checked")
+                report("an exchange could not be checked")
 
     def close(self) -> None:
         self._check = self.context = None  # a timer may still hold this watcher

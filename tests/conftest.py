@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from disconnect_mw import _telling
+from disconnect_mw import _errors, _telling
 
 from .support.serving import look_soon
 
@@ -25,9 +25,10 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _lines_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test begins a second of its own: beyond a hundred lines the log sums up the rest."""
+def _log_as_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has been logged yet: of many lines in a second the rest is summed up, an error of ours is told once."""
     monkeypatch.setattr(_telling, "_lines", _telling._Lines())
+    monkeypatch.setattr(_errors, "_reported", set())
 
 
 TESTS = Path(__file__).parent

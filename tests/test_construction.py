@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from disconnect_mw import DisconnectMiddleware
+from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, RaiseOnDisconnect
 
 REQUEST = {"type": "http.request", "body": b"", "more_body": False}
 START = {"type": "http.response.start", "status": 200, "headers": []}
@@ -609,3 +609,19 @@ async def test_a_lifespan_that_fails_fails_as_it_does_bare() -> None:
         await DisconnectMiddleware(app)({"type": "lifespan", "state": {}}, startup, ours.send)
     assert [message["type"] for message in ours.sent] == ["lifespan.startup.failed"]
     assert [message["type"] for message in bare.sent] == ["lifespan.startup.failed"]
+
+
+@pytest.mark.parametrize("kind", [Starlette, DisconnectMiddleware, type("Inheriting", (Starlette,), {})])
+def test_a_class_whose_instances_are_applications_is_refused(kind: type) -> None:
+    """Without this the first request would fail, and the error speak of something else."""
+    with pytest.raises(TypeError, match=rf"not the class {kind.__qualname__}: pass the instance$"):
+        DisconnectMiddleware(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"), [(CancelOnDisconnect, "cancel"), (RaiseOnDisconnect, "raise")], ids=["cancel", "raise"]
+)
+def test_an_install_without_options_names_the_one_that_takes_them(kind: Any, policy: str) -> None:
+    instead = re.escape(f"use DisconnectMiddleware(app, policy='{policy}', grace=5)")
+    with pytest.raises(TypeError, match=rf"^{kind.__name__} takes no options, not grace: {instead}$"):
+        kind(double_function, grace=5)
