@@ -475,12 +475,9 @@ class Connection(abc.ABC):
         return True
 
     def _is_of_server(self, exception: Exception) -> bool:
-        """Whether the server's own `send` raised this, and not other middleware's: an audit, a mirror (P5).
-
-        The server is whoever runs the task, where that is known.
-        """
-        server = package_of(frame_of(self.backend.coroutine(self.task)))
-        if server in _NO_SERVERS:
+        """Whether the server's own `send` raised this, and not other middleware's: an audit, a mirror (P5)."""
+        server = self.server()
+        if not server:
             return True
         traceback = exception.__traceback__
         while traceback is not None and package_of(traceback.tb_frame) == _OURS:
@@ -871,7 +868,7 @@ class Connection(abc.ABC):
             self.require_cancellation().is_over = True  # there is nothing to end any more
             await self.require_reader().look_once()
 
-    async def complete_response(self, has_suppressed: bool) -> None:
+    async def complete_response(self, scope: Any, has_suppressed: bool) -> None:
         """Send what outer middleware still expects, now that the app has ended and its client has left (P11).
 
         Not while the app runs: on uvicorn 0.28.0 a complete response makes BaseHTTPMiddleware outside cancel it.
@@ -882,8 +879,18 @@ class Connection(abc.ABC):
         """
         assert self.disconnected is not None
         messages = self.disconnected.take_remaining(self._FIRST_REMAINING, self._after)
+        messages = self._without_keep_alive(scope, messages)
         if messages and (has_suppressed or self.disconnected.messages_muted or not self._sends_into_queue()):
             await self.backend.move_on_after(_SECONDS_TO_COMPLETE, self._pass_on(messages))
+
+    def _without_keep_alive(self, scope: Any, messages: list[Message]) -> list[Message]:
+        """These messages, so that the server does not wait for another request of a client that has left."""
+        return messages
+
+    def server(self) -> str:
+        """The package of the server, where that is known: of whoever runs the task."""
+        package = package_of(frame_of(self.backend.coroutine(self.task)))
+        return "" if package in _NO_SERVERS else package
 
     async def _pass_on(self, messages: list[Message]) -> None:
         """Send these to outer middleware, and log what it raises."""

@@ -87,6 +87,10 @@ class Disconnected:
         if self._body is _Body.BEGUN and not goes_on:
             self._body = _Body.WHOLE
 
+    def has_whole_response(self) -> bool:
+        """Whether the app has sent all of a response, in one piece, after the disconnect."""
+        return self._body is _Body.WHOLE
+
     def for_outside(self, message: Message) -> Message:
         """A message that the app sends after the disconnect, for whoever stands outside (P11).
 
@@ -105,7 +109,7 @@ class Disconnected:
         remaining, self.remaining = self.remaining, ()
         if remaining is _messages.CLOSE_REMAINING:
             return []
-        if self._body is _Body.WHOLE and remaining is first:
+        if self.has_whole_response() and remaining is first:
             last = {"type": "http.response.body", "body": self._piece, "more_body": False}
             return [self.for_outside(self.start), last]
         if self.is_guessed and remaining is not first:

@@ -25,6 +25,9 @@ _PARTIAL, _COMPLETE = Body.PARTIAL, Body.COMPLETE
 # BaseHTTPMiddleware it takes six.
 _TURNS_TO_BEGIN = 32
 
+# Servers that keep a connection open for their keep-alive once its response is complete, lost as it is: two tasks, 5 s.
+_KEEP_LOST_CONNECTIONS = ("anycorn", "hypercorn")
+
 # Seconds that a task has which received nothing but the disconnect.
 _SECONDS_OF_LISTENER = 1.0
 
@@ -280,6 +283,19 @@ class HTTPConnection(Connection):
         # Hypercorn and granian make two messages of the smallest body.
         length = None if self.scope is None else _messages.announced_length(self.scope)
         return bool(length) and sum(map(_messages.payload, messages)) == length
+
+    def _without_keep_alive(self, scope: Any, messages: list[Message]) -> list[Message]:
+        server = self.server()
+        if server not in _KEEP_LOST_CONNECTIONS or scope.get("http_version") not in ("1.0", "1.1") or not messages:
+            return messages
+        assert self.disconnected is not None
+        if field(messages[0], "type") != "http.response.start":  # that the rest is missing closes the connection
+            owner = getattr(self.server_send, "__self__", None)
+            return [] if type(owner).__module__.partition(".")[0] == server else messages
+        if self.disconnected.has_whole_response():  # for a client that may have half-closed only
+            return messages
+        headers = [*(messages[0].get("headers") or ()), (b"connection", b"close")]
+        return [{**messages[0], "headers": headers}, *messages[1:]]
 
     def _new_disconnect(self) -> Message:
         return {"type": self.DISCONNECT}

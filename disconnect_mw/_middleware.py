@@ -259,7 +259,7 @@ class DisconnectMiddleware:
             if rest is not None:
                 raise rest
             # Outside of the `except`, so that the app's exception is not the context of one that this raises.
-            await connection.complete_response(has_suppressed)
+            await connection.complete_response(scope, has_suppressed)
             return result
         finally:
             # The scope may outlive all this, and what the server gave us holds the scope.

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from disconnect_mw import DisconnectMiddleware
+from disconnect_mw._connection import Connection
 
 from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, START, START_499, http_scope
 from .support.serving import briefly
@@ -262,3 +263,37 @@ async def test_the_skeletons_messages_are_nobody_elses() -> None:
 
         await DisconnectMiddleware(app)(http_scope(), server.receive, adding)
         assert server.sent == [{**START_499, "headers": [(b"x", b"y")]}, EMPTY_FINAL]
+
+
+class KeepingServer(SimulatedServer):
+    """Of a package that keeps a lost connection for its keep-alive."""
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@pytest.mark.parametrize("outside", [False, True])
+async def test_a_server_that_would_keep_the_connection_is_told_to_close_it(
+    version: str, outside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hypercorn over HTTP/1.1, where nothing was sent; a response that had begun is left as it is (P11)."""
+    monkeypatch.setattr(Connection, "server", lambda connection: "hypercorn")
+    monkeypatch.setattr(KeepingServer, "__module__", "hypercorn.protocol")
+    sent = []
+    for begins in (False, True):
+        server = KeepingServer()
+
+        async def pass_on(message: Any, server: Any = server) -> None:
+            await server.send(message)
+
+        async def app(scope: Any, receive: Any, send: Any, server: Any = server, begins: bool = begins) -> None:
+            if begins:
+                await send(START)
+            server.leave()
+            await receive()
+
+        send = pass_on if outside else server.send
+        await DisconnectMiddleware(app)({**http_scope(), "http_version": version}, server.receive, send)
+        sent.append(server.sent)
+    headers = [(b"connection", b"close")] if version == "1.1" else []
+    assert sent[0] == [{**START_499, "headers": headers}, EMPTY_FINAL]
+    assert sent[1] == [START] if version == "1.1" and not outside else [START, EMPTY_FINAL]
