@@ -1,0 +1,1 @@
+"""What is told of clients that leave, to those who watch: `disconnect_mw.observe.logging`."""
