@@ -321,6 +321,49 @@ async def test_a_body_that_is_cut_is_no_error_of_litestar(is_bug: bool, monkeypa
     assert len(told.told) == is_bug
 
 
+# BlackSheep, one of whose tasks sends after another one has received the disconnect
+
+GONE = {"type": "websocket.disconnect", "code": 1006}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_message_after_the_disconnect_is_no_error_of_blacksheep(
+    waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But one that is sent before the accept is."""
+    from blacksheep import Application, Router, WebSocket
+
+    app = Application(router=Router())
+
+    async def handler(websocket: WebSocket) -> None:
+        if waits:
+            await websocket.accept()
+            with pytest.raises(Exception, match="closed the connection"):
+                await websocket.receive_text()
+        await websocket.send_text("to nobody")
+
+    handler.__annotations__ = {"websocket": WebSocket, "return": None}  # which BlackSheep reads
+    app.router.ws("/")(handler)
+    await app.start()  # type: ignore[no-untyped-call]  # untyped
+    told = Records()
+    monkeypatch.setattr(logging.root, "handlers", [told])
+    assert "root" in install()
+    messages = [GONE, {"type": "websocket.connect"}]
+
+    async def receive() -> Any:
+        return messages.pop() if len(messages) > 1 else messages[0]
+
+    async def send(message: Any) -> None:
+        pass
+
+    scope = http_scope(type="websocket", subprotocols=[])
+    del scope["method"]
+    await DisconnectMiddleware(app)(scope, receive, send)
+    assert [record.name for record in told.told if record.levelno == logging.ERROR] == ([] if waits else ["root"])
+
+
 # Installing
 
 

@@ -157,7 +157,11 @@ def _connections_passed(traceback: TracebackType | None) -> Iterator[Connection]
 
 
 def _is_caused(exception: BaseException, gone: set[Connection]) -> bool:
-    return any(connection.is_ours(exception) for connection in gone) or _is_cut_body_of_litestar(exception)
+    return (
+        any(connection.is_ours(exception) for connection in gone)
+        or _is_cut_body_of_litestar(exception)
+        or _is_late_message_of_blacksheep(exception)
+    )
 
 
 def _is_cut_body_of_litestar(exception: BaseException) -> bool:
@@ -170,6 +174,18 @@ def _is_cut_body_of_litestar(exception: BaseException) -> bool:
         and getattr(exception, "detail", None) == "client disconnected prematurely"
         and _origin(exception) == "litestar.connection.request"
     )
+
+
+def _is_late_message_of_blacksheep(exception: BaseException) -> bool:
+    """Whether it is BlackSheep's for a send or a receive after another task has received the disconnect.
+
+    Nothing else brings a WebSocket of BlackSheep into that state.
+    """
+    kind = type(exception)
+    return (kind.__module__, kind.__qualname__) == (
+        "blacksheep.server.websocket",
+        "InvalidWebSocketStateError",
+    ) and getattr(getattr(exception, "current_state", None), "name", None) == "DISCONNECTED"
 
 
 def _origin(exception: BaseException) -> object:
