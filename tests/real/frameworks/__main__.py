@@ -23,6 +23,7 @@ from ..servers.server import Crash
 from . import docs, limits, records, setups
 from .cells import Column, faults, play
 from .records import Record
+from .situations import WAYS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             framework, version, server, python = one
             column = Column(framework, setups.SERVERS[server])
             try:
-                play(column, python, setups.FRAMEWORKS[framework].on(server))
+                ways = ("fin",) if version == setups.BEFORE.get(setups.FRAMEWORKS[framework].package) else WAYS
+                play(column, python, setups.FRAMEWORKS[framework].on(server), ways=ways)
             except (Hang, Crash, AssertionError) as failure:
                 failures.append(f"{framework} {version} on {server}: {failure}")
             else:
@@ -88,19 +90,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plays(environments: Environments, chosen: Sequence[setups.Framework]) -> list[tuple[str, str, str, str]]:
     """Framework, version, server and interpreter of each; those that take longest come first."""
-    newest = environments.make("frameworks-newest", setups.newest())
-    before = environments.make("frameworks-before", setups.before())
-    versions = installed_versions(newest, [framework.package for framework in chosen])
-    plays = [
-        (framework.name, versions[framework.package], server, newest)
-        for framework in chosen
-        for server in framework.servers
-    ]
-    plays += [
-        (framework.name, setups.BEFORE[framework.package], "uvicorn", before)
-        for framework in chosen
-        if framework.package in setups.BEFORE
-    ]
+    plays = []
+    for frameworks, name, requirements in (
+        (setups.FIRST, "newest", setups.newest()),
+        (setups.OTHERS, "others", setups.others()),
+    ):
+        wanted = [framework for framework in chosen if framework in frameworks]
+        if wanted:
+            python = environments.make(f"frameworks-{name}", requirements)
+            versions = installed_versions(python, [framework.package for framework in wanted])
+            plays += [
+                (framework.name, versions[framework.package], server, python)
+                for framework in wanted
+                for server in framework.servers
+            ]
+    before = [framework for framework in chosen if framework.package in setups.BEFORE]
+    if before:
+        python = environments.make("frameworks-before", setups.before())
+        plays += [(framework.name, setups.BEFORE[framework.package], "uvicorn", python) for framework in before]
     return sorted(plays, key=lambda one: -len(setups.FRAMEWORKS[one[0]].situations))
 
 

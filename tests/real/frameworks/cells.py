@@ -12,6 +12,7 @@ from pathlib import Path
 from ..servers.clients import Client, Hang, WebSocketClient
 from ..servers.server import SECONDS_TO_ERROR, Event, Server
 from ..servers.setups import Setup
+from .beginnings import BEGINNINGS, LENGTH
 from .situations import READS, STREAMS, UPLOADS, VARIANTS, WAYS, is_socket
 
 FILTERED = "filtered"
@@ -21,9 +22,6 @@ AFTER_A_RESPONSE = {"background task", "after_response", "process_response"}
 """What a framework runs after a response, of which there is none where the app was cancelled."""
 
 PATIENCE_FOR_AN_END = 12.0
-
-LENGTH = 90_000
-"""Of an upload, as it is announced."""
 
 _FORM = (
     b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n'
@@ -112,10 +110,12 @@ def _play_all(
 
     def visit(cell: tuple[str, str]) -> str:
         situation, way = cell
-        return _visit(server, situation, variant, way)
+        return _visit(server, column.framework, situation, variant, way)
 
     with ThreadPoolExecutor(max(1, len(cells))) as threads:
         runs = list(threads.map(visit, cells))
+    for run in runs:
+        _wait_for_clean_up(server, run, since)
     server.mark("ended")  # what is left to the garbage collector begins to end
     left = _tasks_left(server)
     for (situation, _), run in zip(cells, runs, strict=True):
@@ -150,14 +150,17 @@ def _tasks_left(server: Server) -> list[str]:
     return list(json.loads(client.came.partition(b"\r\n\r\n")[2]))
 
 
-def _visit(server: Server, situation: str, variant: str, way: str) -> str:
+def _visit(server: Server, framework: str, situation: str, variant: str, way: str) -> str:
     """Have a client come and leave, and wait until the app has ended. Returns the run."""
     visit = server.visit(situation, variant)
     run = visit.path.rpartition("/")[2]
     since = server.count
     client_class = WebSocketClient if is_socket(situation) else Client
     with client_class(server.port) as client:
-        if isinstance(client, WebSocketClient):
+        if framework in BEGINNINGS:
+            BEGINNINGS[framework](client, visit.path)
+            visit.until("reading" if situation in UPLOADS else "working")
+        elif isinstance(client, WebSocketClient):
             client.ask(visit.path)
             client.hear(b"\r\n\r\n")
             if situation != "ws_send":  # it never reads
@@ -179,6 +182,17 @@ def _visit(server: Server, situation: str, variant: str, way: str) -> str:
         since,
     )
     return run
+
+
+def _wait_for_clean_up(server: Server, run: str, since: int) -> None:
+    """Work in a task of its own outlasts the app; and a generator that was lost never cleans up."""
+    mine = [event for event in server.events(since) if event.get("run") == run]
+    if any("begun" in event for event in mine) and not any("clean_up" in event for event in mine):
+        server.mark("lost")
+        with contextlib.suppress(Hang):
+            server.wait(
+                lambda event: event.get("run") == run and "clean_up" in event, "clean-up", SECONDS_TO_ERROR, since
+            )
 
 
 def _wait_for_bug(server: Server, run: str, since: int) -> None:

@@ -133,8 +133,16 @@ def _endless(record: Record) -> Iterable[str]:
 
 
 def _limits() -> Iterable[str]:
+    """One line for cells that follow each other and have one reason."""
+    found: list[tuple[str, str, list[str], str]] = []
     for (framework, situation, variant), reason in limits.LIMITS.items():
-        yield f"* {setups.FRAMEWORKS[framework].title}, {SITUATIONS[situation]}, ``{variant}``: {reason}."
+        if found and found[-1][:2] == (framework, situation) and found[-1][3] == reason:
+            found[-1][2].append(variant)
+        else:
+            found.append((framework, situation, [variant], reason))
+    for framework, situation, variants, reason in found:
+        policies = ", ".join(f"``{variant}``" for variant in variants)
+        yield f"* {setups.FRAMEWORKS[framework].title}: {SITUATIONS[situation]}, {policies}: {reason}."
 
 
 def main() -> int:

@@ -59,7 +59,21 @@ FIRST = (
     Framework("blacksheep", "BlackSheep", "blacksheep", (*_ALL, "events")),
 )
 
-FRAMEWORKS: Mapping[str, Framework] = {framework.name: framework for framework in FIRST}
+_FLASK = (*_BEFORE_AND_STREAM, *_UPLOADS)
+OTHERS = (
+    Framework("socketio", "python-socketio", "python-socketio", ("ws_both",)),
+    Framework("mcp", "MCP Python SDK without sessions", "mcp", ("before", "upload", "bug")),
+    Framework("mcp_sessions", "MCP Python SDK with sessions", "mcp", ("before", "upload", "bug")),
+    Framework("fastmcp", "fastmcp", "fastmcp", ("before", "upload", "bug")),
+    Framework("strawberry", "strawberry", "strawberry-graphql", ("ws_both", "bug_ws")),
+    Framework("ariadne", "ariadne", "ariadne", ("ws_both", "bug_ws")),
+    Framework("nicegui", "NiceGUI", "nicegui", ("before", "bug")),
+    Framework("flask_a2wsgi", "Flask in a2wsgi", "flask", _FLASK),
+    Framework("flask_asgiref", "Flask in asgiref", "flask", ("before", "stream", "upload"), ("uvicorn",)),
+)
+"""Of these the newest version alone is played."""
+
+FRAMEWORKS: Mapping[str, Framework] = {framework.name: framework for framework in (*FIRST, *OTHERS)}
 
 _ON_SERVERS = ("daphne", "granian", "h11", "httptools", "hypercorn", "uvicorn", "websockets", "wsproto")
 _NEEDED = (*_ON_SERVERS, "a2wsgi", "anyio", "asgiref", "pydantic", "python-multipart")
@@ -69,6 +83,26 @@ def newest() -> list[str]:
     """What the environment of the newest versions has."""
     pinned = pins()
     return [f"{name}=={pinned[name]}" for name in (*_NEEDED, *(framework.package for framework in FIRST))]
+
+
+OTHER_PINS: Mapping[str, str] = {
+    "ariadne": "1.1.1",
+    "fastmcp": "4.2.3",
+    "flask": "3.1.3",
+    "mcp": "2.3.0",
+    "nicegui": "3.18.0",
+    "python-socketio": "5.18.1",
+    "strawberry-graphql": "0.341.2",
+}
+
+
+def others() -> list[str]:
+    """What the environment of the others has."""
+    pinned = pins()
+    return [
+        *(f"{name}=={pinned[name]}" for name in (*_NEEDED, "fastapi", "starlette")),
+        *(f"{name}=={version}" for name, version in OTHER_PINS.items()),
+    ]
 
 
 BEFORE: Mapping[str, str] = {

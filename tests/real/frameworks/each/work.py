@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 import weakref
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -45,31 +46,56 @@ class Work:
     the situations of a bug it ends with one.
     """
 
-    def __init__(self) -> None:
-        self._run = RUN.get()
+    def __init__(self, run: str | None = None, situation: str | None = None) -> None:
+        """Of that run and situation, where the framework does its work in the context of no exchange."""
+        self._run = run or RUN.get()
+        situation = situation or SITUATION.get()
         emit(run=self._run, begun=True)
-        self._is_bug = SITUATION.get().startswith("bug")  # asked now: a garbage collector ends it in another context
+        self._is_bug = situation.startswith("bug")  # asked now: a garbage collector ends it in another context
         self._ticks = 0
         self._left: float | None = None
-        self._seconds = SECONDS_OF_STREAM if SITUATION.get() in STREAMS else SECONDS_OF_WORK
+        self._seconds = SECONDS_OF_STREAM if situation in STREAMS else SECONDS_OF_WORK
 
     async def __aenter__(self) -> Any:
         return self._tick
 
     async def _tick(self) -> bool:
+        self._begin_tick()
+        await asyncio.sleep(SECONDS_PER_TICK)
+        return self._goes_on()
+
+    def tick_in_thread(self) -> bool:
+        self._begin_tick()
+        time.sleep(SECONDS_PER_TICK)
+        return self._goes_on()
+
+    def _begin_tick(self) -> None:
         self._ticks += 1
         if self._ticks == TICKS_UNTIL_IT_LEAVES:
             emit(run=self._run, ready="working")
-        await asyncio.sleep(SECONDS_PER_TICK)
+
+    def _goes_on(self) -> bool:
         if self._left is None and signal(self._run, "left").is_set():
             self._left = time.monotonic()
         return self._left is None or time.monotonic() - self._left < self._seconds
 
+    def end(self, exception: BaseException | None) -> None:
+        seconds = 0.0 if self._left is None else time.monotonic() - self._left
+        emit(run=self._run, work="finishes" if exception is None else word_for(exception), seconds=seconds)
+
+    def end_in_thread(self, exception: BaseException | None) -> None:
+        self.end(exception)
+        emit(run=self._run, clean_up="whole")
+        self._raise_bug()
+
+    def _raise_bug(self) -> None:
+        if self._is_bug:
+            raise Bug(f"the bug of run {self._run}")
+
     async def __aexit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        seconds = 0.0 if self._left is None else time.monotonic() - self._left
-        emit(run=self._run, work="finishes" if exception is None else word_for(exception), seconds=seconds)
+        self.end(exception)
         try:
             await asyncio.sleep(SECONDS_TO_CLEAN_UP)
         except BaseException:
@@ -78,15 +104,27 @@ class Work:
         else:
             emit(run=self._run, clean_up="whole")
         finally:
-            if self._is_bug:
-                raise Bug(f"the bug of run {self._run}")
+            self._raise_bug()
+
+
+def work_in_thread() -> Iterator[str]:
+    """The work of an app that runs in a thread and awaits nothing."""
+    work = Work()
+    try:
+        while work.tick_in_thread():
+            yield "tick"
+    except BaseException as exception:
+        work.end_in_thread(exception)
+        raise
+    work.end_in_thread(None)
 
 
 class Reading:
     """Reading that has no end but that the client leaves; `async with Reading()` tells how it has ended."""
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Work:
         self._work = Work()
+        return self._work
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
@@ -109,15 +147,28 @@ def ran(what: str) -> None:
 _lifespans: list[Any] = []
 
 
-def play(app: Any, *situations: str, lifespan: bool = False) -> None:
-    """Have the server play the app in these situations, bare and under each policy; and run its lifespan."""
-    for situation in situations:
+def at(app: Any, path: str, query: bytes = b"") -> Any:
+    """The app, which is called with that path whatever the client has asked for."""
+
+    async def moved(scope: Any, receive: Any, send: Any) -> None:
+        scope = {**scope, "path": path, "raw_path": path.encode(), "query_string": query}
+        await app(scope, receive, send)
+
+    return moved
+
+
+def play(app: Any, *situations: str, lifespan: Any = False) -> None:
+    """Have the server play the app in these situations, bare and under each policy.
+
+    With `lifespan` it runs that of the app, or of another one.
+    """
+    for situation in (*situations, "session"):  # which a client opens before it begins
         for variant, options in VARIANTS.items():
             reads = _Reads(app)
             wrapped = reads if variant == "bare" else DisconnectMiddleware(reads, **options)
             serve.APPS[situation, variant] = _Entered(wrapped, situation)
     if lifespan:
-        _lifespans.append(app)
+        _lifespans.append(app if lifespan is True else lifespan)
 
 
 class _Entered:
@@ -191,13 +242,21 @@ def _tasks_left() -> list[str]:
         run = task.get_context().get(RUN) if sys.version_info >= (3, 12) else None
         code = getattr(coroutine, "cr_code", None)
         package = "" if code is None else code.co_filename.rpartition("site-packages/")[2].partition("/")[0]
-        if task is not asyncio.current_task() and package not in _SERVERS:
+        if task is not asyncio.current_task() and package not in (*_SERVERS, *_lasting):
             found.append(f"{run or ''} {package}.{getattr(coroutine, '__qualname__', coroutine)}")
     return found
 
 
 _SERVERS = ("uvicorn", "hypercorn", "granian", "daphne", "sse_starlette")
 """Packages whose tasks are the server's. The one of sse-starlette waits for the server's end, once in a process."""
+
+_lasting: list[str] = []
+
+
+def lasting(package: str) -> None:
+    """Count no task of that package: it outlasts an exchange by design."""
+    _lasting.append(package)
+
 
 _of_process: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
