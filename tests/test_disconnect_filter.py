@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
@@ -222,6 +222,7 @@ def grown(tree: Any, ours: ClientDisconnected) -> BaseException:
     return raised(Bug() if kind == "bug" else WebSocketDisconnect(1006), grown(cause, ours))
 
 
+@settings(deadline=None, database=None)
 @given(tree=TREES)
 def test_no_leaf_that_the_connection_did_not_cause_is_ever_lost(tree: Any) -> None:
     """And where it has caused all of them nothing is logged."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from ..servers.clients import Client, WebSocketClient
 
@@ -38,8 +39,19 @@ def socketio(client: WebSocketClient, path: str) -> None:
 def mcp(client: Client, path: str, session: str = "") -> None:
     """Call the tool `work`, or begin to."""
     _, situation, variant, run = path.split("/")
-    call = {"name": "work", "arguments": {"run": run, "situation": situation}}
-    _post(client, path, {"method": "tools/call", "id": 2, "params": call}, session, situation == "upload")
+    call_tool(client, path, "work", {"run": run, "situation": situation}, session, situation == "upload")
+
+
+def call_tool(
+    client: Client,
+    path: str,
+    name: str,
+    arguments: Mapping[str, str] = MappingProxyType({}),
+    session: str = "",
+    is_cut: bool = False,
+) -> None:
+    params = {"name": name, "arguments": dict(arguments)}
+    _post(client, path, {"method": "tools/call", "id": 2, "params": params}, session, is_cut)
 
 
 def mcp_with_session(client: Client, path: str) -> None:
@@ -60,7 +72,7 @@ def _post(client: Client, path: str, message: dict[str, object], session: str = 
     body = json.dumps({"jsonrpc": "2.0", **message}).encode()
     lines = [
         f"POST {path} HTTP/1.1",
-        "Host: localhost",
+        f"Host: localhost:{client.port}",
         "Content-Type: application/json",
         "Accept: application/json, text/event-stream",
         f"MCP-Protocol-Version: {_PROTOCOL}",

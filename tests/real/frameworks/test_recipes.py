@@ -10,19 +10,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from .. import IS_FULL
-from ..servers.clients import PATIENCE, Client
+from ..servers.clients import PATIENCE, Client, WebSocketClient
+from .beginnings import call_tool, graphql, socketio
 from .playing import is_installed
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
-BEGUN, STOPPED = b"tick", "the stream has stopped"
+TICK, STOPPED = "tick", "the stream has stopped"
+BEGUN = TICK.encode()
 
 TELLS = """
 import logging
@@ -37,12 +39,42 @@ SECONDS_TO_START = 3 * PATIENCE
 SUSPICIOUS = re.compile("Traceback|ERROR|Exception|never awaited|never retrieved")
 
 
+def _stream(client: Client) -> None:
+    client.request("/stream")
+    client.hear(BEGUN)
+
+
+def _page(client: Client) -> None:
+    client.request("/page")
+    client.hear(BEGUN)
+
+
+def _subscription(client: Client) -> None:
+    assert isinstance(client, WebSocketClient)
+    graphql(client, "/")
+    client.hear(BEGUN)
+
+
+def _event(client: Client) -> None:
+    assert isinstance(client, WebSocketClient)
+    socketio(client, "/socket.io/?EIO=4&transport=websocket")
+    client.hear(BEGUN)
+
+
+def _tool(client: Client) -> None:
+    call_tool(client, "/mcp", "work")
+
+
 @dataclass(frozen=True)
 class Recipe:
     command: str  # PORT stands for the port
     needs: tuple[str, ...]
     directory: str = "."
-    has_upload: bool = True
+    upload: str = "/upload"
+    begin: Callable[[Client], None] = _stream
+    protocol: type[Client] = Client
+    stops: bool = True  # something of it, when its client leaves
+    prints: bool = False  # that it has begun
 
     def __str__(self) -> str:
         return self.command.partition(" --port")[0]
@@ -52,7 +84,7 @@ RECIPES = {
     "fastapi": Recipe("fastapi run fastapi_app.py --host 127.0.0.1 --port PORT", ("fastapi", "fastapi_cli")),
     "starlette": Recipe("uvicorn starlette_app:app --port PORT", ("starlette", "uvicorn")),
     "sse_starlette": Recipe(
-        "hypercorn sse_starlette_app:app --bind 127.0.0.1:PORT", ("sse_starlette", "hypercorn"), has_upload=False
+        "hypercorn sse_starlette_app:app --bind 127.0.0.1:PORT", ("sse_starlette", "hypercorn"), upload=""
     ),
     "litestar": Recipe("litestar --app litestar_app:app run --port PORT", ("litestar", "uvicorn")),
     "quart": Recipe("quart --app quart_app run --port PORT", ("quart",)),
@@ -60,6 +92,22 @@ RECIPES = {
     "channels": Recipe("daphne -b 127.0.0.1 -p PORT channels_app:application", ("channels", "daphne")),
     "falcon": Recipe("gunicorn --worker-class asgi -b 127.0.0.1:PORT falcon_app:app", ("falcon", "gunicorn")),
     "blacksheep": Recipe("granian --interface asgi --port PORT blacksheep_app:app", ("blacksheep", "granian")),
+    "flask": Recipe("uvicorn flask_app:app --port PORT", ("flask", "a2wsgi", "uvicorn")),
+    "socketio": Recipe(
+        "uvicorn socketio_app:app --port PORT", ("socketio",), upload="", begin=_event, protocol=WebSocketClient
+    ),
+    "mcp": Recipe("uvicorn mcp_app:app --port PORT", ("mcp",), upload="/mcp", begin=_tool, prints=True),
+    "strawberry": Recipe(
+        "uvicorn strawberry_app:app --port PORT",
+        ("strawberry",),
+        upload="",
+        begin=_subscription,
+        protocol=WebSocketClient,
+    ),
+    "ariadne": Recipe(
+        "uvicorn ariadne_app:app --port PORT", ("ariadne",), upload="", begin=_subscription, protocol=WebSocketClient
+    ),
+    "nicegui": Recipe("uvicorn nicegui_app:app --port PORT", ("nicegui",), upload="", begin=_page, stops=False),
 }
 
 DRAWN = ("quart",)
@@ -143,25 +191,25 @@ def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]
 @pytest.mark.parametrize("name", RECIPES if IS_FULL else DRAWN)
 def test_a_recipe_serves_and_a_client_that_leaves_is_no_error(name: str, running: Running) -> None:
     """Its stream stops, and a cut upload is not logged."""
-    if RECIPES[name].has_upload:
+    recipe = RECIPES[name]
+    if recipe.upload:
         with Client(running.port) as client:
-            client.request("/upload", b"12345")
-            client.hear(b"5")
+            client.request(recipe.upload, b"12345")
+            client.hear(b"5" if recipe.upload == "/upload" else b" 400 ")
         with Client(running.port) as client:
-            client.request("/upload", b"12345", length=90_000)
+            client.request(recipe.upload, b"12345", length=90_000)
             time.sleep(0.2)  # the app reads, which nothing tells
             client.leave("rst")
-    with Client(running.port) as client:
-        client.request("/stream")
-        client.hear(BEGUN)
-        client.leave("fin")
-    running.wait_for(STOPPED)
-    with Client(running.port) as client:
-        client.request("/stream")
-        client.hear(BEGUN)
-        client.leave("rst")
-    running.wait_for(STOPPED, 2)
-    running.wait_for("client disconnected: GET /stream", 2)
+    for times, way in enumerate(("fin", "rst"), 1):
+        with recipe.protocol(running.port) as client:
+            begun = running.log.count(TICK)
+            recipe.begin(client)
+            if recipe.prints:
+                running.wait_for(TICK, begun + 1)
+            client.leave(way)
+        if recipe.stops:
+            running.wait_for(STOPPED, times)
+            running.wait_for("client disconnected: ", times)
     assert not SUSPICIOUS.search(running.log), running.log
 
 
@@ -173,7 +221,7 @@ def test_each_recipe_is_run() -> None:
     assert all(path.stem in named for path in MODULES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES if IS_FULL else MODULES[:2], ids=lambda path: path.stem)
 def test_a_missing_framework_ends_the_recipe_in_one_sentence(path: Path, tmp_path: Path) -> None:
     block = path.read_text(encoding="utf-8").partition("try:")[2]
     found = re.search(r"(?:from|import) (\w+)", block)
