@@ -151,6 +151,8 @@ def run(name: str, source: Path, python: str, is_wrapped: bool) -> tuple[dict[st
     for case in ElementTree.parse(report).iter("testcase"):
         kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
         outcomes[f"{case.get('classname')}::{case.get('name')}"] = kinds[0] if kinds else "passed"
+    if not outcomes:
+        raise OSError(f"{name}: there are no tests in {source.name}: name a checkout, --source {name}=PATH")
     return outcomes, told
 
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from servers import serve  # type: ignore[import-not-found]  # a package of its own in the server's process
-from servers.play import Play, emit, named, signal  # type: ignore[import-not-found]
+from servers.play import emit, named, signal  # type: ignore[import-not-found]
 
 from disconnect_mw import DisconnectMiddleware
 
@@ -29,7 +29,6 @@ TICKS_UNTIL_IT_LEAVES = 4
 SECONDS_TO_SETTLE = 3.0
 """For which a task may go on after its app has ended."""
 
-PLAY: contextvars.ContextVar[Play | None] = contextvars.ContextVar("PLAY", default=None)
 RUN: contextvars.ContextVar[str | None] = contextvars.ContextVar("RUN", default=None)
 SITUATION: contextvars.ContextVar[str] = contextvars.ContextVar("SITUATION")
 """Of the exchange. What the server logs of it, it logs in the same context."""
@@ -122,9 +121,8 @@ def work_in_thread() -> Iterator[str]:
 class Reading:
     """Reading that has no end but that the client leaves; `async with Reading()` tells how it has ended."""
 
-    async def __aenter__(self) -> Work:
+    async def __aenter__(self) -> None:
         self._work = Work()
-        return self._work
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
