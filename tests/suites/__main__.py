@@ -26,6 +26,7 @@ from ..real.servers.environments import Environments
 TOP = Path(__file__).parents[2]
 
 SECONDS_FOR_A_SUITE = 1800
+SECONDS_FOR_A_TEST = 30
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,15 @@ SUITES: Mapping[str, Suite] = {
 }
 """The versions of `setup.cfg`, and what their tests need besides."""
 
-WHY: Mapping[str, Mapping[str, str]] = {}
+WHY: Mapping[str, Mapping[str, str]] = {
+    "hypercorn": {
+        f"tests.{loop}.test_task_group::test_spawn_app": (
+            "its app sends after it has received the disconnect, which is muted, and receives further, which repeats the "
+            "disconnect"
+        )
+        for loop in ("asyncio", "trio")
+    },
+}
 """By suite and test: why it comes out otherwise, where that is what is promised."""
 
 
@@ -174,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             suite = SUITES[name]
             source = Path(sources[name]) if name in sources else unpacked(name, suite.version, home)
             project = str(source) if name in sources else f"{name}=={suite.version}"
-            wanted = [str(TOP), project, "pytest", "pytest-cov", "anyio", *suite.needs]
+            wanted = [str(TOP), project, "pytest", "pytest-cov", "pytest-timeout", "anyio", *suite.needs]
             python = environments.make(f"suite-{name}", wanted)
             bare, told_bare = run(name, source, python, is_wrapped=False)
             wrapped, told = run(name, source, python, is_wrapped=True)

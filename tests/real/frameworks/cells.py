@@ -191,7 +191,7 @@ def _wait_for_clean_up(server: Server, run: str, since: int) -> None:
         server.mark("lost")
         with contextlib.suppress(Hang):
             server.wait(
-                lambda event: event.get("run") == run and "clean_up" in event, "clean-up", SECONDS_TO_ERROR, since
+                lambda event: event.get("run") == run and "clean_up" in event, "clean-up", PATIENCE_FOR_AN_END, since
             )
 
 

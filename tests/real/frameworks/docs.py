@@ -90,6 +90,8 @@ def _table(framework: setups.Framework, rows: Mapping[str, Mapping[str, Column]]
     others = [version for version in rows if version != newest]
     title = f"{framework.title} {newest}"
     yield from (title, "-" * len(title), "")
+    if framework.remark:
+        yield from (framework.remark, "")
     cells = {version: _rows(framework, columns) for version, columns in rows.items()}
     yield from _list_table(cells[newest])
     for version in others:

@@ -22,15 +22,6 @@ LIMITS: dict[tuple[str, str, str], str] = {
         "the bug is told, and beside it Quart's ``ClientDisconnectedError``, which the middleware does not know"
     ),
     ("quart", "bug", "cancel"): "the same",
-    **dict.fromkeys(
-        [
-            (framework, "bug_ws", policy)
-            for framework in ("strawberry", "ariadne")
-            for policy in ("mute", "finish", "cancel")
-        ],
-        "the bug is told, and beside it a ``KeyError`` of the framework's own, which deletes a subscription twice, as "
-        "bare wherever ``send`` is silent",
-    ),
     ("mcp_sessions", "before", "cancel"): "a tool runs in the session's task, which outlasts the request",
     ("nicegui", "before", "cancel"): (
         "a page's function runs in a task of its own, which goes on; the request that waits for it is cancelled, and "
