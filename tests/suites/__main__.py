@@ -87,8 +87,7 @@ SUITES: Mapping[str, Suite] = {
 WHY: Mapping[str, Mapping[str, str]] = {
     "hypercorn": {
         f"tests.{loop}.test_task_group::test_spawn_app": (
-            "its app sends after it has received the disconnect, which is muted, and receives further, which repeats the "
-            "disconnect"
+            "its app sends what it receives: after the disconnect that is muted, and `receive` answers that again"
         )
         for loop in ("asyncio", "trio")
     },
