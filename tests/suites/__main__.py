@@ -86,13 +86,16 @@ SUITES: Mapping[str, Suite] = {
 
 WHY: Mapping[str, Mapping[str, str]] = {
     "hypercorn": {
-        f"tests.{loop}.test_task_group::test_spawn_app": (
-            "its app sends what it receives: after the disconnect that is muted, and `receive` answers that again"
-        )
-        for loop in ("asyncio", "trio")
+        **dict.fromkeys(
+            [f"tests/{loop}/test_task_group.py::test_spawn_app" for loop in ("asyncio", "trio")],
+            "its app sends what it receives: after the disconnect that is muted, and `receive` answers that again",
+        ),
+        "tests/asyncio/test_tcp_server.py::test_complets_on_half_close": (
+            "its app writes the whole scope as JSON, and the middleware's connection in it cannot be"
+        ),
     },
 }
-"""By suite and test: why it comes out otherwise, where that is what is promised."""
+"""By suite and test: why it cannot pass wrapped, since it asserts what is promised otherwise. It is left out there."""
 
 
 def unpacked(name: str, version: str, home: Path) -> Path:
@@ -145,6 +148,7 @@ def run(name: str, source: Path, python: str, is_wrapped: bool) -> tuple[dict[st
             **os.environ,
             "PYTHONPATH": os.pathsep.join((str(source), str(source / "src"))),
             "WRAPPED_SUITE": name if is_wrapped else "",
+            "LEFT_OUT": " ".join(WHY.get(name, {}) if is_wrapped else ()),
         },
         capture_output=True,
         text=True,
@@ -188,13 +192,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wrapped, told = run(name, source, python, is_wrapped=True)
             print(f"{name} {suite.version}: bare {_counts(bare)}; wrapped {_counts(wrapped)}")
             print(f"    {told_bare.splitlines()[-1]}\n    {told.splitlines()[-2:]}")
-            for test in sorted(bare.keys() | wrapped.keys()):
+            for test, why in WHY.get(name, {}).items():
+                print(f"    {test}: left out: {why}")
+            left_out = {_name_in_report(test) for test in WHY.get(name, {})}
+            for test in sorted((bare.keys() | wrapped.keys()) - left_out):
                 before, after = bare.get(test, "missing"), wrapped.get(test, "missing")
                 if before != after:
-                    why = WHY.get(name, {}).get(test)
-                    unexplained += why is None and before == "passed"
-                    print(f"    {test}: {before} bare, {after} wrapped: {why or 'NOT EXPLAINED'}")
+                    unexplained += before == "passed"
+                    print(f"    {test}: {before} bare, {after} wrapped: NOT EXPLAINED")
     return 1 if unexplained else 0
+
+
+def _name_in_report(test: str) -> str:
+    path, _, name = test.partition("::")
+    return f"{path.removesuffix('.py').replace('/', '.')}::{name}"
 
 
 def _counts(outcomes: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """A pytest plugin that has another project's tests call each app through `DisconnectMiddleware`.
 
 Runs in the environment of that suite. The environment variable `WRAPPED_SUITE` names the project; without it nothing is
-wrapped.
+wrapped. `LEFT_OUT` names the tests that are not run.
 """
 
 from __future__ import annotations
@@ -89,6 +89,11 @@ WRAPS: dict[str, list[Callable[[], None]]] = {
 
 for wrap in WRAPS.get(os.environ.get("WRAPPED_SUITE", ""), ()):
     wrap()
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    left_out = os.environ.get("LEFT_OUT", "").split()
+    items[:] = [item for item in items if item.nodeid not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
