@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from .. import IS_FULL
 from . import setups
 from .cells import FILTERED, Cell, Column, faults, play
 from .playing import require
@@ -19,7 +20,7 @@ PLAYED = {
 }
 
 
-@pytest.mark.parametrize("framework", PLAYED)
+@pytest.mark.parametrize("framework", PLAYED if IS_FULL else ("litestar",))
 def test_no_departure_is_an_error_and_nothing_is_worse_than_bare(framework: str) -> None:
     require(UVICORN, framework)
     column = Column(framework, UVICORN)
