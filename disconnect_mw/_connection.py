@@ -239,8 +239,8 @@ class Connection(abc.ABC):
     def __copy__(self) -> Connection:
         return self
 
-    def __deepcopy__(self, memo: Any) -> Connection:
-        return self
+    def __deepcopy__(self, memo: Any) -> None:
+        return None  # as pickled: an app may make JSON of a deep copy
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()

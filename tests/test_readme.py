@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import textwrap
 import time
@@ -15,8 +16,11 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 
 import disconnect_mw
+from disconnect_mw import _middleware
 from disconnect_mw._options import Options, Policy
 from disconnect_mw._state import TRANSITIONS, Cause, State
+from disconnect_mw.observe import _filter
+from disconnect_mw.observe.logging import DisconnectFilter
 from disconnect_mw.testing import HTTPClient, Transcript, servers, visit
 
 from .support.messages import DISCONNECT, http_scope
@@ -29,7 +33,8 @@ ALL_BLOCKS = [
 ]
 TESTS = [block for block in ALL_BLOCKS if "def test_" in block]
 HANDLERS = next(block for block in ALL_BLOCKS if "client.shield()" in block)
-BLOCKS = [block for block in ALL_BLOCKS if block not in (*TESTS, HANDLERS)]
+FILTER = next(block for block in ALL_BLOCKS if "import install" in block)
+BLOCKS = [block for block in ALL_BLOCKS if block not in (*TESTS, HANDLERS, FILTER)]
 
 pytest_plugins = ["pytester"]
 
@@ -65,6 +70,15 @@ def test_the_two_lines_install_it(framework: Any) -> None:
     app = framework()
     exec(BLOCKS[0], {"app": app})
     assert [middleware.cls for middleware in app.user_middleware] == [disconnect_mw.DisconnectMiddleware]
+
+
+def test_the_filter_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("litestar")
+    monkeypatch.setattr(logger, "filters", [])
+    monkeypatch.setattr(_filter, "LOGGERS", {logger.name: "litestar"})
+    monkeypatch.setattr(_middleware, "inside", None)
+    exec(FILTER)
+    assert [type(one) for one in logger.filters] == [DisconnectFilter]
 
 
 @pytest.mark.anyio

@@ -1,4 +1,8 @@
-"""Makes the lines of logger `disconnect_mw` seen: servers configure their own loggers only."""
+"""What is logged of clients that have left.
+
+`configure` makes the lines of logger `disconnect_mw` seen: servers configure their own loggers only. `install` drops
+the lines of servers and frameworks that tell of nothing but a client that has left.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,9 @@ from typing import Any, Literal
 
 from .._records import Exchange
 from .._telling import LOGGER
+from ._filter import DisconnectFilter, install
+
+__all__ = ["DisconnectFilter", "configure", "install"]
 
 Format = Literal["text", "json"]
 

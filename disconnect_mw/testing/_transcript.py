@@ -196,7 +196,12 @@ class Recorder:
         return self.calls.receive, self.calls.send
 
 
+_before = _middleware.inside
+
+
 def _wrap(scope: Any, receive: Callable[[], Awaitable[Message]], send: Any) -> tuple[Any, Any]:
+    if _before is not None:  # a log filter's, which was installed before this was imported
+        receive, send = _before(scope, receive, send)
     recorder = scope.get(_SCOPE_KEY)
     return (receive, send) if recorder is None else recorder.wrap(receive, send)
 

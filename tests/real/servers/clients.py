@@ -23,6 +23,7 @@ class Client:
     """One TCP connection to the server; `came` is what the server sent over it."""
 
     def __init__(self, port: int) -> None:
+        self.port = port
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each write is sent at once
         self.came = b""

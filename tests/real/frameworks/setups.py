@@ -1,0 +1,132 @@
+"""The frameworks, their versions, and what each is played in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..servers.pins import pins
+from ..servers.setups import INSTALLED, Setup
+from .situations import SITUATIONS
+
+SERVERS: Mapping[str, Setup] = {
+    "uvicorn": Setup("uvicorn", INSTALLED, "asyncio", "httptools", "websockets-sansio"),
+    "hypercorn": Setup("hypercorn", INSTALLED, "asyncio"),
+    "granian": Setup("granian", INSTALLED, "asyncio"),
+    "daphne": Setup("daphne", INSTALLED),
+}
+
+_BEFORE_AND_STREAM = ("before", "stream", "bug", "bug_stream")
+_UPLOADS = ("upload", "form")
+_SOCKETS = ("ws_send", "ws_receive", "ws_both", "ws_close", "bug_ws")
+_ALL = (*_BEFORE_AND_STREAM, *_UPLOADS, *_SOCKETS)
+
+
+@dataclass(frozen=True)
+class Framework:
+    """A framework. `name` is the module of its app in `each`, `package` its name on the package index."""
+
+    name: str
+    title: str
+    package: str
+    situations: tuple[str, ...]
+    servers: tuple[str, ...] = ("uvicorn", "hypercorn", "granian")
+    remark: str = ""  # on the page
+
+    def on(self, server: str) -> list[str]:
+        """The situations in which it is played on that server, in order."""
+        return [
+            situation
+            for situation in SITUATIONS
+            if situation in self.situations and not (server == "daphne" and situation in _UPLOADS)
+        ]
+
+
+FIRST = (
+    Framework("starlette", "Starlette", "starlette", _ALL),
+    Framework("fastapi", "FastAPI", "fastapi", (*_ALL, "events", "lines")),
+    Framework("sse_starlette", "sse-starlette", "sse-starlette", ("events", "bug_stream")),
+    Framework("django", "Django", "django", (*_BEFORE_AND_STREAM, *_UPLOADS)),
+    Framework(
+        "channels",
+        "Channels",
+        "channels",
+        (*_BEFORE_AND_STREAM, "upload", *_SOCKETS),
+        ("uvicorn", "hypercorn", "granian", "daphne"),
+    ),
+    Framework("quart", "Quart", "quart", _ALL),
+    Framework("litestar", "Litestar", "litestar", (*_ALL, "events")),
+    Framework("falcon", "Falcon", "falcon", (*_ALL, "events")),
+    Framework("blacksheep", "BlackSheep", "blacksheep", (*_ALL, "events")),
+)
+
+_DELETED_TWICE = (
+    "A bug in the clean-up of a subscription whose client has left is told or not, by chance, and beside it "
+    "a ``KeyError`` of the framework's own, which deletes the subscription twice: bare, and under each policy."
+)
+_FLASK = (*_BEFORE_AND_STREAM, *_UPLOADS)
+OTHERS = (
+    Framework("socketio", "python-socketio", "python-socketio", ("ws_both",)),
+    Framework("mcp", "MCP Python SDK without sessions", "mcp", ("before", "upload", "bug")),
+    Framework("mcp_sessions", "MCP Python SDK with sessions", "mcp", ("before", "upload", "bug")),
+    Framework("fastmcp", "fastmcp", "fastmcp", ("before", "upload", "bug")),
+    Framework("strawberry", "strawberry", "strawberry-graphql", ("ws_both",), remark=_DELETED_TWICE),
+    Framework("ariadne", "ariadne", "ariadne", ("ws_both",), remark=_DELETED_TWICE),
+    Framework("nicegui", "NiceGUI", "nicegui", ("before", "bug")),
+    Framework("flask_a2wsgi", "Flask in a2wsgi", "flask", _FLASK),
+    Framework("flask_asgiref", "Flask in asgiref", "flask", ("before", "stream", "upload"), ("uvicorn",)),
+)
+"""Of these the newest version alone is played."""
+
+FRAMEWORKS: Mapping[str, Framework] = {framework.name: framework for framework in (*FIRST, *OTHERS)}
+
+_ON_SERVERS = ("daphne", "granian", "h11", "httptools", "hypercorn", "uvicorn", "websockets", "wsproto")
+_NEEDED = (*_ON_SERVERS, "a2wsgi", "anyio", "asgiref", "pydantic", "python-multipart")
+
+
+def newest() -> list[str]:
+    """What the environment of the newest versions has."""
+    pinned = pins()
+    return [f"{name}=={pinned[name]}" for name in (*_NEEDED, *(framework.package for framework in FIRST))]
+
+
+OTHER_PINS: Mapping[str, str] = {
+    "ariadne": "1.1.1",
+    "fastmcp": "4.2.3",
+    "flask": "3.1.3",
+    "mcp": "2.3.0",
+    "nicegui": "3.18.0",
+    "python-socketio": "5.18.1",
+    "strawberry-graphql": "0.341.2",
+}
+
+
+def others() -> list[str]:
+    """What the environment of the others has."""
+    pinned = pins()
+    return [
+        *(f"{name}=={pinned[name]}" for name in (*_NEEDED, "fastapi", "starlette")),
+        *(f"{name}=={version}" for name, version in OTHER_PINS.items()),
+    ]
+
+
+BEFORE: Mapping[str, str] = {
+    "blacksheep": "2.6.3",
+    "channels": "4.3.1",
+    "django": "5.2.8",
+    "falcon": "4.3.1",
+    "fastapi": "0.164.0",
+    "litestar": "2.24.0",
+    "quart": "0.22.0",
+    "sse-starlette": "3.6.0",
+    "starlette": "1.9.0",
+}
+"""The version before the newest of each, played on uvicorn alone."""
+
+
+def before() -> list[str]:
+    pinned = pins()
+    return [
+        *(f"{name}=={pinned[name]}" for name in _NEEDED),
+        *(f"{name}=={version}" for name, version in BEFORE.items()),
+    ]
