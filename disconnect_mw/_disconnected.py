@@ -88,8 +88,8 @@ class Disconnected:
             self._body = _Body.WHOLE
 
     def has_whole_response(self) -> bool:
-        """Whether the app has sent all of a response, in one piece, after the disconnect."""
-        return self._body is _Body.WHOLE
+        """Whether the app has sent all of a response, in one piece, after the disconnect, and not in a clean-up."""
+        return self._body is _Body.WHOLE and not self.is_cancelled
 
     def for_outside(self, message: Message) -> Message:
         """A message that the app sends after the disconnect, for whoever stands outside (P11).

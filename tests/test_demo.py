@@ -513,6 +513,7 @@ def test_good_evidence_has_no_faults() -> None:
         (dataclasses.replace(GOOD, log=INFO), ["1 INFO line for 2 clients that left"]),
         (dataclasses.replace(GOOD, log=3 * INFO), ["3 INFO lines for 2 clients that left"]),
         (changed(payloads=[2.0, 3.5, 4.0]), ["2 messages sent after the disconnect"]),
+        (changed(payloads=[2.0, 3.5]), ["1 message sent after the disconnect"]),
         (changed(is_running=True), ["'still running', not 'stopped, background task ran'"]),
         (changed(notes=[]), ["'stopped, background task lost', not 'stopped, background task ran'"]),
     ],

@@ -297,3 +297,20 @@ async def test_a_server_that_would_keep_the_connection_is_told_to_close_it(
     headers = [(b"connection", b"close")] if version == "1.1" else []
     assert sent[0] == [{**START_499, "headers": headers}, EMPTY_FINAL]
     assert sent[1] == [START] if version == "1.1" and not outside else [START, EMPTY_FINAL]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_an_app_sends_in_the_clean_up_of_its_cancellation_does_not_go_out() -> None:
+    server = SimulatedServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server.leave()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            await send(STARTS)
+            await send(body(b"payload"))
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app, policy="cancel")(http_scope(), server.receive, server.send)
+    assert server.sent == [WITHOUT_LENGTH, EMPTY_FINAL]

@@ -33,6 +33,7 @@ class Scene:
     path: str
     request: str
     work: tuple[Work, ...]
+    is_answered_late: bool = False  # in one piece, which goes out when the app has ended
 
     @property
     def promised(self) -> str:
@@ -57,6 +58,7 @@ SCENES = (
         "/report",
         _GET,
         (Work("saved", "saved", "not saved"), Work("mailed", "mailed", "not mailed")),
+        is_answered_late=True,
     ),
     Scene(
         'Slow answer of a model, with policy="cancel" by policy_for: stops, cleans up',
@@ -149,7 +151,7 @@ def faults(scene: Scene, evidence: Evidence) -> list[str]:
         found.append(f"{count(evidence.errors, 'ERROR line')} and {count(evidence.tracebacks, 'traceback')} in the log")
     if len(evidence.disconnect_lines) != clients:
         found.append(f"{count(len(evidence.disconnect_lines), 'INFO line')} for {clients} clients that left")
-    if evidence.wasted_messages:
+    if evidence.wasted_messages > (clients if scene.is_answered_late else 0):
         found.append(f"{count(evidence.wasted_messages, 'message')} sent after the disconnect")
     found += [
         f"{outcome!r}, not {scene.promised!r}" for outcome in outcomes(scene, evidence) if outcome != scene.promised

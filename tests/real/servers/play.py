@@ -43,6 +43,7 @@ class Play:
         self.variant = variant
         self.stated = stated  # by the server: its spec_version
         self.known = False  # whether the app has seen the disconnect
+        self.has_ended = False  # the app, inside of the middleware: then a response of one piece may go out
         self._disconnect: Any = None
 
     def line(self, text: str) -> None:

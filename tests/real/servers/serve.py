@@ -69,7 +69,7 @@ async def _play(name: str, variant: str, run: str, scope: Any, receive: Any, sen
     play = scope["tests.play"] = Play(run, variant, scope["asgi"].get("spec_version"))
 
     async def watched_send(message: Any) -> Any:
-        if play.known and (message.get("body") or message.get("text") or message.get("bytes")):
+        if play.known and not play.has_ended and (message.get("body") or message.get("text") or message.get("bytes")):
             play.line("PAYLOAD REACHED THE SERVER")
         return await send(message)
 

@@ -82,7 +82,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def probe(run: Probe) -> Probe:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await run(Stage(scope, receive, send))
+        try:
+            await run(Stage(scope, receive, send))
+        finally:
+            scope["tests.play"].has_ended = True
 
     for variant, options in OPTIONS.items():
         APPS[run.__name__, variant] = DisconnectMiddleware(app, **options)
