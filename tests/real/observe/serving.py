@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from .. import IS_FULL
+
 PATIENCE = 120.0
 """Seconds to wait for anything: on a busy machine a worker may need many to start."""
 
@@ -26,6 +28,9 @@ COMMANDS = {
     "hypercorn": "hypercorn -b 127.0.0.1:{port} -w {workers} {app}",
     "granian": "granian --interface asgi --host 127.0.0.1 --port {port} --workers {workers} {app}",
 }
+
+PLAYED = [*COMMANDS] if IS_FULL else ["uvicorn", "granian"]
+"""The servers that the tests start."""
 
 
 class Process:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .serving import COMMANDS, Process
+from .serving import COMMANDS, PLAYED, Process
 
 APP = """
 import asyncio, os
@@ -55,7 +55,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("server", COMMANDS)
+@pytest.mark.parametrize("server", PLAYED)
 def test_a_departure_is_acted_on_and_told_without_code(home: Path, server: str) -> None:
     command = COMMANDS[server].format(port="{port}", workers=2, app="disconnect_mw.app:app")
     with Process(command, home, **VARIABLES) as process:
@@ -76,7 +76,7 @@ def test_a_factory_is_called_in_each_worker(home: Path) -> None:
         process.until(LINE)
 
 
-@pytest.mark.parametrize("server", COMMANDS)
+@pytest.mark.parametrize("server", PLAYED)
 def test_the_line_comes_under_mute_too_where_the_app_does_not_listen(home: Path, server: str) -> None:
     command = COMMANDS[server].format(port="{port}", workers=1, app="disconnect_mw.app:app")
     with Process(command, home, DISCONNECT_MW_APP="served:app", DISCONNECT_MW_LOG="info") as process:
@@ -84,7 +84,7 @@ def test_the_line_comes_under_mute_too_where_the_app_does_not_listen(home: Path,
         process.until(r"client disconnected: GET /brief .*, before the response: .* and returned")
 
 
-@pytest.mark.parametrize("server", COMMANDS)
+@pytest.mark.parametrize("server", PLAYED)
 def test_a_wrong_value_is_told_at_start_up(home: Path, server: str) -> None:
     command = COMMANDS[server].format(port="{port}", workers=1, app="disconnect_mw.app:app")
     with Process(command, home, **{**VARIABLES, "DISCONNECT_MW_GRACE": "5 s"}) as process:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from .. import IS_FULL
 from .serving import PATIENCE, Process
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -52,7 +53,7 @@ def gunicorn(home: Path, options: str, **variables: str) -> Process:
     return Process(command, EXAMPLES, PROMETHEUS_MULTIPROC_DIR=str(home / "metrics"), **variables)
 
 
-@pytest.mark.parametrize("options", ["", "--preload"])
+@pytest.mark.parametrize("options", ["", "--preload"] if IS_FULL else [""])
 def test_what_the_workers_count_adds_up(tmp_path: Path, options: str) -> None:
     with gunicorn(tmp_path, options, DISCONNECT_MW_POLICY="cancel") as process:
         clients, _ = leave_each_worker(process)
