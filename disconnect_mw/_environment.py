@@ -92,6 +92,8 @@ def _read(option: str) -> Any:
 def _configure_logging(text: str) -> None:
     from .observe import logging  # a package further up, which only this variable, or the app, imports
 
+    if logging.is_configured():  # by the app, which wins, or by an install before this
+        return
     level, _, format = (part.strip() for part in text.partition(","))
     try:
         logging.configure(level.upper(), format or "text")  # type: ignore[arg-type]  # it is checked there

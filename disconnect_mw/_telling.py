@@ -40,8 +40,8 @@ def log_exchange(exchange: Exchange, backend: Backend) -> None:
     LOGGER.info(
         "%s: %s %s from %s, %s: %s sent%s, %s muted%s; the app went on for %.3f s and %s",
         "server shut down" if disconnect.is_shutdown else "client disconnected",
-        "WEBSOCKET" if disconnect.protocol == "websocket" else _short(disconnect.method),
-        _short(disconnect.path),
+        "WEBSOCKET" if disconnect.protocol == "websocket" else short(disconnect.method),
+        short(disconnect.path),
         _peer(disconnect.peer),
         disconnect.phase,
         _sent(exchange),
@@ -92,9 +92,9 @@ class _Lines:
 _lines = _Lines()
 
 
-def _short(text: Any) -> str:
+def short(text: Any, safe: str = "/") -> str:
     """`text` as it stood in the request line, or how it begins."""
-    text = quoted(text)
+    text = quoted(text, safe)
     return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}… ({len(text)} characters)"
 
 
@@ -158,15 +158,21 @@ def _warn(connections: Iterable[Abandoned], backend: Backend, token: Any) -> Non
                 'policy="cancel" stops it, grace=SECONDS stops it later, grace=math.inf lets it go on without this '
                 "warning; for one route use policy_for=, or disconnect_mw.connection(request).policy. "
                 "Each route is named once.",
-                *map(_short, route),
+                *(short(part, safe="/{}") for part in route),
                 _UNTIL_WARNED,
             )
 
 
 def route_of(scope: Any, path: str) -> str:
-    """The route, where the framework has put it into the scope (Starlette, FastAPI), or the path."""
-    route = getattr(scope.get("route"), "path", None)
-    return route if isinstance(route, str) else path
+    """The route, where the framework has put it into the scope (Starlette, FastAPI), with what it is mounted at.
+
+    Else the path. FastAPI 0.165 keeps the prefix of an included router in a context of its own.
+    """
+    context = (scope.get("fastapi") or {}).get("effective_route_context") if "fastapi" in scope else None
+    for route in (getattr(context, "path_format", None), getattr(scope.get("route"), "path", None)):
+        if isinstance(route, str):
+            return f"{str(scope.get('root_path') or '').rstrip('/')}{route}"
+    return path
 
 
 abandoned: SharedTimer[Abandoned] = SharedTimer(_UNTIL_WARNED, _warn, is_exact=True)

@@ -499,3 +499,7 @@ def test_on_trio_a_task_that_is_not_at_the_server_is_not_woken() -> None:
         assert TRIO.wake(task, call)
 
     trio.run(main)
+
+
+def test_by_hand_nothing_is_woken() -> None:
+    assert not BY_HAND.wake(None, SimulatedServer.receive)

@@ -8,6 +8,7 @@ import gc
 import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -544,3 +545,12 @@ async def test_thousands_of_blocked_sends_are_woken_a_few_in_each_turn() -> None
             for server in servers:
                 server.is_gone.set()
     assert max(Counter(woken).values()) <= _blocked_sends._SENDERS_A_TURN
+
+
+def test_a_send_that_has_ended_meanwhile_is_not_woken() -> None:
+    ended: Any = SimpleNamespace(scope=None)
+    _blocked_sends._wake_blocked([ended], None, None)  # type: ignore[arg-type]  # nothing is asked of it
+
+
+def test_a_send_that_waits_in_nobodys_code_is_not_blocked_by_a_server() -> None:
+    assert not _blocked_sends._is_blocked([])

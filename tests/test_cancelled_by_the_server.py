@@ -169,3 +169,18 @@ async def test_a_receive_that_returns_no_coroutine_is_left() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await DisconnectMiddleware(app, policy="cancel")(scope, receive, send)
+
+
+async def test_a_server_that_repeats_the_request_is_not_asked_for_ever() -> None:
+    server = Server([])
+    server.receive = repeated = _Repeated()  # type: ignore[method-assign]  # another server's
+    _, told = await play(reads_nothing, server, 0.01, "tells, then cancels")
+    assert (told, repeated.count) == ([], 2)
+
+
+class _Repeated:
+    count = 0
+
+    async def __call__(self) -> Any:
+        self.count += 1
+        return dict(REQUEST)

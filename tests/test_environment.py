@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, _environment
+from disconnect_mw import CancelOnDisconnect, DisconnectMiddleware, _environment, _options
 from disconnect_mw._http import HTTPConnection
 from disconnect_mw._telling import LOGGER, OBSERVERS
-from disconnect_mw.observe.logging import Handler
+from disconnect_mw.observe.logging import Handler, configure
 
 ALL = {
     "DISCONNECT_MW_POLICY": "cancel",
@@ -229,3 +229,20 @@ def test_a_path_to_no_app_is_one_sentence(monkeypatch: pytest.MonkeyPatch, path:
 def test_an_import_that_fails_in_the_app_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
         load(monkeypatch, "broken:app")
+
+
+def test_what_the_app_configures_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, {"DISCONNECT_MW_LOG": "info"})
+    monkeypatch.setattr(LOGGER, "handlers", [])
+    before = LOGGER.level
+    try:
+        configure("WARNING", "json")
+        DisconnectMiddleware(endpoint)
+        assert (LOGGER.level, len(LOGGER.handlers)) == (logging.WARNING, 1)
+    finally:
+        LOGGER.setLevel(before)
+
+
+def test_an_option_that_is_not_given_says_where_it_comes_from() -> None:
+    """In an editor, and in `help()`."""
+    assert repr(_options.NOT_GIVEN) == "<from the environment>"

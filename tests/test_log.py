@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import types
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -479,3 +480,23 @@ def test_without_an_event_loop_each_is_summed_up_by_itself(
     with contextlib.suppress(StopIteration):
         DisconnectMiddleware(app_that(..., ...))(http_scope(), receive, send).send(None)
     assert caplog.messages == ["clients disconnected: 1 more within a second, 1 before the response"]
+
+
+@pytest.mark.parametrize(
+    ("scope", "route"),
+    [
+        ({"route": types.SimpleNamespace(path="/items/{id}")}, "/items/{id}"),
+        ({"route": types.SimpleNamespace(path="/items/{id}"), "root_path": "/v1/"}, "/v1/items/{id}"),
+        (
+            {
+                "route": types.SimpleNamespace(path="/{id}"),
+                "fastapi": {"effective_route_context": types.SimpleNamespace(path_format="/users/{id}")},
+            },
+            "/users/{id}",
+        ),
+        ({"route": types.SimpleNamespace(path="/{id}"), "fastapi": None}, "/{id}"),
+        ({"route": None, "root_path": "/v1"}, "/v1/items/7"),
+    ],
+)
+def test_the_route_has_the_prefix_of_its_router_and_of_its_mount(scope: Any, route: str) -> None:
+    assert _telling.route_of(scope, "/v1/items/7") == route

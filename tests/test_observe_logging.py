@@ -164,3 +164,11 @@ def test_what_there_is_not_is_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         configure(*arguments)
     assert LOGGER.handlers == before
+
+
+def test_a_logger_that_a_configuration_has_disabled_is_enabled(capsys: pytest.CaptureFixture[str]) -> None:
+    """`logging.config.dictConfig` does that to every logger that it does not name."""
+    LOGGER.disabled = True
+    configure()
+    LOGGER.info("text")
+    assert capsys.readouterr().err == "INFO:     text\n"

@@ -354,3 +354,29 @@ async def test_routes_are_bounded(telemetry: Telemetry, caplog: pytest.LogCaptur
     assert len(caplog.messages) == 1
     with pytest.raises(ValueError, match=re.escape("max_routes must be zero or more routes, not -1")):
         telemetry.instrument(max_routes=-1)
+
+
+@pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
+async def test_two_that_tell_harm_no_request(telemetry: Telemetry) -> None:
+    stops = [telemetry.instrument(), telemetry.instrument()]
+    far = http()
+    await call(telemetry.around(DisconnectMiddleware(left_by(far))), far)
+    for stop in stops:
+        stop()
+    assert [event.name for event in telemetry.events()] == [opentelemetry.EVENT] * 2
+    assert "end" not in vars(telemetry.server_span())
+
+
+@pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
+async def test_a_span_that_cannot_be_told_ends_all_the_same(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(told: Any, span: Any) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(opentelemetry._Told, "_tell", fail)
+    telemetry.instrument()
+    far = http()
+    await call(telemetry.around(DisconnectMiddleware(left_by(far))), far)
+    assert telemetry.server_span() is not None
+    assert "a span could not be told of a client that left" in caplog.messages

@@ -182,3 +182,24 @@ def test_an_async_observer_is_refused() -> None:
 
     with pytest.raises(TypeError, match="observer must be a plain function, not .*, which is async"):
         subscribe(observer)  # type: ignore[arg-type]  # that is the test
+
+
+async def test_a_server_that_shuts_down_is_no_departure() -> None:
+    told: list[Departure] = []
+    stop = subscribe(told.append)
+    incoming = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1012, "reason": ""}]
+
+    async def receive() -> Any:
+        return incoming.pop(0)
+
+    async def send(message: Any) -> None:
+        pass
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+
+    await DisconnectMiddleware(app)({"type": "websocket", "path": "/", "headers": [], "asgi": {}}, receive, send)
+    stop()
+    assert told == []

@@ -279,23 +279,27 @@ async def test_a_server_that_would_keep_the_connection_is_told_to_close_it(
     monkeypatch.setattr(Connection, "server", lambda connection: "hypercorn")
     monkeypatch.setattr(KeepingServer, "__module__", "hypercorn.protocol")
     sent = []
-    for begins in (False, True):
+    for begins in (False, True, None):
         server = KeepingServer()
 
         async def pass_on(message: Any, server: Any = server) -> None:
             await server.send(message)
 
-        async def app(scope: Any, receive: Any, send: Any, server: Any = server, begins: bool = begins) -> None:
+        async def app(scope: Any, receive: Any, send: Any, server: Any = server, begins: bool | None = begins) -> None:
             if begins:
                 await send(START)
             server.leave()
             await receive()
+            if begins is None:  # a client that has half-closed only gets that
+                await send(STARTS)
+                await send(body(b"payload"))
 
         send = pass_on if outside else server.send
         await DisconnectMiddleware(app)({**http_scope(), "http_version": version}, server.receive, send)
         sent.append(server.sent)
     headers = [(b"connection", b"close")] if version == "1.1" else []
     assert sent[0] == [{**START_499, "headers": headers}, EMPTY_FINAL]
+    assert sent[2] == [STARTS, body(b"payload")]
     assert sent[1] == [START] if version == "1.1" and not outside else [START, EMPTY_FINAL]
 
 

@@ -20,7 +20,16 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from disconnect_mw import DisconnectMiddleware
-from disconnect_mw.testing import HTTPClient, Server, Transcript, WebSocketClient, servers, visit, visit_now
+from disconnect_mw.testing import (
+    HTTPClient,
+    Server,
+    Transcript,
+    WebSocketClient,
+    _transcript,
+    servers,
+    visit,
+    visit_now,
+)
 
 from .support.messages import CHUNK, DISCONNECT, FINAL, START
 
@@ -581,3 +590,9 @@ print(visit_now(app, HTTPClient()).status, {"trio", "anyio", "pytest", "uvicorn"
 """
     answer = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=30)
     assert (answer.stdout, answer.stderr) == ("204 set()\n", "")
+
+
+def test_what_was_put_into_the_middleware_before_the_kit_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log filter's hook, say."""
+    monkeypatch.setattr(_transcript, "_before", lambda scope, receive, send: ("their receive", "their send"))
+    assert _transcript._wrap({}, None, None) == ("their receive", "their send")  # type: ignore[arg-type]

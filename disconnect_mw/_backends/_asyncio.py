@@ -26,6 +26,9 @@ _UNTIL_TRIED_AGAIN = 0.05
 _UNTIL_SWALLOWED = 1.0
 _UNTIL_CLEANED_UP = 10.0
 
+# Turns of the loop that what is to be over after some seconds has then: a busy loop may have given it none.
+_TURNS_TO_MOVE_ON = 32
+
 # Tasks that a search sees in one turn of the loop; and seconds between two, for each that the first has taken.
 _TASKS_A_TURN = 100
 _SECONDS_BETWEEN_SEARCHES = 100
@@ -221,11 +224,22 @@ class AsyncioBackend(Backend):
         task = self.spawn(run())
         if ended.done():
             return
-        timer = loop.call_later(seconds, ended.set)
+        turns = _TURNS_TO_MOVE_ON
+        handle: asyncio.Handle
+
+        def end() -> None:
+            nonlocal handle, turns
+            turns -= 1
+            if turns:
+                handle = loop.call_soon(end)
+            else:
+                ended.set()
+
+        handle = loop.call_later(seconds, end)
         try:
             await ended
         finally:
-            timer.cancel()
+            handle.cancel()
             task.cancel()  # which does nothing to one that has ended
 
     async def fail_after(self, seconds: float, awaitable: Awaitable[Any]) -> Any:

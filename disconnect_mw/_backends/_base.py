@@ -155,7 +155,10 @@ class Backend:
         callback()
 
     async def move_on_after(self, seconds: float, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run `coroutine`, which must not raise, for at most `seconds`; then it is cancelled and not waited for."""
+        """Run `coroutine`, which must not raise, for at most `seconds`; then it is cancelled and not waited for.
+
+        On asyncio for some turns of the loop more, which a busy one may not have given it.
+        """
         await coroutine
 
     async def fail_after(self, seconds: float, awaitable: Awaitable[Any]) -> Any:

@@ -70,7 +70,7 @@ class DisconnectFilter(logging.Filter):
         gone = {connection for connection in _connections(exception) if connection.disconnected is not None}
         if not gone or remove_disconnect_errors(exception, lambda one: _is_caused(one, gone)) is not None:
             return True
-        LOGGER.debug("dropped from logger %s: %s", record.name, record.getMessage(), exc_info=exception)
+        LOGGER.debug("dropped from logger %s: %s", record.name, record.msg, exc_info=exception)
         return False
 
 

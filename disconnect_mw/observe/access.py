@@ -138,7 +138,7 @@ class Entry:
     @property
     def host(self) -> str:
         client = self.scope.get("client")
-        return str(client[0]) if client else "-"
+        return str(client[0] or "-") if client else "-"  # granian gives an empty one on a unix socket
 
 
 def _escaped(text: str) -> str:

@@ -51,6 +51,12 @@ def configure(level: int | str = "INFO", format: Format = "text") -> None:
         LOGGER.removeHandler(handler)
     LOGGER.addHandler(Handler(JSONFormatter() if format == "json" else TextFormatter()))
     LOGGER.setLevel(level)
+    LOGGER.disabled = False  # logging.config disables what was there before it, unless it is told not to
+
+
+def is_configured() -> bool:
+    """Whether `configure` has been called."""
+    return any(isinstance(handler, Handler) for handler in LOGGER.handlers)
 
 
 class Handler(logging.StreamHandler[Any]):

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from .. import __version__, _backends
 from .._records import Exchange
+from .._telling import LOGGER
 from . import Departure, subscribe
 from ._routes import Routes
 
@@ -116,8 +117,11 @@ class _Told:
         end = span.end
 
         def tell_and_end(*arguments: Any, **options: Any) -> None:
-            del span.end  # else it holds itself
-            self._tell(span)
+            vars(span).pop("end", None)  # else it holds itself
+            try:
+                self._tell(span)
+            except Exception:
+                LOGGER.exception("a span could not be told of a client that left")
             end(*arguments, **options)
 
         span.end = tell_and_end

@@ -13,7 +13,7 @@ from typing import Any
 from .._middleware import single_callable
 from .._options import check_function
 from .._records import Exchange
-from .._telling import route_of
+from .._telling import route_of, short
 from . import Departure, subscribe
 from ._routes import Routes
 
@@ -187,16 +187,16 @@ def text() -> str:
     if not total.departures:
         return f"disconnect_mw, process {os.getpid()}: {_exchanges(total)}, and no client left early"
     rows = [row for row in _bill.rows() if row.departures]
-    cells = [_HEADERS, *map(_cells, [*rows, total])]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    table = [(row, (short(row.route, safe="/{}() "), *_cells(row)[1:])) for row in [*rows, total]]
+    widths = [max(map(len, column)) for column in zip(_HEADERS, *(cells for _, cells in table), strict=True)]
 
     def line(values: tuple[str, ...]) -> str:
         first, *others = (value.rjust(width) for value, width in zip(values, widths, strict=True))
         return "  ".join([values[0].ljust(widths[0]), *others])
 
     lines = [f"disconnect_mw, process {os.getpid()}: what apps did for clients that had left", line(_HEADERS)]
-    for row in [*rows, total]:
-        lines += [line(_cells(row)), f"  {_phases(row)}"]
+    for row, cells in table:
+        lines += [line(cells), f"  {_phases(row)}"]
     lines.append(f'policy="cancel" would have saved {total.saved:,.1f} s of {total.seconds:,.1f} s')
     return "\n".join(lines)
 

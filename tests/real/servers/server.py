@@ -145,6 +145,7 @@ class Server:
                     **os.environ,
                     "PYTHONPATH": str(home),
                     "PYTHONUNBUFFERED": "1",
+                    "PYTHONFAULTHANDLER": "1",
                     "PYTHONDONTWRITEBYTECODE": "1",
                     "TESTS_SERVER": self.setup.server,
                 },
