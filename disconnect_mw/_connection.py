@@ -239,8 +239,8 @@ class Connection(abc.ABC):
     def __copy__(self) -> Connection:
         return self
 
-    def __deepcopy__(self, memo: Any) -> None:
-        return None  # as pickled: an app may make JSON of a deep copy
+    def __deepcopy__(self, memo: Any) -> Connection:
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()
@@ -863,10 +863,20 @@ class Connection(abc.ABC):
         Some servers cancel it in the turn in which they would tell (Ray Serve, h2corn, echocorn; gunicorn's `asgi`
         worker with a grace period of 0), and whoever watches is to be told.
         """
-        may_know = self.is_watched() and self.disconnect_message is None and self._may_read_ahead()
-        if may_know and is_cancelled_error(exception):
+        # A request that nobody has read is left to whoever stands outside.
+        may_read = self.body is not _UNREAD and self._may_read_ahead()
+        may_know = self.is_watched() and self.disconnect_message is None and may_read
+        if may_know and is_cancelled_error(exception) and self._is_cancelled_by_server():
             self.require_cancellation().is_over = True  # there is nothing to end any more
             await self.require_reader().look_once()
+
+    def _is_cancelled_by_server(self) -> bool:
+        """Whether it may be the server that has cancelled the app, and its own `receive` that the app was given.
+
+        A cancel scope of middleware outside may have done it; and to call the `receive` of BaseHTTPMiddleware once more
+        opens a group of tasks there.
+        """
+        return not self.backend.is_in_cancelled_scope() and package_of_call(self.server_receive) != "starlette"
 
     async def complete_response(self, scope: Any, has_suppressed: bool) -> None:
         """Send what outer middleware still expects, now that the app has ended and its client has left (P11).
@@ -882,6 +892,11 @@ class Connection(abc.ABC):
         messages = self._without_keep_alive(scope, messages)
         if messages and (has_suppressed or self.disconnected.messages_muted or not self._sends_into_queue()):
             await self.backend.move_on_after(_SECONDS_TO_COMPLETE, self._pass_on(messages))
+
+    async def complete_whole_response(self, scope: Any) -> None:
+        """As `complete_response`, for an app that has failed after it had sent all of a response in one piece."""
+        if self.disconnected is not None and self.disconnected.has_whole_response():
+            await self.complete_response(scope, False)
 
     def _without_keep_alive(self, scope: Any, messages: list[Message]) -> list[Message]:
         """These messages, so that the server does not wait for another request of a client that has left."""
@@ -943,6 +958,12 @@ class Connection(abc.ABC):
         seconds, counter = monotonic() - self.began - self.disconnected.record.seconds, self.counter
         sent = (None, None) if counter is None else (counter.messages_sent, counter.bytes_sent)
         return self.disconnected.make_exchange(raised, suppressed, seconds, self.status(), *sent)
+
+
+def package_of_call(call: Any) -> str:
+    """The package of a function, or of the object whose method it is."""
+    owner = getattr(call, "__self__", None)
+    return str(getattr(call if owner is None else type(owner), "__module__", "")).partition(".")[0]
 
 
 def _client_of(scope: Any) -> tuple[str, int] | None:

@@ -74,15 +74,16 @@ class Disconnected:
         if kind in _messages.STARTS and self.start is None:
             self.start = message
         elif kind == "http.response.body" and self.start is not None:
-            self._keep_body(_messages.field(message, "body") or b"", bool(_messages.field(message, "more_body")))
+            self._keep_body(message.get("body", b""), bool(_messages.field(message, "more_body")))
         elif kind is not None:
             self._body = _Body.LOST
 
     def _keep_body(self, body: Any, goes_on: bool) -> None:
-        if self._body is _Body.NONE and _messages.payload({"body": body}) <= _BYTES_TO_KEEP:
+        is_payload = isinstance(body, (bytes, bytearray, memoryview))
+        if is_payload and self._body is _Body.NONE and memoryview(body).nbytes <= _BYTES_TO_KEEP:
             self._piece = bytes(body)
             self._body = _Body.BEGUN
-        elif self._body is not _Body.BEGUN or body:
+        elif self._body is not _Body.BEGUN or not is_payload or len(body):
             self._body, self._piece = _Body.LOST, b""
         if self._body is _Body.BEGUN and not goes_on:
             self._body = _Body.WHOLE

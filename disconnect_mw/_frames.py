@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import gc
 import types
@@ -28,17 +27,20 @@ def chain(awaitable: Any) -> Iterator[Any]:
 
 def descendants(coroutine: Any) -> list[Any]:
     """The tasks of each group (asyncio's, anyio's) and gathering that `coroutine` has open, and of those in turn."""
-    tasks: list[Any] = []
+    tasks: dict[int, Any] = {}  # by identity, as are the groups: a mock may be equal to anything
+    groups: dict[int, Any] = {}
     coroutines = [coroutine]
     for one in coroutines:  # to which more are added meanwhile
         for awaitable in chain(one):
             variables = gc.get_referents(awaitable)
             shared = [thing for thing in variables if type(thing) is types.CellType]  # with a function inside
             for thing in (*variables, *gc.get_referents(*shared)):
-                found = [task for task in _members(thing) if task not in tasks]
-                tasks += found
-                coroutines += [task.get_coro() for task in found]
-    return tasks
+                if id(thing) not in groups:
+                    groups[id(thing)] = thing
+                    found = {id(task): task for task in _members(thing) if id(task) not in tasks}
+                    tasks |= found
+                    coroutines += [task.get_coro() for task in found.values()]
+    return [*tasks.values()]
 
 
 def _members(thing: Any) -> list[Any]:
@@ -50,25 +52,28 @@ def _members(thing: Any) -> list[Any]:
     return [task for task in tasks if hasattr(task, "get_coro")]
 
 
-def ending_scopes(coroutine: Any) -> list[Any]:
-    """The time-outs, cancel scopes and groups that `coroutine` has open, and that are ending what runs in them.
+def ending_scopes(task: Any) -> list[Any]:
+    """The time-outs, cancel scopes and groups that `task` has open, and that are ending what runs in them.
 
     A `with` block keeps the method by which it is left on the stack of its frame, which refers to the scope.
     """
-    scopes: list[Any] = []
-    for awaitable in chain(coroutine):
+    found: dict[int, Any] = {}
+    for awaitable in chain(task.get_coro()):
         things = [awaitable]
+        seen = {id(awaitable)}
         for thing in things:  # to which more are added meanwhile
-            for held in gc.get_referents(thing):
-                inner = _scope_of(held)
-                if _is_ending(inner) and not any(inner is one for one in scopes):
-                    scopes.append(inner)
-                elif type(inner) in _HOLDERS and not any(inner is one for one in things):
-                    things.append(inner)
-    return scopes
+            for held in _held_by(thing):
+                if id(held) not in seen:
+                    seen.add(id(held))
+                    if _is_ending(held, task):
+                        found[id(held)] = held
+                    elif type(held) in _HOLDERS:
+                        things.append(held)
+    return [*found.values()]
 
 
 # What has the scopes of a `with` block inside: a generator that is suspended in one, and what contextlib makes of it.
+_STACKS = (contextlib.ExitStack, contextlib.AsyncExitStack)
 _HOLDERS = frozenset(
     {
         types.CellType,
@@ -76,33 +81,39 @@ _HOLDERS = frozenset(
         types.AsyncGeneratorType,
         contextlib._GeneratorContextManager,
         contextlib._AsyncGeneratorContextManager,
-        contextlib.ExitStack,
-        contextlib.AsyncExitStack,
-        collections.deque,  # of such a stack
-        tuple,
+        *_STACKS,
     }
 )
 
 
-def _scope_of(thing: Any) -> Any:
-    """The scope itself, where `thing` is a method of one, or anyio's group around one."""
-    if type(thing) is types.MethodType:
-        thing = thing.__self__
-    is_anyios = type(thing).__module__.partition(".")[0] == "anyio"
-    return getattr(thing, "cancel_scope", thing) if is_anyios else thing
+def _held_by(thing: Any) -> Iterator[Any]:
+    """What `thing` refers to, and in place of a method or of anyio's group the scope itself."""
+    things = gc.get_referents(thing)
+    if type(thing) in _STACKS:
+        things = [callback for _, callback in getattr(thing, "_exit_callbacks", ())]
+    for held in things:
+        scope = held.__self__ if type(held) is types.MethodType else held
+        is_anyios = str(type(scope).__module__).partition(".")[0] == "anyio"
+        yield getattr(scope, "cancel_scope", scope) if is_anyios else scope
 
 
-def _is_ending(scope: Any) -> bool:
-    """Whether it is cancelling what runs in it, and has not been left. That is private to these, but anyio's half."""
+def _is_ending(scope: Any, task: Any) -> bool:
+    """Whether it is cancelling what runs in it, was entered by `task`, and has not been left.
+
+    All that is private to these, but for one half of anyio's.
+    """
     kind = type(scope)
-    match kind.__module__.partition(".")[0], kind.__name__:
+    match str(kind.__module__).partition(".")[0], kind.__name__:
         case "asyncio", "Timeout":
-            return getattr(getattr(scope, "_state", None), "name", "") == "EXPIRING"
+            is_ending = getattr(getattr(scope, "_state", None), "name", "") == "EXPIRING"
+            return is_ending and getattr(scope, "_task", task) is task
         case "asyncio", "TaskGroup":
             owes_uncancel = getattr(scope, "_parent_cancel_requested", False) and not getattr(scope, "_exiting", True)
-            return bool(getattr(scope, "_aborting", False) and (owes_uncancel or getattr(scope, "_tasks", ())))
+            is_ending = bool(getattr(scope, "_aborting", False) and (owes_uncancel or getattr(scope, "_tasks", ())))
+            return is_ending and getattr(scope, "_parent_task", task) is task
         case "anyio", "CancelScope":
-            return bool(getattr(scope, "_active", False) and scope.cancel_called)
+            is_ending = bool(getattr(scope, "_active", False) and scope.cancel_called)
+            return is_ending and getattr(scope, "_host_task", task) is task
     return False
 
 

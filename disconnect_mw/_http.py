@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from . import _messages
 from ._cancellation import in_shield, is_left_stuck
-from ._connection import Connection
+from ._connection import Connection, package_of_call
 from ._frames import is_running
 from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, after_http, field
 from ._reader import Reader
@@ -290,8 +290,7 @@ class HTTPConnection(Connection):
             return messages
         assert self.disconnected is not None
         if field(messages[0], "type") != "http.response.start":  # that the rest is missing closes the connection
-            owner = getattr(self.server_send, "__self__", None)
-            return [] if type(owner).__module__.partition(".")[0] == server else messages
+            return [] if package_of_call(self.server_send) == server else messages
         if self.disconnected.has_whole_response():  # for a client that may have half-closed only
             return messages
         headers = [*(messages[0].get("headers") or ()), (b"connection", b"close")]
@@ -335,14 +334,13 @@ class CountingHTTPConnection(HTTPConnection):
                 self.messages_sent += 1
             elif before:  # else complete, or muted
                 self.messages_sent += 1
-                body = message.get("body")
-                if body:
-                    self.bytes_sent += len(body)
                 if not message.get("more_body"):
                     if before is BODY_REMAINING and message["type"] == "http.response.body":
                         self._remaining = ()
                     else:
                         self._before_send(message)
+                if "body" in message:
+                    self.bytes_sent += len(message["body"])
         except (AttributeError, KeyError, TypeError):
             pass
         try:

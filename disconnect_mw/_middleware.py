@@ -245,6 +245,8 @@ class DisconnectMiddleware:
                     if connection.disconnected is None:
                         raise
                 rest, has_suppressed = await _judge(connection, exception)
+                if rest is not None:
+                    await connection.complete_whole_response(scope)
                 if rest is exception:
                     raise
                 result = None
@@ -276,7 +278,7 @@ class DisconnectMiddleware:
         choice = None if self._policy_for is None else self._choose(scope)
         if choice is not None:
             connection.options = dataclasses.replace(connection.options, policy=choice)
-        options = connection.options
+        options, is_sub_request = connection.options, False
         if found is not connection:
             scope[KEY] = connection
             if isinstance(found, Connection) and found.scope is not None:
@@ -285,8 +287,10 @@ class DisconnectMiddleware:
                     connection.join(found, choice)
                     connection.root.set_spec_version(scope)
                     return
+                is_sub_request = True
         is_multiplexed = scope.get("http_version") in _MULTIPLEXED
-        is_watched = is_told or bool(OBSERVERS) or options.needs_watcher
+        # What an app calls of itself is told where it is seen, and not looked at for that: its `receive` is the app's.
+        is_watched = options.needs_watcher or (not is_sub_request and (is_told or bool(OBSERVERS)))
         connection.observe(is_told, is_watched or is_multiplexed or connection.protocol == "websocket")
         connection.set_spec_version(scope)
 

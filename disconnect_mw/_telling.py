@@ -65,6 +65,7 @@ class _Lines:
 
     def admit(self, exchange: Exchange, backend: Backend) -> bool:
         """Whether `exchange` may have a line of its own. If not, it is counted."""
+        self._sum_up_earlier()
         with self._lock:
             now = monotonic()
             if now >= self._ends:
@@ -82,9 +83,16 @@ class _Lines:
                 self._sum_up()
         return False
 
+    def _sum_up_earlier(self) -> None:
+        """Sum up what an event loop that has ended since was to sum up."""
+        if self._left_out and monotonic() >= self._ends:
+            self._sum_up()
+
     def _sum_up(self) -> None:
         with self._lock:
             left_out, self._left_out = self._left_out, Counter()
+        if not left_out:
+            return
         phases = ", ".join(f"{count} {phase}" for phase, count in left_out.items())
         LOGGER.info("clients disconnected: %d more within a second, %s", left_out.total(), phases)
 

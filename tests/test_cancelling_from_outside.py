@@ -397,6 +397,47 @@ async def test_a_clean_up_after_a_time_out_of_the_app_has_a_limit(monkeypatch: p
     assert ended(scope) == "cancelled"
 
 
+@on_asyncio
+async def test_a_handler_that_holds_what_another_task_has_open_is_cancelled_at_once() -> None:
+    """And however much it holds: rows of a database, say."""
+    far = http()
+    scope = far.scope()
+    was_ending: list[bool] = []
+
+    may_end = asyncio.Event()
+
+    async def never() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+
+    async def fails(group: asyncio.TaskGroup) -> None:
+        async with group:
+            group.create_task(never())
+            await asyncio.sleep(0)
+            raise ValueError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        rows = tuple((number,) for number in range(20_000))
+        group = asyncio.TaskGroup()
+        other = asyncio.create_task(fails(group))
+        await receive()
+        await turns()
+        far.leave()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            was_ending.append(not other.done() and bool(rows))
+            may_end.set()
+            with contextlib.suppress(ExceptionGroup):
+                await other
+
+    await asyncio.wait_for(DisconnectMiddleware(app, policy="cancel")(scope, far.receive, far.send), SECONDS)
+    assert ended(scope) == "cancelled"
+    assert was_ending == [True]
+
+
 # Nothing may leak to the server's own code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import re
@@ -500,3 +501,24 @@ def test_without_an_event_loop_each_is_summed_up_by_itself(
 )
 def test_the_route_has_the_prefix_of_its_router_and_of_its_mount(scope: Any, route: str) -> None:
     assert _telling.route_of(scope, "/v1/items/7") == route
+
+
+def test_what_a_loop_that_ended_had_to_sum_up_is_summed_up_by_the_next_departure(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, logger="disconnect_mw")
+    monkeypatch.setattr(_telling, "_LINES_A_SECOND", 1)
+    second = 1000.0
+    monkeypatch.setattr(_telling, "monotonic", lambda: second)
+
+    async def leave() -> None:
+        await serve(DisconnectMiddleware(app_that(..., ...)), http_scope(), REQUEST, GONE)
+
+    for times in (3, 1):
+        for _ in range(times):
+            asyncio.run(leave())
+        second += 1.5
+    summed_up = [text for text in caplog.messages if text.startswith("clients")]
+    assert summed_up == ["clients disconnected: 2 more within a second, 2 before the response"]
+    _telling._lines._sum_up()  # nothing is left
+    assert len(caplog.messages) == 3

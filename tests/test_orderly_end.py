@@ -318,3 +318,30 @@ async def test_what_an_app_sends_in_the_clean_up_of_its_cancellation_does_not_go
     with anyio.fail_after(5):
         await DisconnectMiddleware(app, policy="cancel")(http_scope(), server.receive, server.send)
     assert server.sent == [WITHOUT_LENGTH, EMPTY_FINAL]
+
+
+async def test_a_response_in_one_piece_goes_out_although_the_app_fails_after_it() -> None:
+    """In a background task, say; and the failure passes."""
+    server = SimulatedServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(STARTS)
+        await send(body(b"payload"))
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011  # it is the app's
+        await DisconnectMiddleware(after_disconnect(server, app))(http_scope(), server.receive, server.send)
+    assert server.sent == [STARTS, body(b"payload")]
+
+
+@pytest.mark.parametrize("payload", ["text", 10**13, memoryview(b"x" * 80_000).cast("Q"), None])
+async def test_what_is_no_payload_or_too_much_is_not_kept(payload: Any) -> None:
+    """And a muted send does nothing but that (P1)."""
+    server = SimulatedServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(STARTS)
+        await send(body(payload))
+
+    await DisconnectMiddleware(after_disconnect(server, app))(http_scope(), server.receive, server.send)
+    assert server.sent == [WITHOUT_LENGTH, EMPTY_FINAL]

@@ -17,7 +17,7 @@ from disconnect_mw import DisconnectMiddleware, connection
 
 from .support.messages import FINAL, REQUEST, START
 from .support.records import gone
-from .support.serving import SECONDS, call, turns
+from .support.serving import SECONDS, call, checked, turns
 from .support.simulated_server import SimulatedServer, http
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
@@ -139,3 +139,33 @@ async def test_another_install_further_in_is_still_a_nested_one() -> None:
 
     await call(DisconnectMiddleware(DisconnectMiddleware(app)), far)
     assert seen == [True]
+
+
+async def test_a_sub_request_is_not_looked_at_because_the_logger_is_at_info(caplog: pytest.LogCaptureFixture) -> None:
+    """What its `receive` gives after the body is no client's departure: no line, and nothing is muted."""
+    caplog.set_level("INFO", "disconnect_mw")
+    sent: list[Any] = []
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if scope["path"] == "/sub":
+            await checked()
+        else:
+            incoming = [dict(REQUEST), {"type": "http.disconnect"}]
+
+            async def sub_receive() -> Any:
+                return incoming.pop(0)
+
+            async def sub_send(message: Any) -> None:
+                sent.append(message)
+
+            await middleware({**scope, "path": "/sub"}, sub_receive, sub_send)
+        await send(START)
+        await send(FINAL)
+
+    middleware = DisconnectMiddleware(app)
+    with anyio.fail_after(SECONDS):
+        await middleware(far.scope(), far.receive, far.send)
+    assert sent == far.sent == [START, FINAL]
+    assert caplog.messages == []

@@ -57,7 +57,7 @@ class AsyncioAppScope:
     def cancel(self, tried_for: float) -> float | None:
         """See `AppScope.cancel`. Postponed as `Cancellation.cancel` says."""
         task = self._task
-        pending, ending = _cancelling(task), ending_scopes(task.get_coro())
+        pending, ending = _cancelling(task), ending_scopes(task)
         # Those take theirs back when they are left.
         self._cancelled_before = 0 if ending else pending
         if _is_being_cancelled(task) or tried_for < self._seconds_to_wait(pending, ending):
@@ -324,6 +324,10 @@ class AsyncioBackend(Backend):
     def shield_scope(self) -> Any:
         anyio = sys.modules.get("anyio")
         return None if anyio is None else anyio.CancelScope()
+
+    def is_in_cancelled_scope(self) -> bool:
+        anyio = sys.modules.get("anyio")
+        return anyio is not None and anyio.current_effective_deadline() == -math.inf
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
         if isinstance(exception, (asyncio.CancelledError, SystemExit, KeyboardInterrupt)):

@@ -224,6 +224,10 @@ class Backend:
     def search(self, codes: Iterable[types.CodeType], owner: Any, found: Found) -> None:
         """As `suspended_in` among all tasks of this loop, which takes its time. (On trio they are noted.)"""
 
+    def is_in_cancelled_scope(self) -> bool:
+        """Whether the caller is in a cancel scope of anyio's kind that has been cancelled."""
+        return False
+
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
         """The part of `exception` that must end the task (a cancellation, an exit), and the part to be logged."""
         return None, exception
