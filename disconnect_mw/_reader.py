@@ -188,6 +188,8 @@ class Reader:
             return False
         if not (self._ahead or self.has_read_disconnect):
             await self.ask_server(at_most=1)  # more would keep an install further in waiting
+        if self._is_asked:  # granian 1.7.6 says `websocket.connect` once more
+            self._ahead = [message for message in self._ahead if brings_input(message)]
         self._has_drained = not self._ahead
         return bool(self._ahead)
 

@@ -503,3 +503,34 @@ def test_on_trio_a_task_that_is_not_at_the_server_is_not_woken() -> None:
 
 def test_by_hand_nothing_is_woken() -> None:
     assert not BY_HAND.wake(None, SimulatedServer.receive)
+
+
+def test_by_hand_there_is_no_cancelled_scope() -> None:
+    assert not BY_HAND.is_in_cancelled_scope()
+
+
+def test_an_app_that_callbacks_of_asyncio_drive_is_served() -> None:
+    """granian 1.7.6 runs it in no task."""
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(EMPTY_FINAL)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        ended = asyncio.Event()
+        call = DisconnectMiddleware(app)(http_scope(), None, send)
+
+        def step() -> None:
+            with pytest.raises(StopIteration):
+                call.send(None)
+            ended.set()
+
+        asyncio.get_running_loop().call_soon(step)
+        await ended.wait()
+
+    asyncio.run(main())
+    assert sent == [START, EMPTY_FINAL]
