@@ -83,6 +83,7 @@ class Reader:
         "_answers",
         "_asking",
         "_failure",
+        "_has_delivered",
         "_has_discarded",
         "_has_drained",
         "_is_asked",
@@ -103,6 +104,7 @@ class Reader:
 
     def __init__(self, source: Source, prefers_task: bool, has_delivered: bool) -> None:
         self._source = source
+        self._has_delivered = has_delivered  # a message, at any time
         self._is_asked = has_delivered  # by the app, at any time
         self.prefers_task = prefers_task
         self.has_woken_app = False  # in its own read, because the disconnect is known
@@ -168,6 +170,7 @@ class Reader:
             await self._wait()
 
     def _deliver(self) -> Message:
+        self._has_delivered = True
         return self._source.delivered(self._ahead.pop(0))
 
     async def _answer(self) -> Message:
@@ -188,7 +191,7 @@ class Reader:
             return False
         if not (self._ahead or self.has_read_disconnect):
             await self.ask_server(at_most=1)  # more would keep an install further in waiting
-        if self._is_asked:  # granian 1.7.6 says `websocket.connect` once more
+        if self._has_delivered:  # granian 1.7.6 says `websocket.connect` once more
             self._ahead = [message for message in self._ahead if brings_input(message)]
         self._has_drained = not self._ahead
         return bool(self._ahead)
