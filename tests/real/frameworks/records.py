@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ class Record:
     python: str
     versions: dict[str, str]  # of the servers
     columns: dict[tuple[str, str, str], Column]
+
+
+# In tracebacks: where the packages lie on the machine that has made the record.
+_FOLDERS = re.compile(r'(?<=\\")/[^"\\\s]*/(?=[^"/]+/[^"]*\.py\\")')
 
 
 def read(path: Path = PATH) -> Record:
@@ -58,7 +63,8 @@ def write(record: Record, path: Path = PATH) -> None:
         "cells": [_fields(cell) for cell in numbers],
         "columns": columns,
     }
-    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    text = _FOLDERS.sub("", json.dumps(kept, indent=1))
+    path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _fields(cell: Cell) -> dict[str, Any]:
