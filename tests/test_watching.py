@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _blocked_sends, _watcher
+from disconnect_mw._backends._base import BY_HAND
 from disconnect_mw.testing import HTTPClient, HTTPServerBehaviour, HTTPSimulatedServer, servers
 
 from .support.messages import ACCEPT, CHUNK, DISCONNECT, FINAL, REQUEST, START, TEXT
@@ -540,3 +541,15 @@ async def test_a_receive_in_time_loses_nothing_of_what_others_take_before_they_w
         assert seen == ["0", "1", "2"]
 
     await DisconnectMiddleware(app)({"type": "websocket", "asgi": {}}, outer_receive, websocket().send)
+
+
+def test_a_watcher_that_is_closed_checks_no_more() -> None:
+    """A timer may still hold it."""
+
+    def check(context: contextvars.Context) -> None:
+        raise NotImplementedError
+
+    watcher = _watcher.Watcher(check, contextvars.copy_context())
+    watcher.close()
+    watcher.check()
+    watcher.check_again(BY_HAND, None)
