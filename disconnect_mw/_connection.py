@@ -894,8 +894,12 @@ class Connection(abc.ABC):
             await self.backend.move_on_after(_SECONDS_TO_COMPLETE, self._pass_on(messages))
 
     async def complete_whole_response(self, scope: Any) -> None:
-        """As `complete_response`, for an app that has failed after it had sent all of a response in one piece."""
-        if self.disconnected is not None and self.disconnected.has_whole_response():
+        """As `complete_response`, for an app that has failed after it had sent all of a response in one piece.
+
+        Not in a cancelled scope, where a cancellation would take the place of the failure.
+        """
+        is_whole = self.disconnected is not None and self.disconnected.has_whole_response()
+        if is_whole and not self.backend.is_in_cancelled_scope():
             await self.complete_response(scope, False)
 
     def _without_keep_alive(self, scope: Any, messages: list[Message]) -> list[Message]:

@@ -345,3 +345,18 @@ async def test_what_is_no_payload_or_too_much_is_not_kept(payload: Any) -> None:
 
     await DisconnectMiddleware(after_disconnect(server, app))(http_scope(), server.receive, server.send)
     assert server.sent == [WITHOUT_LENGTH, EMPTY_FINAL]
+
+
+async def test_no_cancellation_takes_the_place_of_a_failure_in_a_cancelled_scope() -> None:
+    server = SimulatedServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(STARTS)
+        await send(body(b"payload"))
+        outside.cancel()
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011  # it is the app's
+        with anyio.CancelScope() as outside:
+            await DisconnectMiddleware(after_disconnect(server, app))(http_scope(), server.receive, server.send)
+    assert server.sent == []

@@ -218,15 +218,18 @@ class TrioBackend(Backend):
             return exception.split(kinds)
         return (exception, None) if isinstance(exception, kinds) else (None, exception)
 
+    def is_in_cancelled_scope(self) -> bool:
+        return trio.current_effective_deadline() == -math.inf
+
     async def wait_before_peek(self) -> bool:
-        if trio.current_effective_deadline() != -math.inf:  # not in a cancelled scope
+        if not self.is_in_cancelled_scope():
             return False
         await trio.lowlevel.cancel_shielded_checkpoint()
         await trio.lowlevel.cancel_shielded_checkpoint()
         return True
 
     def cancelled_scope(self) -> Any:
-        if trio.current_effective_deadline() != -math.inf:  # not in a cancelled scope
+        if not self.is_in_cancelled_scope():
             return None
         scope = trio.CancelScope()
         scope.cancel()
