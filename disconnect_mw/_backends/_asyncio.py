@@ -275,7 +275,7 @@ class AsyncioBackend(Backend):
         return None if task is None else AsyncioAppScope(task)
 
     def unwrap(self, call: Call) -> Call:
-        return call.call if type(call) is NotedCall else call
+        return call.call if isinstance(call, NotedCall) else call
 
     def wake(self, task: Any, call: Call | None) -> bool:
         if task is None or task.cancelling():
