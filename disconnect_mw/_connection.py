@@ -24,7 +24,7 @@ from ._blocked_sends import can_block
 from ._cancellation import Block, Cancellation, Told, admits
 from ._disconnected import Disconnected
 from ._errors import ClientDisconnected, is_disconnect_error
-from ._frames import frame_of, is_running, package_of
+from ._frames import is_running, outermost_package, package_of
 from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, Remaining, field
 from ._options import Options, Policy
 from ._reader import Reader
@@ -38,8 +38,8 @@ Receive = Callable[[], Awaitable[Message]]
 
 _OURS = __name__.partition(".")[0]
 
-# Packages whose code may be the outermost of a task that another one than the server has made.
-_NO_SERVERS = frozenset({"", _OURS, "anyio", "asgiref", "asyncio", "trio"})
+# Packages whose code may be the outermost of a task that another one has made.
+_NO_SERVERS = frozenset({"", "anyio", "asgiref", "asyncio", "opentelemetry", "sentry_sdk", "trio"})
 
 _OPEN, _COMPLETE, _DISCONNECTED = State.OPEN, State.COMPLETE, State.DISCONNECTED
 _APP, _READER = Receiver.APP, Receiver.READER
@@ -907,9 +907,9 @@ class Connection(abc.ABC):
         return messages
 
     def server(self) -> str:
-        """The package of the server, where that is known: of whoever runs the task."""
-        package = package_of(frame_of(self.backend.coroutine(self.task)))
-        return "" if package in _NO_SERVERS else package
+        """The package of the server, where that is known: of whoever runs the task. "" if that may be this package."""
+        package = outermost_package(self.backend.coroutine(self.task), _NO_SERVERS)
+        return "" if package == _OURS else package
 
     async def _pass_on(self, messages: list[Message]) -> None:
         """Send these to outer middleware, and log what it raises."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
 # What a suspended awaitable awaits, and its frame, by its kind.
@@ -138,6 +139,17 @@ def frame_of(awaitable: Any) -> types.FrameType | None:
     """The frame of a suspended coroutine or generator."""
     kind = _kind(awaitable)
     return None if kind is None else getattr(awaitable, kind[1], None)  # Cython's generators have none
+
+
+def outermost_package(coroutine: Any, ignored: Set[str]) -> str:
+    """The package of the outermost frame of a task, suspended or the one that runs, that is of none of these."""
+    outermost = frame_of(coroutine)
+    frames: list[types.FrameType | None] = [sys._getframe()]
+    while frames[-1] is not None and frames[-1] is not outermost:
+        frames.append(frames[-1].f_back)
+    if frames[-1] is None:  # another task runs
+        frames = [frame_of(one) for one in chain(coroutine)][::-1]
+    return next((package for package in map(package_of, reversed(frames)) if package not in ignored), "")
 
 
 def package_of(frame: types.FrameType | None) -> str:
