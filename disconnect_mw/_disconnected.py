@@ -68,9 +68,8 @@ class Disconnected:
         if _messages.field(message, "more_body"):
             self.chunks_muted += 1
 
-    def keep(self, message: Message) -> None:
+    def keep(self, kind: Any, message: Message) -> None:
         """Keep the app's own response as long as it is one piece: a client that has only half-closed gets it (P11)."""
-        kind = _messages.field(message, "type")
         if kind in _messages.STARTS and self.start is None:
             self.start = message
         elif kind == "http.response.body" and self.start is not None:

@@ -144,12 +144,16 @@ def frame_of(awaitable: Any) -> types.FrameType | None:
 def outermost_package(coroutine: Any, ignored: Set[str]) -> str:
     """The package of the outermost frame of a task, suspended or the one that runs, that is of none of these."""
     outermost = frame_of(coroutine)
-    frames: list[types.FrameType | None] = [sys._getframe()]
-    while frames[-1] is not None and frames[-1] is not outermost:
-        frames.append(frames[-1].f_back)
-    if frames[-1] is None:  # another task runs
-        frames = [frame_of(one) for one in chain(coroutine)][::-1]
-    return next((package for package in map(package_of, reversed(frames)) if package not in ignored), "")
+    packages: list[str] = []  # not the frames, of which this function's own would refer to itself
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None and frame is not outermost:
+        packages.append(package_of(frame))
+        frame = frame.f_back
+    if frame is None:  # another task runs
+        packages = [package_of(frame_of(one)) for one in chain(coroutine)][::-1]
+    else:
+        packages.append(package_of(frame))
+    return next((package for package in reversed(packages) if package not in ignored), "")
 
 
 def package_of(frame: types.FrameType | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -285,8 +286,10 @@ class HTTPConnection(Connection):
         return bool(length) and sum(map(_messages.payload, messages)) == length
 
     def _without_keep_alive(self, scope: Any, messages: list[Message]) -> list[Message]:
+        if not messages or sys.modules.keys().isdisjoint(_KEEP_LOST_CONNECTIONS):
+            return messages
         server = self.server()
-        if server not in _KEEP_LOST_CONNECTIONS or scope.get("http_version") not in ("1.0", "1.1") or not messages:
+        if server not in _KEEP_LOST_CONNECTIONS or scope.get("http_version") not in ("1.0", "1.1"):
             return messages
         assert self.disconnected is not None
         if field(messages[0], "type") != "http.response.start":  # that the rest is missing closes the connection
@@ -371,7 +374,7 @@ class WatchedHTTPConnection(HTTPConnection):
         """As `set_spec_version`, at less cost for what is no request with a body."""
         if has_body:
             self.set_spec_version(scope)
-        elif self.options.policy != "mute":
+        else:
             scope["asgi"] = {**scope["asgi"], "spec_version": "2.4"}
 
 

@@ -149,10 +149,10 @@ def with_code(message: Message) -> Message:
 
 def payload(message: Message) -> int:
     """The payload of `message` in bytes."""
-    body = field(message, "body") or field(message, "bytes") or field(message, "text") or b""
     try:
+        body = message.get("body") or message.get("bytes") or message.get("text") or b""
         return len(body if not isinstance(body, str) or body.isascii() else body.encode(errors="surrogatepass"))
-    except TypeError:  # no ASGI message: the server complains of it
+    except (AttributeError, TypeError):  # no ASGI message: the server complains of it
         return 0
 
 

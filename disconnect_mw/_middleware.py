@@ -106,6 +106,7 @@ class DisconnectMiddleware:
     _policy_for: Callable[[Any], Policy | None] | None
     _has_complained: bool
     _usual: type[HTTPConnection] | None
+    _sets_version: bool  # of every usual exchange
 
     if TYPE_CHECKING:
 
@@ -173,6 +174,7 @@ class DisconnectMiddleware:
             self._policy_for = _options.check_policy_for(policy_for)
             self._has_complained = False
             self._usual = None
+            self._sets_version = policy != "mute"
             if policy_for is None and self._options == Options("mute"):
                 self._usual = HTTPConnection
             elif policy_for is None and send_timeout is None and self._options.needs_watcher:
@@ -211,7 +213,9 @@ class DisconnectMiddleware:
                 connection.unchecked = watch(connection, connection.backend, token, copy_context())
                 if usual is ToldHTTPConnection:
                     connection.messages_sent = connection.bytes_sent = 0
-            if has_body or usual is not HTTPConnection:
+                if has_body or self._sets_version:
+                    connection.set_usual_version(scope, has_body)
+            elif has_body:
                 connection.set_usual_version(scope, has_body)
         else:
             kind, is_told = scope.get("type"), LOGGER.isEnabledFor(_INFO)

@@ -127,7 +127,7 @@ class MutedSend:
                 self._completed()
         if self._outer is not None and self._outer.scope is not None:
             await self._hand_on(disconnected.for_outside(message), kind)
-        disconnected.keep(message)
+        disconnected.keep(kind, message)
         await self._give_turn()
 
     async def _give_turn(self) -> None:

@@ -6,12 +6,16 @@ import enum
 
 
 class State(enum.Enum):
+    __hash__ = object.__hash__  # Enum's own is a Python function
+
     OPEN = "open"
     COMPLETE = "complete"  # the app has sent its last message
     DISCONNECTED = "disconnected"  # the client left before that
 
 
 class Cause(enum.Enum):
+    __hash__ = object.__hash__
+
     LAST_MESSAGE = "the app's last message is on its way"
     LAST_MESSAGE_REFUSED = "the server did not take the last message"
     DISCONNECT_RECEIVED = "the server delivered a disconnect"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import types
 from typing import Any
 
 import anyio
@@ -276,6 +278,7 @@ async def test_a_server_that_would_keep_the_connection_is_told_to_close_it(
     version: str, outside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hypercorn over HTTP/1.1, where nothing was sent; a response that had begun is left as it is (P11)."""
+    monkeypatch.setitem(sys.modules, "hypercorn", types.ModuleType("hypercorn"))
     monkeypatch.setattr(Connection, "server", lambda connection: "hypercorn")
     monkeypatch.setattr(KeepingServer, "__module__", "hypercorn.protocol")
     sent = []
