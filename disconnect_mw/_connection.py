@@ -305,8 +305,9 @@ class Connection(abc.ABC):
         return False
 
     def status(self) -> int | None:
-        """The status of the response that had begun when the client left."""
-        return None
+        """The status of the response, or of the denial of a WebSocket, that had begun when the client left."""
+        record = self.record()
+        return self._start.get("status") if record is not None and record.phase == "during the response" else None
 
     # Receiving
 

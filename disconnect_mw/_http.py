@@ -302,10 +302,6 @@ class HTTPConnection(Connection):
     def _new_disconnect(self) -> Message:
         return {"type": self.DISCONNECT}
 
-    def status(self) -> int | None:
-        record = self.record()
-        return self._start.get("status") if record is not None and record.phase == "during the response" else None
-
     def _phase(self) -> Phase:
         if self._remaining is not RESPONSE_REMAINING:
             return "during the response"

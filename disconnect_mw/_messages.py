@@ -30,7 +30,7 @@ _BODY_AND_TRAILERS_REMAINING: Remaining = (_BODY, _TRAILERS)
 _TRAILERS_REMAINING: Remaining = (_TRAILERS,)
 HANDSHAKE_REMAINING: Remaining = (_CLOSE,)
 CLOSE_REMAINING: Remaining = (_CLOSE,)
-_DENIAL_BODY_REMAINING: Remaining = (_DENIAL_BODY,)
+DENIAL_BODY_REMAINING: Remaining = (_DENIAL_BODY,)
 
 STARTS = ("http.response.start", "websocket.http.response.start")
 _BODIES = ("http.response.body", "http.response.pathsend", "http.response.zerocopysend")
@@ -46,7 +46,7 @@ _IN_ORDER: Mapping[Any, tuple[Remaining, ...]] = {
     "websocket.close": (HANDSHAKE_REMAINING, CLOSE_REMAINING),
     "websocket.send": (CLOSE_REMAINING,),
     "websocket.http.response.start": (HANDSHAKE_REMAINING,),
-    "websocket.http.response.body": (_DENIAL_BODY_REMAINING,),
+    "websocket.http.response.body": (DENIAL_BODY_REMAINING,),
 }
 
 _NO_STATUS_RECEIVED = 1005
@@ -82,7 +82,7 @@ def after_websocket(remaining: Remaining, message: Mapping[str, Any]) -> Remaini
     if kind == "websocket.accept":
         return CLOSE_REMAINING
     if kind == "websocket.http.response.start":
-        return _DENIAL_BODY_REMAINING
+        return DENIAL_BODY_REMAINING
     if kind == "websocket.close" or (kind == "websocket.http.response.body" and not message.get("more_body")):
         return ()
     return remaining

@@ -43,7 +43,7 @@ class Exchange:
 
     disconnect: Disconnect
     status: int | None
-    """Of the response that had begun by then (HTTP)."""
+    """Of the response that had begun by then, or the denial of a WebSocket."""
     messages_sent: int | None
     """What the server took, the start of the response included. None where it was not counted: with logger
     `disconnect_mw` above INFO, since it would cost each message."""

@@ -228,6 +228,7 @@ async def test_the_record_of_a_websocket_client() -> None:
         (["http.request", START], "during the response"),
         (["websocket.connect"], "before the handshake"),
         (["websocket.connect", ACCEPT, TEXT], "while open"),
+        (["websocket.connect", {**START, "type": "websocket.http.response.start"}], "during the response"),
     ],
 )
 async def test_the_record_tells_how_far_the_exchange_had_come(steps: Any, phase: str) -> None:
