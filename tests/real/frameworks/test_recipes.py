@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from .. import IS_FULL
+from .. import IS_FULL, free_port
 from ..servers.clients import PATIENCE, Client, WebSocketClient
 from .beginnings import call_tool, graphql, socketio
 from .playing import is_installed
@@ -120,7 +120,7 @@ class Running:
     def __init__(self, recipe: Recipe, home: Path) -> None:
         self._path = home / "log"
         (home / "sitecustomize.py").write_text(TELLS)
-        self.port = _free_port()
+        self.port = free_port()
         program, *arguments = recipe.command.replace("PORT", str(self.port)).split()
         with open(self._path, "wb") as log:
             self.process = subprocess.Popen(
@@ -165,13 +165,6 @@ class Running:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 @pytest.fixture

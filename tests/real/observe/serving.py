@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from .. import IS_FULL
+from .. import IS_FULL, free_port
 
 PATIENCE = 120.0
 """Seconds to wait for anything: on a busy machine a worker may need many to start."""
@@ -44,9 +44,7 @@ class Process:
         self._news = threading.Condition()
 
     def __enter__(self) -> Process:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         command = self._command.format(port=self.port).split()
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DISCONNECT_MW_")}
         self._process = subprocess.Popen(
