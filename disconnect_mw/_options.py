@@ -6,7 +6,6 @@ import fnmatch
 import functools
 import inspect
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -144,7 +143,9 @@ class PathPolicies:
 def _check_seconds(option: str, how_many: str, seconds: object) -> float | None:
     if seconds is None:
         return None
-    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real):
+    from numbers import Real  # not imported unless an option needs it
+
+    if isinstance(seconds, bool) or not isinstance(seconds, Real):
         raise TypeError(f"{option} must be {how_many} seconds, or None, not {seconds!r}: pass a number")
     try:
         return float(seconds)
