@@ -32,7 +32,7 @@ class EndedExchange:
     policy: Policy
 
     def __init__(self, exchange: Exchange, policy: Policy) -> None:
-        self.exchange = exchange
+        self.exchange: Exchange = exchange
         self.policy = policy
 
 
