@@ -15,6 +15,9 @@ from typing import TextIO
 
 from .server import DemoError
 
+NEEDED = ("rich", "starlette", "uvicorn", "websockets")
+"""What the extra `demo` installs."""
+
 _PACKAGE = Path(__file__).parents[1]
 _SECONDS_TO_INSTALL = 300.0
 _SECONDS_BETWEEN_SIGNS = 0.5
@@ -28,7 +31,7 @@ class Environment:
 
 def this_environment() -> Environment:
     """Return the environment that runs now. Raises `DemoError` if packages of the extra `demo` are missing."""
-    missing = [name for name in ("uvicorn", "starlette", "websockets") if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise DemoError(
             f"the demo needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed here: "
