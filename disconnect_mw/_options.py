@@ -14,10 +14,12 @@ from ._orphans import Orphans
 from ._records import Disconnect
 
 Policy = Literal["mute", "finish", "cancel", "raise"]
-"""What `send` does after the disconnect, and what becomes of the app.
+"""What becomes of an app whose client has left.
 
-`"mute"`: nothing, and the app hears of the disconnect if it listens. `"finish"`: nothing, and the app does not hear of
-it before its last message. `"cancel"`: nothing, and the app is ended. `"raise"`: it raises `ClientDisconnected`.
+- `"mute"`: it goes on; what it sends is dropped, and it hears of the disconnect if it listens.
+- `"finish"`: it goes on to its end; what it sends is dropped, and it does not hear of the disconnect before.
+- `"cancel"`: it is ended once, and may clean up.
+- `"raise"`: its next `send` raises `ClientDisconnected`.
 """
 
 

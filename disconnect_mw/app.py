@@ -10,3 +10,4 @@ from ._environment import load_app
 from ._middleware import DisconnectMiddleware
 
 app: DisconnectMiddleware = DisconnectMiddleware(load_app())
+"""The app that the server is to be given."""

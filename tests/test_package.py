@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import io
 import re
@@ -64,6 +65,32 @@ def test_the_extra_demo_has_what_the_demo_needs() -> None:
     names = re.findall(r"^([\w.-]+)(?:\[standard\])?>=", SETTINGS["options.extras_require"]["demo"], re.MULTILINE)
     assert {*environment.NEEDED} - {"websockets"} == {*names}  # which comes with uvicorn[standard]
     assert "uvicorn[standard]" in SETTINGS["options.extras_require"]["demo"]
+
+
+# What an editor shows
+
+RECORDS = {"_records.py": ("Disconnect", "Exchange"), "_observers.py": ("Departure",)}
+
+
+@pytest.mark.parametrize("module", RECORDS)
+def test_each_field_of_a_record_has_a_text_of_its_own(module: str) -> None:
+    """A string under it, which editors show for an attribute."""
+    classes = [node for node in ast.parse((PACKAGE / module).read_text()).body if isinstance(node, ast.ClassDef)]
+    records = [node for node in classes if node.name in RECORDS[module]]
+    assert len(records) == len(RECORDS[module])
+    for record in records:
+        for field, text in zip(record.body, record.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and not ast.unparse(field.target).startswith("_"):
+                assert isinstance(text, ast.Expr), f"{record.name}.{ast.unparse(field.target)}"
+
+
+def test_each_public_name_has_a_docstring() -> None:
+    for name in set(disconnect_mw.__all__) - {"Policy", "__version__"}:
+        thing = getattr(disconnect_mw, name)
+        assert thing.__doc__, name
+        for attribute, value in vars(thing).items():
+            if not attribute.startswith("_") and (callable(value) or isinstance(value, property)):
+                assert value.__doc__, f"{name}.{attribute}"
 
 
 # CONTRIBUTING.rst

@@ -54,7 +54,10 @@ class Process:
             command = [sys.executable, "-m", *self._command.format(port=self.port).split()]
         else:
             command = ["bash", "-c", self._command]
-            self._variables |= {"UVICORN_PORT": f"{self.port}", "GUNICORN_CMD_ARGS": f"-b 127.0.0.1:{self.port}"}
+            self._variables |= {
+                "UVICORN_PORT": f"{self.port}",
+                "GUNICORN_CMD_ARGS": f"-b 127.0.0.1:{self.port} --graceful-timeout 3",
+            }
             self._variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DISCONNECT_MW_")}
         self._process = subprocess.Popen(
