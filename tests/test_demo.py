@@ -72,12 +72,10 @@ class Terminal(io.StringIO):
 # The main job
 
 
-def test_the_demo_shows_both_sides_within_15_seconds_in_80_columns(tmp_path: Path) -> None:
-    started = time.monotonic()
+def test_the_demo_shows_both_sides_in_80_columns(tmp_path: Path) -> None:
     process = demo("demo", directory=tmp_path)
     output, errors = process.communicate(timeout=SECONDS)
     assert (process.returncode, errors) == (0, ""), output
-    assert time.monotonic() - started < 15
     assert max(map(len, output.splitlines())) <= 80
     assert "\033" not in output
     assert f"uvicorn {uvicorn.__version__} " in output
