@@ -11,6 +11,23 @@ from collections.abc import Sequence
 from . import __doc__ as package_doc
 from . import __version__
 
+_WITHOUT_A_COMMAND = """\
+in your app (Starlette, FastAPI, or any ASGI app):
+  from disconnect_mw import DisconnectMiddleware
+  app.add_middleware(DisconnectMiddleware)
+  app = DisconnectMiddleware(app, policy="cancel")
+
+in the environment:
+  DISCONNECT_MW_LOG=info uvicorn myapp:app
+                        shows the middleware's line for each client that left
+  DISCONNECT_MW_APP=myapp:app uvicorn disconnect_mw.app:app
+                        installs it without a change of the code
+
+in your tests (pytest):
+  asgi_visit(app, HTTPClient("/report", leaves_after_messages=3))
+                        on the measured behaviour of each server
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. `arguments` default to those of the process."""
@@ -40,16 +57,22 @@ def _demo(uvicorn: str | None) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="disconnect-mw", description=package_doc)
+    parser = argparse.ArgumentParser(
+        prog="disconnect-mw",
+        description=package_doc,
+        epilog=_WITHOUT_A_COMMAND,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"disconnect-mw {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="command")
     demo = commands.add_parser(
         "demo",
         help="show what uvicorn logs when clients leave, without the middleware and with it",
         description="Starts two uvicorn servers on free loopback ports, one without the middleware and one with it. "
-        "Clients leave both in the middle of five kinds of exchange: an SSE stream, a slow JSON response, a model's "
-        "answer, an upload and a WebSocket. The report compares the two servers. Exit status: 0 if the server with the "
-        "middleware behaved as promised, 1 if it did not, 2 if the demo could not run.",
+        "Clients leave both in the middle of five kinds of exchange: an upload, a WebSocket, a slow report, a model's "
+        "answer that is cancelled, and server-sent events. The report shows both logs and compares what the apps did. "
+        "It takes about 3 seconds. Exit status: 0 if the server with the middleware behaved as promised, 1 if it did "
+        "not, 2 if the demo could not run.",
     )
     demo.add_argument(
         "--uvicorn",

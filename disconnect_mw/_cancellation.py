@@ -45,7 +45,7 @@ class Block:
     __slots__ = ("scope",)
 
     def __init__(self, scope: Any) -> None:
-        self.scope = scope
+        self.scope: Any = scope
 
 
 class Told(NamedTuple):
@@ -97,8 +97,8 @@ class Cancellation:
         self._awaited: object = None  # by the app's task, when it was first tried
         self._turns = _TURNS_TO_REACT
         self.blocks: tuple[Block, ...] = ()  # the shielded blocks that are under way
-        self.is_due = False  # a cancellation waits for the last of them to end
-        self.is_over = False  # the time for which the disconnect is withheld
+        self.is_due: bool = False  # a cancellation waits for the last of them to end
+        self.is_over: bool = False  # the time for which the disconnect is withheld
         self._turns_to_leave_send = _TURNS_TO_LEAVE_SEND
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:

@@ -49,17 +49,19 @@ class Disconnected:
     )
 
     def __init__(self, message: Message, record: Disconnect | None, remaining: Remaining) -> None:
-        self.since = monotonic()
-        self.message = message  # what every `receive` answers
-        self.record = record  # None where the exchange was over
-        self.remaining = remaining  # what the server, and outer middleware, have not got
-        self.unsent = remaining  # what the app has not sent, not even into a muted send
-        self.is_guessed = False  # from an exception alone: the server has not delivered the disconnect
-        self.is_cancelled = False  # the app, by this middleware
+        self.since: float = monotonic()
+        self.message: Message = message  # what every `receive` answers
+        self.record: Disconnect | None = record  # None where the exchange was over
+        self.remaining: Remaining = remaining  # what the server, and outer middleware, have not got
+        self.unsent: Remaining = remaining  # what the app has not sent, not even into a muted send
+        self.is_guessed: bool = False  # from an exception alone: the server has not delivered the disconnect
+        self.is_cancelled: bool = False  # the app, by this middleware
         self.start: Message = None  # the app's own start, sent after the disconnect
         self._body: _Body = _Body.NONE
         self._piece = b""  # of the body
-        self.messages_muted = self.bytes_muted = self.chunks_muted = 0
+        self.messages_muted: int = 0
+        self.bytes_muted: int = 0
+        self.chunks_muted: int = 0
         self.exchange: Exchange | None = None  # once the app has ended
 
     def count(self, message: Message) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
 Message = Any
 """A message as it came. Neither side promises a dict, and each message is passed on as it is."""
@@ -158,4 +157,6 @@ def payload(message: Message) -> int:
 
 def quoted(text: Any, safe: str = "/") -> str:
     """`text` as it stood in the request line: what the client chose to put there must not break the log's lines."""
+    from urllib.parse import quote  # not imported until there is a line to write
+
     return quote(str(text), safe, errors="replace")

@@ -16,32 +16,35 @@ from ._telling import LOGGER, OBSERVERS, route_of
 
 @dataclass(frozen=True, eq=False)
 class Departure:
-    """A client that has left, and whose app still runs."""
+    """A client that has left, and whose app still runs. Observers are called with one."""
 
     disconnect: Disconnect
+    """The record of the client that left."""
     policy: str
     """What the middleware does about it: `"mute"`, `"finish"`, `"cancel"` or `"raise"`."""
     route: str
     """The route, where the framework has put it into the scope (Starlette, FastAPI); else the path."""
     scope: Any
+    """The scope of the exchange."""
     task: Any
-    """Of the app: a task of asyncio; something else on trio."""
+    """The task of the app: of asyncio; something else on trio."""
     context: contextvars.Context | None
-    """In which the middleware was called, where that was kept."""
+    """The context in which the middleware was called, where that was kept; else None."""
     _disconnected: Disconnected
 
     @property
     def seconds(self) -> float:
-        """For which the app has gone on since then."""
+        """The seconds for which the app has gone on since then."""
         return monotonic() - self._disconnected.since
 
     @property
     def bytes_muted(self) -> int:
-        """What the app has sent since then."""
+        """The bytes that the app has sent since then."""
         return self._disconnected.bytes_muted
 
 
 Observer = Callable[[Departure], "Callable[[Exchange], object] | None"]
+"""What `subscribe` takes: a function of a `Departure` that returns None, or a function of its `Exchange`."""
 
 
 class _Departed(Protocol):

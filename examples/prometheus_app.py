@@ -1,4 +1,17 @@
-"""An app that tells Prometheus of its clients that left, at /metrics, with one process or with several."""
+"""An app that tells Prometheus of its clients that left, at /metrics, with one process or with several.
+
+    PROMETHEUS_MULTIPROC_DIR=$(mktemp -d) gunicorn -c gunicorn_prometheus_conf.py prometheus_app:app
+
+A client leaves one of the two workers, and each of them tells of it:
+
+    curl --max-time 1 http://127.0.0.1:8000/work/one
+
+        works in 4711
+
+    curl --silent --location http://127.0.0.1:8000/metrics | grep disconnects_total
+
+        client_disconnects_total{phase="before the response",...,route="/work/{name}"} 1.0
+"""
 
 from __future__ import annotations
 

@@ -92,13 +92,13 @@ class Entry:
 
     phase: str | None = None
     code: int | None = None
-    seconds = 0.0
+    seconds: float = 0.0
 
     def __init__(self, scope: Any, send: Callable[[Any], Awaitable[Any]]) -> None:
         self.scope = scope
-        self.time = datetime.now().astimezone()
+        self.time: datetime = datetime.now().astimezone()
         self.status: int | None = None
-        self.bytes = 0
+        self.bytes: int = 0
         self._send = send
         self._began = monotonic()
 

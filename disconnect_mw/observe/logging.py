@@ -67,7 +67,7 @@ class Handler(logging.StreamHandler[Any]):
         self.setFormatter(formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
+        self.stream: Any = sys.stderr
         if not any(_writes(handler, record) for handler in _inherited(record.name)):
             super().emit(record)
 
@@ -109,7 +109,7 @@ class TextFormatter(logging.Formatter):
 class JSONFormatter(logging.Formatter):
     """One object a line: time, level, logger, message, and the fields of the exchange."""
 
-    converter = staticmethod(time.gmtime)
+    converter: Any = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {

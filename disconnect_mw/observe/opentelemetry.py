@@ -15,10 +15,10 @@ from ._routes import Routes
 
 try:
     from opentelemetry import metrics, trace
-except ImportError as error:
+except ImportError as _missing:
     raise ImportError(
         "disconnect_mw.observe.opentelemetry needs opentelemetry-api: pip install 'disconnect-mw[opentelemetry]'"
-    ) from error
+    ) from _missing
 
 EVENT = "client.disconnected"
 

@@ -11,10 +11,10 @@ from ._routes import Routes
 
 try:
     from prometheus_client import REGISTRY, Counter, Gauge, Histogram
-except ImportError as error:
+except ImportError as _missing:
     raise ImportError(
         "disconnect_mw.observe.prometheus needs prometheus-client: pip install 'disconnect-mw[prometheus]'"
-    ) from error
+    ) from _missing
 
 BUCKETS = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 """Seconds. An app that goes on for half an hour is an endless stream."""

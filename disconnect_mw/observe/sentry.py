@@ -18,8 +18,10 @@ from .._view import KEY, EndedExchange
 
 try:
     import sentry_sdk  # noqa: F401  # whose callbacks these are
-except ImportError as error:
-    raise ImportError("disconnect_mw.observe.sentry needs sentry-sdk: pip install 'disconnect-mw[sentry]'") from error
+except ImportError as _missing:
+    raise ImportError(
+        "disconnect_mw.observe.sentry needs sentry-sdk: pip install 'disconnect-mw[sentry]'"
+    ) from _missing
 
 # Variables that have the scope, or an object that has it: of the ASGI specification, and of Starlette.
 _NAMES = frozenset({"scope", "request", "websocket", "self"})

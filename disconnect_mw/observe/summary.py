@@ -27,7 +27,8 @@ class Row:
         self.route = route
         self.exchanges = 0
         self.phases: Counter[str] = Counter()
-        self.seconds = self.saved = 0.0
+        self.seconds: float = 0.0
+        self.saved: float = 0.0
         self.bytes = self.orphans = self.orphans_at_most = 0
 
     @property
