@@ -507,7 +507,7 @@ def test_table_fits_80_columns_and_says_what_ran(
     monkeypatch.setattr(_drive, "SECONDS_TO_CHECK", 0)
     for workload in ("GET", "upload"):
         monkeypatch.setitem(WORKLOADS, workload, WORKLOADS[workload]._replace(repetitions=5))
-    parts = ("--only", "time", "memory", "import", "comparison")
+    parts = ("--only", "time", "memory", "import")
     status = benchmarks.main(["--quick", *parts, "--rows", "bare", "ours", "hook", "--workloads", "GET", "upload"])
 
     lines = capsys.readouterr().out.splitlines()
@@ -637,6 +637,7 @@ def test_comparison_says_loudly_which_rival_it_could_not_have(
     assert status == 0
     assert f"!! NOT COMPARED: aiofence {_rivals.PINS['aiofence']}: there is no Python 2.0 here" in printed
     assert "\ndisconnect_mw   " in printed
+    assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_rival_that_does_not_install_is_left_out_and_the_others_are_not(
