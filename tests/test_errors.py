@@ -449,7 +449,7 @@ class Bug(Exception):
 
 
 def raised_in(*handled: BaseException) -> BaseException:
-    """A word for the disconnect, raised in the `except` block of the last, which was raised in that of the one before."""
+    """A word for the disconnect, raised in the `except` block of the last; each was raised in that of the one before."""
 
     def run(*left: BaseException) -> None:
         if not left:
@@ -489,7 +489,7 @@ def test_a_bug_passes_however_far_behind_it_is() -> None:
         raised(RuntimeError("read failed"), raised_in(Bug())),
         raised_in(raised(RuntimeError(), Bug())),
         raised_in(ExceptionGroup("tasks", [ClientDisconnect(), Bug()])),
-        raised_in(ExceptionGroup("tasks", [ClientDisconnect(), raised_in(Bug())])),
+        raised_in(group("tasks", ClientDisconnect(), raised_in(Bug()))),
         raised_in(raised(ExceptionGroup("tasks", [ClientDisconnect()]), Bug())),
     ):
         assert left_of(exception) is exception
