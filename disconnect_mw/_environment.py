@@ -58,6 +58,8 @@ def complete(**options: Any) -> dict[str, Any]:
     log = os.environ.get(LOG)
     if log:
         _configure_logging(log)
+    if LOGGER.disabled and LOGGER.handlers:  # by logging.config, after the app had asked for the lines
+        LOGGER.disabled = False
     for name in os.environ:
         if name.startswith(PREFIX) and name not in {LOG, APP, *VARIABLES.values()} and name not in _complained:
             _complained.add(name)

@@ -449,7 +449,7 @@ class Bug(Exception):
 
 
 def raised_in(*handled: BaseException) -> BaseException:
-    """A word for the disconnect, raised in the `except` block of the last; each was raised in that of the one before."""
+    """A word for the disconnect, raised in the `except` block of the last; each was raised in that of another."""
 
     def run(*left: BaseException) -> None:
         if not left:
