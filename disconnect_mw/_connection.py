@@ -604,6 +604,10 @@ class Connection(abc.ABC):
     def exchange(self) -> Exchange | None:
         return None if self.disconnected is None else self.disconnected.exchange
 
+    def is_observed(self) -> bool:
+        """Whether an observer wants to hear of the end of the app."""
+        return self.disconnected is not None and bool(self.disconnected.at_end)
+
     def is_ours(self, exception: BaseException) -> bool:
         """Whether this connection raised `exception` (P5): told by the identity of its message."""
         return isinstance(exception, ClientDisconnected) and exception.message is self.disconnect_message

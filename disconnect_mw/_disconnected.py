@@ -34,6 +34,7 @@ class Disconnected:
     __slots__ = (
         "_body",
         "_piece",
+        "at_end",
         "bytes_muted",
         "chunks_muted",
         "exchange",
@@ -63,6 +64,7 @@ class Disconnected:
         self.bytes_muted: int = 0
         self.chunks_muted: int = 0
         self.exchange: Exchange | None = None  # once the app has ended
+        self.at_end: tuple[Callable[[Exchange], object], ...] = ()  # what observers want to be called with that
 
     def count(self, message: Message) -> None:
         self.messages_muted += 1

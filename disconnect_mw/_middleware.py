@@ -374,7 +374,7 @@ async def _judge(connection: Connection, exception: BaseException | None) -> tup
     if connection.parts.outer is None:
         exchange = connection.make_exchange(rest, exception if has_suppressed else None)
         log_exchange(exchange, connection.backend)
-        if OBSERVERS:
+        if connection.is_observed():
             from ._observers import tell_of_end  # not imported unless used
 
             tell_of_end(connection, exchange)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -120,6 +121,8 @@ class MutedSend:
         _blocked_sends.uncancel(self._backend)
         if self._raises(message):
             await self._give_turn()
+            if cause is None or sys.exception() is not None:  # `from` would hide what the app is handling (P5)
+                raise ClientDisconnected(disconnected.message)
             raise ClientDisconnected(disconnected.message) from cause
         if kind is not None and disconnected.unsent:
             disconnected.unsent = self._after(disconnected.unsent, message)

@@ -194,13 +194,25 @@ TREES: st.SearchStrategy[Any] = st.recursive(
 def is_caused(tree: Any) -> bool:
     """Whether the departure has caused all of it."""
     match tree:
-        case "ours" | "word" | ("word", _):
+        case "ours" | "word":
             return True
+        case ("word", cause):
+            return not has_bug(cause)
         case ("bug", cause):
             return is_caused(cause)
         case ("group", members):
             return all(map(is_caused, members))
     return False
+
+
+def has_bug(tree: Any) -> bool:
+    """Whether the traceback of what was raised from it shows an exception of the app's own."""
+    match tree:
+        case "cancelled":
+            return False
+        case ("group", members):
+            return any(map(has_bug, members))
+    return not is_caused(tree)
 
 
 def grown(tree: Any, ours: ClientDisconnected) -> BaseException:
