@@ -257,7 +257,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             python = environments.make(f"suite-{name}", wanted)
             bare = run(name, source, python, home, None)
             wrapped = run(name, source, python, home, options.policy)
-            result = {"version": installed_versions(python, [name])[name], "python": platform.python_version()}
+            result: dict[str, Any] = {
+                "version": installed_versions(python, [name])[name],
+                "python": platform.python_version(),
+            }
             result |= compared(name, options.policy, bare, wrapped)
             print(json.dumps({name: result}, indent=1))
             worse += sum(before == "passed" for before, _ in result["otherwise"].values())
