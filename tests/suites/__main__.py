@@ -105,7 +105,7 @@ SUITES: Mapping[str, Suite] = {
             *("uvicorn[standard]", "a2wsgi", "cryptography", "httpx2", "pytest-codspeed", "pytest-mock"),
             *("pytest-xdist", "trustme", "wsproto", "zttp"),
         ),
-        ("tests", "-n0"),
+        ("tests", "-n0", "--ignore=tests/supervisors"),  # these are of processes, and call no app here
     ),
     "mcp": Suite(
         "2.3.0",
@@ -253,7 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.suites:
             suite = SUITES[name]
             source = Path(sources[name]).absolute() if name in sources else unpacked(name, suite, home, environments)
-            wanted = [str(source), "asgiref>=3.5", "pytest", "pytest-cov", "pytest-timeout", "anyio", *suite.needs]
+            project = str(source) if suite.repository or name in sources else f"{name}=={suite.version}"
+            wanted = [project, "asgiref>=3.5", "pytest", "pytest-cov", "pytest-timeout", "anyio", *suite.needs]
             python = environments.make(f"suite-{name}", wanted)
             bare = run(name, source, python, home, None)
             wrapped = run(name, source, python, home, options.policy)
