@@ -6,7 +6,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from ._options import CHOICES, NOT_GIVEN, Policy, check_grace, check_max_orphans, check_send_timeout
 from ._telling import LOGGER
@@ -16,8 +16,6 @@ _CHARACTERS = 100
 
 PREFIX = "DISCONNECT_MW_"
 LOG, APP = f"{PREFIX}LOG", f"{PREFIX}APP"
-
-T = TypeVar("T")
 
 
 def _policy(text: str) -> str:

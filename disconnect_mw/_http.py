@@ -64,7 +64,7 @@ class HTTPConnection(Connection):
                     self.body = _COMPLETE
                     self._reading = _READER  # only the disconnect can still come
                     return message
-            except (AttributeError, KeyError, TypeError):
+            except (KeyError, TypeError):
                 if field(message, "type") == "http.request":  # without `more_body`, which is false then
                     self.body = _COMPLETE
                     self._reading = _READER

@@ -38,9 +38,9 @@ class EndedExchange:
 
 def ended(connection: Connection) -> Any:
     """What the scope has under `KEY` once the exchange of `connection` is over."""
-    exchange, parts = connection.exchange(), connection.parts
-    if exchange is None or (parts.outer is None and parts.before is not None):  # a sub-request with the same scope
-        return parts.before
+    exchange, before = connection.exchange(), connection.parts.before
+    if exchange is None or before is not None:  # of an inner install; of a sub-request with the same scope
+        return before
     return EndedExchange(exchange, connection.options.policy)
 
 

@@ -131,6 +131,25 @@ def test_a_read_by_hand_that_ends_after_the_departure_is_known_answers_it() -> N
     drive(DisconnectMiddleware(app)(http_scope(), receive, send))
 
 
+def test_a_read_by_hand_that_is_given_up_keeps_no_other_from_the_server() -> None:
+    incoming = [REQUEST]
+
+    async def receive() -> Any:
+        while not incoming:
+            await pause()
+        return incoming.pop(0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert await receive() == REQUEST
+        reading = receive()
+        reading.send(None)
+        reading.close()
+        incoming.append(DISCONNECT)
+        assert await receive() == DISCONNECT
+
+    drive(DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer.send))
+
+
 @pytest.mark.anyio
 async def test_where_nobody_tests_nothing_stands_between(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_middleware, "inside", None)
@@ -147,6 +166,13 @@ async def test_where_nobody_tests_nothing_stands_between(monkeypatch: pytest.Mon
 def test_without_trio_none_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "trio")
     assert not _backends.is_trio_running()
+
+
+def test_without_asyncio_nothing_is_a_queue_or_a_cancellation_of_its(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, cancellation = asyncio.Queue[None](), asyncio.CancelledError()
+    assert _backends.is_asyncio_queue(queue) and _backends.is_cancelled_error(cancellation)
+    monkeypatch.delitem(sys.modules, "asyncio")
+    assert not (_backends.is_asyncio_queue(queue) or _backends.is_cancelled_error(cancellation))
 
 
 def test_without_asyncio_there_is_no_loop() -> None:

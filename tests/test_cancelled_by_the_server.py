@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from disconnect_mw import DisconnectMiddleware, connection
 
+from .support.apps import through
 from .support.messages import CHUNK, DISCONNECT, REQUEST, START, http_scope
 from .support.records import ended
-from .support.serving import on_asyncio
+from .support.serving import on_asyncio, turns
 
 FIRST = {"type": "http.request", "body": b"part", "more_body": True}
 
@@ -104,6 +107,40 @@ async def test_a_cancellation_without_a_departure_is_none() -> None:
     scope, told = await play(reads_its_body, server, 0.01, "tells, then cancels")
     assert (told, server.reads, server.closed) == ([], 2, 1)
     assert connection(scope).connected
+
+
+async def test_a_cancel_scope_of_middleware_outside_has_nothing_read() -> None:
+    """It is not the server that has cancelled the app, and what would be read in the scope is lost."""
+    server = Server([REQUEST])
+    with anyio.move_on_after(0.01) as scope:
+        await DisconnectMiddleware(reads_its_body, policy="cancel")(http_scope(), server.receive, server.send)
+    assert (scope.cancelled_caught, server.reads) == (True, 1)
+
+
+async def test_a_receive_of_middleware_that_opens_a_group_of_tasks_is_not_called_at_the_end() -> None:
+    server = Server([REQUEST])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="No response returned"):
+        inner = DisconnectMiddleware(app, policy="cancel")
+        await BaseHTTPMiddleware(inner, through)(http_scope(), server.receive, server.send)
+    await turns()
+    assert server.reads == 1
+
+
+async def test_nothing_is_read_for_an_app_that_has_failed() -> None:
+    server = Server([REQUEST])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await DisconnectMiddleware(app, policy="cancel")(http_scope(), server.receive, server.send)
+    assert server.reads == 1
 
 
 async def test_nothing_is_read_of_a_body_that_the_app_has_not_asked_for() -> None:

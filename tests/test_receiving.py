@@ -504,6 +504,26 @@ async def test_a_server_that_swallows_the_end_of_our_read_is_not_read_again() ->
 
 
 @on_asyncio
+async def test_a_task_of_ours_that_has_ended_in_its_first_step_is_not_held() -> None:
+    tasks: list[Any] = []
+    incoming = [DISCONNECT, REQUEST]
+
+    async def receive() -> Any:
+        tasks.append(weakref.ref(asyncio.current_task()))
+        return incoming.pop()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        assert await receive() == DISCONNECT
+        await turns()
+        gc.collect()
+        own, ours = tasks
+        assert (own(), ours()) == (asyncio.current_task(), None)
+
+    await DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer().send)
+
+
+@on_asyncio
 async def test_a_disconnect_that_comes_while_a_receive_gives_its_turn_is_answered() -> None:
     """And not what was read before: after the disconnect every answer is the disconnect."""
     server = SimulatedServer(incoming=[])
@@ -590,6 +610,28 @@ async def test_an_exception_of_the_servers_receive_reaches_whoever_receives() ->
             with pytest.raises(RuntimeError, match=text):
                 await receive()
         assert await receive() == DISCONNECT
+
+    await DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer().send)
+
+
+async def test_a_peek_gets_the_exception_of_the_servers_receive_which_is_not_called_again() -> None:
+    reads = 0
+
+    async def receive() -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
+            return REQUEST
+        raise LookupError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        with anyio.CancelScope() as peek:
+            peek.cancel()
+            with pytest.raises(LookupError):
+                await receive()
+        await turns()
+        assert reads == 2
 
     await DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer().send)
 

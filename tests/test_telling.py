@@ -434,6 +434,23 @@ async def test_a_websocket_app_that_goes_on_for_long_is_warned_of(warned: Warned
     assert warned.texts() == [text("WEBSOCKET /chat")]
 
 
+async def test_under_finish_an_app_that_waits_for_the_disconnect_is_warned_of(warned: Warned) -> None:
+    """It never ends by itself."""
+    far = http(path="/waits")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            while not any(scope is one for one in warned.looked_at):
+                await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+
+    await serve(app, far, policy="finish")
+    assert warned.texts() == [text("GET /waits")]
+
+
 async def test_apps_that_end_in_time_one_after_the_other_are_not_warned_of(
     warned: Warned, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -328,6 +328,7 @@ async def test_a_receive_that_raises_in_place_of_the_disconnect_delivers_it(read
             await checked()
         for _ in range(3):
             assert await receive() == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        assert far.reads == 2, "it is not asked again"
 
     await run(far, app)
 

@@ -6,7 +6,7 @@ import contextvars
 import sys
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 Call = Callable[..., Awaitable[Any]]
 """The server's `receive` or `send`."""
@@ -108,9 +108,6 @@ class Backend:
     """
 
     __slots__ = ()
-
-    repeats_cancellation: ClassVar[bool] = False
-    """Whether a cancelled task is cancelled at each await until it ends (trio), not once."""
 
     def current_task(self, token: Any, /) -> Any:
         """The task that runs on the loop of this token; None where there is none."""

@@ -88,7 +88,6 @@ class WakeableCall:
 
 class TrioBackend(Backend):
     __slots__ = ()
-    repeats_cancellation = True
 
     def current_task(self, token: Any) -> Any:
         return trio.lowlevel.current_task()
