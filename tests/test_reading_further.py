@@ -265,6 +265,25 @@ async def test_a_response_that_begins_long_after_the_look_has_its_body_read_away
     await serve(app, far, posting(far))
 
 
+async def test_for_a_body_that_is_left_unread_a_receive_that_has_raised_is_not_called_again() -> None:
+    reads = 0
+
+    async def receive() -> Any:
+        nonlocal reads
+        reads += 1
+        raise LookupError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["asgi"]["spec_version"] == "2.4"
+        await send(START)
+        for _ in range(3):
+            await look(scope)
+        assert reads == 1
+
+    with anyio.fail_after(SECONDS):
+        await DisconnectMiddleware(app)(posting(uploading(5)), receive, http().send)
+
+
 async def test_a_read_that_is_under_way_goes_on_to_the_end_of_the_body() -> None:
     first, more = anyio.Event(), anyio.Event()
     reads: list[bytes] = []
