@@ -234,13 +234,11 @@ class Reader:
         one finds what a task has read by then. trio's own channels, and so Hypercorn's `receive`, give nothing in a
         cancelled scope.
         """
-        scope = self._source.backend.cancelled_scope()
-        if scope is None:
+        if not self._source.backend.peeks_itself():
             return False
         mark = self._mark = object()
         try:
-            with scope:
-                await self._read(mark)
+            await self._read(mark)
         except BaseException:
             self.receive_cancelled()
             self._start(reads_on=self._source.is_http)

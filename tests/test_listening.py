@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import types
 from collections.abc import Awaitable, Callable
@@ -97,12 +98,13 @@ async def test_an_app_that_polls_is_told_by_its_next_look() -> None:
     assert ended(scope) == "returned"
 
 
-async def test_a_poll_that_comes_later_than_a_listener_has_to_react_is_waited_for() -> None:
+@pytest.mark.parametrize("seconds", [0.001, -math.inf], ids=["for a time", "in a cancelled scope, as Starlette"])
+async def test_a_poll_that_comes_later_than_a_listener_has_to_react_is_waited_for(seconds: float) -> None:
     far = http()
 
     async def app(scope: Any, receive: Any, send: Any) -> Any:
         await receive()
-        with anyio.move_on_after(0.001):
+        with anyio.move_on_after(seconds):
             await receive()
         far.leave()
         await anyio.sleep(4 * SECONDS_TO_REACT)

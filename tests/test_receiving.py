@@ -19,7 +19,7 @@ from disconnect_mw import DisconnectMiddleware, _watcher, connection
 from disconnect_mw._backends import _asyncio
 from disconnect_mw._frames import chain
 
-from .support.messages import ACCEPT, CLOSE, DISCONNECT, REQUEST, START, http_scope
+from .support.messages import ACCEPT, CLOSE, DISCONNECT, FINAL, REQUEST, START, http_scope
 from .support.simulated_server import GUNICORN, HYPERCORN, UVICORN_0_28_0, ServerBehaviour, SimulatedServer, websocket
 
 pytestmark = pytest.mark.anyio
@@ -612,6 +612,29 @@ async def test_an_exception_of_the_servers_receive_reaches_whoever_receives() ->
         assert await receive() == DISCONNECT
 
     await DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer().send)
+
+
+@on_asyncio
+async def test_of_many_tasks_that_wait_the_one_that_reads_is_woken() -> None:
+    """The others wait until the disconnect is withheld no more."""
+    server = SimulatedServer(UVICORN_0_28_0, [])
+
+    async def deaf() -> Any:
+        await anyio.sleep_forever()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            listeners = Listeners(tasks, receive, 8)
+            await turns()
+            server.has_left = True
+            await send(START)
+            await turns()
+            assert listeners.answers == [REQUEST]
+            await send(FINAL)
+        assert listeners.answers == [REQUEST, *[DISCONNECT] * 7]
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app, policy="finish")(http_scope(), deaf, server.send)
 
 
 async def test_a_peek_gets_the_exception_of_the_servers_receive_which_is_not_called_again() -> None:

@@ -240,12 +240,12 @@ class Backend:
         """A cancel scope of anyio's or trio's kind, not shielded yet; None where no such scopes are."""
         return None
 
-    def cancelled_scope(self) -> Any:
-        """For a peek on trio: a scope in which everything that would wait is cancelled. None elsewhere.
+    def peeks_itself(self) -> bool:
+        """Whether the caller is a peek on trio, whose cancelled scope lets nothing wait. False elsewhere.
 
-        Also None for a caller that is not cancelled itself: a message that is cancelled on its way would be lost.
+        A caller that is not cancelled must not read in a cancelled scope: a message would be lost on its way.
         """
-        return None
+        return False
 
 
 BY_HAND = Backend()

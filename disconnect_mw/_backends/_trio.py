@@ -227,12 +227,8 @@ class TrioBackend(Backend):
         await trio.lowlevel.cancel_shielded_checkpoint()
         return True
 
-    def cancelled_scope(self) -> Any:
-        if not self.is_in_cancelled_scope():
-            return None
-        scope = trio.CancelScope()
-        scope.cancel()
-        return scope
+    def peeks_itself(self) -> bool:
+        return self.is_in_cancelled_scope()
 
 
 TRIO = TrioBackend()
