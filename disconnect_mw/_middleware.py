@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _backends, _options
 from ._connection import NO_PARTS, Connection
@@ -111,6 +111,9 @@ class DisconnectMiddleware:
     _usual: type[HTTPConnection] | None
     _sets_version: bool  # of every usual exchange
 
+    has_installs: ClassVar[bool] = False
+    """Whether there has been one in this process."""
+
     if TYPE_CHECKING:
 
         def __init__(
@@ -148,6 +151,7 @@ class DisconnectMiddleware:
                     "version"
                 )
             self._app = single_callable(app)
+            DisconnectMiddleware.has_installs = True
             from ._environment import complete  # not imported before it is used
 
             found = complete(

@@ -198,8 +198,9 @@ class ClientConnection:
 
         It is called on the event loop of the exchange, and must return soon; or, `in_thread`, in one of 32 threads that
         are there for this, for what blocks. If it returns an awaitable, that is awaited in a task of its own. What it
-        raises is logged, and changes nothing. It is not called if the exchange ends, or the response is complete, with
-        the client there. Where the exchange has ended without its client, it is called in the caller's thread.
+        raises is logged, and changes nothing; but `SystemExit` and `KeyboardInterrupt` end the loop, as anywhere on it.
+        It is not called if the exchange ends, or the response is complete, with the client there. Where the exchange
+        has ended without its client, it is called in the caller's thread.
 
         Returns a handle: `cancel()`, or leaving it as a context manager, has it not called any more. Raises `TypeError`
         for what is no function, and for an async one with `in_thread`.

@@ -330,8 +330,11 @@ class AsyncioBackend(Backend):
         return anyio is not None and anyio.current_effective_deadline() == -math.inf
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
-        if isinstance(exception, (asyncio.CancelledError, SystemExit, KeyboardInterrupt)):
+        if isinstance(exception, (SystemExit, KeyboardInterrupt)):
             return exception, None
+        if isinstance(exception, asyncio.CancelledError):
+            task = asyncio.current_task()  # whose own it is where no one has asked for it
+            return (None, exception) if task is not None and not task.cancelling() else (exception, None)
         if isinstance(exception, BaseExceptionGroup):
             return exception.split(KeyboardInterrupt)
         return None, exception
