@@ -873,7 +873,11 @@ class Connection(abc.ABC):
         may_know = self.is_watched() and self.disconnect_message is None and may_read
         if may_know and is_cancelled_error(exception) and self._is_cancelled_by_server():
             self.require_cancellation().is_over = True  # there is nothing to end any more
-            await self.require_reader().look_once()
+            try:
+                await self.require_reader().look_once()
+            except BaseException as second:  # echocorn cancels at the end of the stream, and of the connection
+                if not is_cancelled_error(second):
+                    raise
 
     def _is_cancelled_by_server(self) -> bool:
         """Whether it may be the server that has cancelled the app, and its own `receive` that the app was given.

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from disconnect_mw import DisconnectMiddleware, connection
+from disconnect_mw import DisconnectMiddleware, _telling, connection
 
 from .support.apps import through
 from .support.messages import CHUNK, DISCONNECT, REQUEST, START, http_scope
@@ -98,6 +98,60 @@ async def test_a_departure_is_told_before_and_after_the_first_check(
     ]
     assert ended(scope) == "cancelled"
     assert not connection(scope).connected
+
+
+async def cancelled_again(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel)  # in the turn in which the edge finds out
+
+
+@pytest.mark.parametrize("policy", ["mute", "finish", "cancel", "raise"])
+async def test_a_departure_is_told_where_the_server_cancels_twice(
+    policy: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """echocorn does. Nothing is left of the exchange: no timer would find one that is over."""
+    caplog.set_level("INFO", logger="disconnect_mw")
+    waiting = _recorded(monkeypatch, _telling.abandoned)
+    scope, told = await play(cancelled_again, Server([REQUEST]), 0.15, "cancels, then tells", policy=policy)
+    assert [disconnect.phase for disconnect in told] == ["before the response"]
+    assert ended(scope) == "cancelled"
+    assert len(caplog.records) == 1
+    assert not any(waiting)
+
+
+def _recorded(monkeypatch: pytest.MonkeyPatch, timer: Any) -> list[dict[Any, Any]]:
+    """What the timer's `add` will return: the exchanges that wait for it."""
+    waiting: list[dict[Any, Any]] = []
+    add = timer.add
+
+    def recorded(*arguments: Any) -> dict[Any, Any]:
+        waiting.append(add(*arguments))
+        return waiting[-1]
+
+    monkeypatch.setattr(timer, "add", recorded)
+    return waiting
+
+
+async def test_a_base_exception_of_the_servers_receive_passes_the_edge() -> None:
+    class Stop(BaseException):
+        pass
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise asyncio.CancelledError
+
+    def stop() -> Any:
+        raise Stop
+
+    server = Server([REQUEST], stop)
+    server.leave()
+    with pytest.raises(Stop):
+        await DisconnectMiddleware(app, policy="cancel")(http_scope(), server.receive, server.send)
 
 
 async def test_a_cancellation_without_a_departure_is_none() -> None:
