@@ -16,7 +16,6 @@ copyright = author
 version = release = disconnect_mw.__version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-suppress_warnings = ["toc.empty_glob"]
 
 # Docstrings are written for editors: a name between single backticks is code.
 default_role = "code"
