@@ -147,9 +147,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="X.svg",
         help="draw the comparison as X-light.svg and X-dark.svg, and save its numbers as X.json",
     )
-    parser.add_argument(
-        "--redraw", type=Path, metavar="X.svg", help="draw it from X.json; measure nothing"
-    )
+    parser.add_argument("--redraw", type=Path, metavar="X.svg", help="draw it from X.json; measure nothing")
     options = parser.parse_args(arguments)
     if options.plot is not None and (
         options.quick or options.rows or len(options.workloads) < len(WORKLOADS) or "comparison" not in options.parts
