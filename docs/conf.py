@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 from pathlib import Path
 
 import disconnect_mw
@@ -11,7 +12,7 @@ _metadata = configparser.ConfigParser()
 _metadata.read(Path(__file__).parent.parent / "setup.cfg", encoding="utf-8")
 
 project = "disconnect_mw"
-author = "the authors of disconnect_mw"
+author = _metadata["metadata"]["author"]
 copyright = author
 version = release = disconnect_mw.__version__
 
@@ -27,7 +28,7 @@ python_maximum_signature_line_length = 80
 
 html_theme = "furo"
 html_title = f"disconnect_mw {release}"
-html_baseurl = _metadata["metadata"]["url"]
+(html_baseurl,) = re.findall(r"Documentation = (\S+)", _metadata["metadata"]["project_urls"])
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_copyright = False

@@ -124,14 +124,14 @@ def test_it_renders_without_a_warning() -> None:
 
 
 def test_each_address_is_a_page_of_the_site() -> None:
-    """The site's address is `url` in setup.cfg, and stands in README.rst as it is: an index fills in nothing."""
-    base = SETTINGS["metadata"]["url"]
+    """The site's address is in setup.cfg, and stands in README.rst as it is: an index fills in nothing."""
+    (base,) = re.findall(r"Documentation = (\S+)", SETTINGS["metadata"]["project_urls"])
     addresses = re.findall(r"https?://[^\s>`]+", README)
     assert len(addresses) > 20
-    strangers = [address for address in addresses if not address.startswith(base)]
-    assert strangers == [], f"replace the old address in README.rst by {base}, which is `url` in setup.cfg"
+    strangers = [address for address in addresses if not address.startswith(f"{base}/")]
+    assert strangers == [], f"replace the old address in README.rst by {base}, which setup.cfg has"
     for address in addresses:
-        path = address.removeprefix(base)
+        path = address.removeprefix(f"{base}/")
         if path.startswith("_images/"):
             assert (DOCS / path.removeprefix("_images/")).exists(), address
         elif path:
