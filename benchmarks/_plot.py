@@ -99,7 +99,7 @@ def svg(numbers: Numbers, theme: str) -> str:
 
     colours, rows = THEMES[theme], numbers["rows"]
     height = _INCHES_AROUND + _INCHES_A_ROW * len(rows)
-    settings: dict[str, Any] = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "disconnect_mw",
         "font.family": "sans-serif",
@@ -142,7 +142,7 @@ def _draw_scale(axes: Axes, numbers: Numbers, theme: str) -> None:
     axes.set_yticks(range(len(rows)), [name.replace("  ", "\N{NO-BREAK SPACE}" * 4) for name in names])
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         label.set_fontweight("bold" if row == "ours" else "normal")
-        label.set_ha("left")
+        label.set_horizontalalignment("left")
         label.set_x(-0.4)
     ticks = [0.5, 1, 2, 5, 10, 20, 50, 100]
     axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks], fontsize=8)

@@ -53,7 +53,7 @@ TRIED: set[tuple[str, str]] = set()
 """Those that a test below takes."""
 
 
-def shows(page: str, *names: str) -> Any:
+def shows(page: str, *names: str) -> pytest.MarkDecorator:
     """Mark a test of these blocks of a page, which it gets as `code`, one after the other."""
     keys = [(page, name) for name in names]
     TRIED.update(keys)
@@ -106,7 +106,12 @@ class Shown:
     def __init__(self, code: str, **names: Any) -> None:
         self.app = FastAPI()
         self.model, self.database = Model(), Database()
-        self.names = {"app": self.app, "model": self.model, "database": self.database, "asyncio": asyncio}
+        self.names: dict[str, Any] = {
+            "app": self.app,
+            "model": self.model,
+            "database": self.database,
+            "asyncio": asyncio,
+        }
         self.names |= {"DisconnectMiddleware": DisconnectMiddleware, "Client": Client, **names}
         self.ended: dict[str, str] = {}
         exec(code, self.names)
@@ -134,7 +139,8 @@ def test_every_block_of_code_is_run() -> None:
 @shows("index", "the two lines")
 def test_the_two_lines_install_it(code: str) -> None:
     shown = Shown(code)
-    assert [middleware.cls for middleware in shown.app.user_middleware] == [DisconnectMiddleware]
+    (middleware,) = shown.app.user_middleware
+    assert middleware.cls is DisconnectMiddleware  # type: ignore[comparison-overlap]  # Starlette's type is a protocol
 
 
 # Policies

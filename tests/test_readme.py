@@ -8,7 +8,7 @@ import re
 from typing import Any, get_args
 
 import anyio
-import docutils.core
+import docutils.core  # type: ignore[import-untyped]  # it has no types
 import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette

@@ -33,7 +33,7 @@ SEARCHED = {
     "gunicorn": "howto/servers",
     "is_disconnected": "questions",
     "wait_disconnected": "api/disconnect_mw",
-    "sentry": "observe",
+    "grafana": "observe",
     "prometheus": "observe",
     "max_orphans": "howto/bound",
 }
