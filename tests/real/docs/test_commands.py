@@ -77,3 +77,45 @@ def test_an_agent_under_django_is_finished(path: str, is_saved: bool, tmp_path: 
         process.leave(path, "an agent works")
         (line,) = process.until(f"client disconnected: GET {path}")
         assert ("saved" in process.output.splitlines()) is is_saved, line
+
+
+BARE = """
+from fastapi import FastAPI, Request
+
+app = FastAPI()
+
+@app.post("/upload")
+async def upload(request: Request):
+    return {"bytes": len(await request.body())}
+"""
+WRAPPED = BARE + "\nfrom disconnect_mw import DisconnectMiddleware\napp.add_middleware(DisconnectMiddleware)\n"
+
+CUT_UPLOAD = b"POST /upload HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n" + 70_000 * b"x"
+
+
+def log_of(app: str, until: str, home: Path) -> list[str]:
+    """What uvicorn logs of an upload that is cut, without the paths of this machine."""
+    (home / "myapp.py").write_text(app)
+    with Process("uvicorn --port {port} myapp:app", home, DISCONNECT_MW_LOG="info") as process:
+        with process.connect() as connection:
+            connection.sendall(CUT_UPLOAD)
+        process.until(until)
+        lines = process.output.splitlines()
+    return [re.sub(r'(File ").*?((?:starlette/)?\w+\.py")', r"\1\2", line) for line in lines]
+
+
+def test_the_log_before_and_after_is_as_the_readme_has_it(tmp_path: Path) -> None:
+    readme = (TOP / "README.rst").read_text(encoding="utf-8")
+    before, after = re.findall(r"^(?:Before|After).*::\n\n((?:    .*\n)+)", readme, re.MULTILINE)
+    shown = [line[4:] for line in before.splitlines() if line.strip() != "..."]
+    lines = log_of(BARE, "^starlette.requests.ClientDisconnect$", tmp_path)
+    places = [lines.index(line) for line in shown]
+    assert places == sorted(places) and places[-1] - places[0] > 50
+    lines = log_of(WRAPPED, "client disconnected", tmp_path)
+    (line,) = [line for line in lines if "client disconnected" in line]
+    assert no_numbers(line) == no_numbers(after.strip())
+    assert "Traceback" not in "\n".join(lines)
+
+
+def no_numbers(line: str) -> str:
+    return re.sub(r":\d+|\d+\.\d{3}", "", line)
