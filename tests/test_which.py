@@ -100,7 +100,6 @@ def test_the_versions_and_their_pythons_are_those_installed() -> None:
 
 def test_what_is_said_of_fastapi_disconnect_it_has() -> None:
     assert "queue_size" in inspect.signature(middleware("fastapi-disconnect")).parameters
-    from fastapi_disconnect import cancel_on_disconnect
-
+    decorator = importlib.import_module("fastapi_disconnect").cancel_on_disconnect
     with pytest.raises(TypeError):
-        cancel_on_disconnect(lambda request: None)
+        decorator(lambda request: None)
