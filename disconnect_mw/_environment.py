@@ -127,14 +127,14 @@ def load_app() -> Any:
             found = getattr(found, attribute)
         except AttributeError:
             raise _error(f"{APP} is {path!r}, but there is no {attribute!r} in {module_name!r}") from None
-    if is_factory or _takes_nothing(found):
+    if is_factory or takes_nothing(found):
         found = found()
     if not callable(found):
         raise _error(f"{APP} is {path!r}, which is no ASGI application but {found!r}")
     return found
 
 
-def _takes_nothing(found: Any) -> bool:
+def takes_nothing(found: Any) -> bool:
     """Whether it is a factory, which no application is: that takes one argument (ASGI 2) or three."""
     try:
         inspect.signature(found).bind()

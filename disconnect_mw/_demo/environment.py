@@ -7,17 +7,15 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TextIO
 
+from .. import _throw_away
 from .server import DemoError
 
 _PACKAGE = Path(__file__).parents[1]
-_SECONDS_TO_INSTALL = 300.0
-_SECONDS_BETWEEN_SIGNS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,59 +45,27 @@ def throw_away_environment(uvicorn: str, directory: Path, output: TextIO) -> Env
         raise DemoError(f"--uvicorn must be a version such as 0.28.0, not {uvicorn!r}")
     import_path = directory / "import"
     shutil.copytree(_PACKAGE, import_path / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-    home = directory / "environment"
-    python = str(home / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"))
-    uv = shutil.which("uv")
-    if uv is not None:
-        make = [uv, "venv", "--quiet", "--python", sys.executable, str(home)]
-        install = [uv, "pip", "install", "--quiet", "--python", python]
-    else:
-        make = [sys.executable, "-m", "venv", str(home)]
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     # uvicorn before 0.20 fails with websockets 14 and later.
     websockets = "websockets<14" if [*map(int, re.findall(r"\d+", uvicorn))] < [0, 20] else "websockets"
     packages = [f"uvicorn=={uvicorn}", "starlette", "asgiref", "httptools", websockets]
-    what = f"Installing uvicorn {uvicorn} in a throw-away environment ({'uv' if uv else 'venv and pip'})"
+    what = f"Installing uvicorn {uvicorn} in a throw-away environment ({_throw_away.installer()})"
     progress = _Progress(what, output)
     try:
-        for command in (make, [*install, *packages]):
-            _run(command, directory, uvicorn, progress)
+        python = _throw_away.make(directory, [packages], progress.show)
+    except _throw_away.NotInstalled as failure:
+        raise DemoError(_why_not_installed(uvicorn, failure)) from None
     finally:
         progress.end()
     return Environment(python, str(import_path))
 
 
-def _run(command: list[str], directory: Path, uvicorn: str, progress: _Progress) -> None:
-    said_path = directory / "installer.log"
-    limit = time.monotonic() + _SECONDS_TO_INSTALL
-    with said_path.open("wb") as said:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, cwd=directory
-        )
-    try:
-        while process.poll() is None:
-            if time.monotonic() > limit:
-                raise DemoError(f"uvicorn {uvicorn} was not installed within {_SECONDS_TO_INSTALL:.0f} s: try again")
-            progress.show()
-            try:
-                process.wait(_SECONDS_BETWEEN_SIGNS)
-            except subprocess.TimeoutExpired:
-                continue
-    finally:
-        process.kill()  # does nothing if it has ended
-        process.wait()
-    if process.returncode:
-        raise DemoError(_why_not_installed(uvicorn, said_path.read_text(errors="replace")))
-
-
-def _why_not_installed(uvicorn: str, said: str) -> str:
-    """Return the reason in one sentence. Without a network pip, too, says that there is no such version."""
-    is_offline = "from versions: none" in said or "connection broken" in said
-    if not is_offline and ("no version of uvicorn" in said or "No matching distribution" in said):
+def _why_not_installed(uvicorn: str, failure: _throw_away.NotInstalled) -> str:
+    """Return the reason in one sentence."""
+    if failure.is_late:
+        return f"uvicorn {uvicorn} was not installed within {_throw_away.SECONDS_TO_INSTALL:.0f} s: try again"
+    if failure.misses("uvicorn"):
         return f"there is no uvicorn {uvicorn} for this Python: see pip index versions uvicorn"
-    lines = [line.strip(" │╰─▶×") for line in said.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("WARNING", "hint", "[notice]"))]
-    last = lines[-1] if lines else "nothing"
+    last = failure.last_line
     return f"uvicorn {uvicorn} could not be installed (is there a network?); the installer's last line: {last}"
 
 
