@@ -75,8 +75,8 @@ def _make_parser() -> argparse.ArgumentParser:
         help="show what your own app does when its clients leave, without the middleware and with it",
         description="Starts the app under real servers, as it is and inside of the middleware, and has real clients "
         "leave each route: during the upload, before the response, after its first bytes, in the middle of a stream, "
-        "before a WebSocket is accepted and while it is open. Exit status: 0 if nothing misbehaves with the middleware, "
-        "1 if something does, 2 if the check could not run.",
+        "before a WebSocket is accepted and while it is open. Exit status: 0 if nothing misbehaves with the "
+        "middleware, 1 if something does, 2 if the check could not run.",
     )
     add_arguments(check)
     return parser

@@ -56,7 +56,7 @@ class Stay:
     sends: list[float] = dataclasses.field(default_factory=list)  # of messages with a body, in seconds from the request
     tasks: int = 0
     connections: int = 0
-    files: list[int] = dataclasses.field(default_factory=list)  # sizes
+    files: list[tuple[str, int]] = dataclasses.field(default_factory=list)  # written, with their sizes
 
     @property
     def kind(self) -> str:
@@ -144,6 +144,10 @@ class Result:
     is_same: bool | None = None  # whether the answer to a client that stays is; None cannot be told
     same: str = ""  # how that was found
     advice: list[Advice] = dataclasses.field(default_factory=list)
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.bare, self.wrapped
 
 
 @dataclasses.dataclass

@@ -35,7 +35,7 @@ class Exchange:
         self.ended: float | None = None
         self.how: str | None = None
         self.raised: dict[str, Any] | None = None
-        self.connections: dict[int, float] = {}
+        self.connections = 0  # of a pool, taken and not given back
         self.files: list[str] = []
         self.task = asyncio.current_task()
         self.tasks: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -116,7 +116,7 @@ class Exchange:
             "bytes_received": self._bytes_received,
             "has_whole_body": self._has_whole_body,
             "tasks": [place_of_task(task) for task in self.tasks_left()],
-            "connections": len(self.connections),
+            "connections": self.connections,
             "files": [(path, os.path.getsize(path)) for path in self.files if os.path.isfile(path)],
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from ._evidence import Advice, Departure, Finding, Logged, OnServer, Result, Side, Stay
 from ._play import GROWTH
@@ -61,7 +62,7 @@ def _faults(departure: Departure, stay: Stay) -> Iterator[tuple[str, str, str]]:
         if departure.is_stubborn:
             yield "stubborn", f"the handler swallows its cancellation and goes on for ever{where}", ""
         elif stay.status is not None and not departure.in_thread:
-            yield "endless", f"the handler never ends without its client{where}", ""
+            yield "endless", f"the handler does not end when its client leaves{where}", ""
     if len(departure.tasks) > stay.tasks and departure.how is not None:
         count = len(departure.tasks) - stay.tasks
         yield "tasks", f"{_count(count, 'task')} left running: {departure.tasks[0]}", ""
@@ -74,13 +75,20 @@ def _faults(departure: Departure, stay: Stay) -> Iterator[tuple[str, str, str]]:
 
 
 def _faults_in_files(departure: Departure, stay: Stay) -> Iterator[tuple[str, str, str]]:
-    whole = max(stay.files, default=None)
-    for path, size in departure.files:
-        name = path.rpartition("/")[2]
+    wholes: dict[tuple[Path, str], int] = {}
+    for text, size in stay.files:
+        wholes[_sort_of(text)] = max(size, wholes.get(_sort_of(text), 0))
+    for text, size in departure.files:
+        name, whole = Path(text).name, wholes.get(_sort_of(text))
         if whole is not None and size < whole:
             yield "half", f"half an upload is saved: {size} of {whole} bytes stay in a file such as {name}", "file"
         elif whole is None:
             yield "half", f"a file such as {name} is left behind by an upload that was cut", "file"
+
+
+def _sort_of(path: str) -> tuple[Path, str]:
+    """What files of one kind have in common: directory and suffix."""
+    return Path(path).parent, Path(path).suffix
 
 
 def _faults_in_log(departure: Departure, stay: Stay) -> Iterator[tuple[str, str, str]]:

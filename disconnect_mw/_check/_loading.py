@@ -79,4 +79,4 @@ def shown_lines(error: BaseException) -> list[str]:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if is_apps(frame.filename)] or frames[-1:]
     lines = [*traceback.format_list(own[-_FRAMES_SHOWN:]), *traceback.format_exception_only(error)]
-    return "".join(lines).splitlines()
+    return [line for line in "".join(lines).splitlines() if line.strip(" ^~")]

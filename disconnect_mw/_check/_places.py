@@ -22,6 +22,9 @@ _SERVER_PACKAGES = frozenset({*SERVERS, "_granian", "websockets", "wsproto", "h1
 _LINES_OF_TRACEBACK = 12
 
 _LIBRARIES = tuple({os.path.realpath(path) + os.sep for path in sysconfig.get_paths().values()})
+bases: list[str] = []
+"""The directories that are left out where a line of a file below them is named."""
+
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -62,7 +65,7 @@ def place_of(exception: BaseException) -> str | None:
         exception = exception.exceptions[0]
     lines = traceback.extract_tb(exception.__traceback__)
     own = [line for line in lines if is_apps(line.filename)]
-    return _line(own[-1].filename, own[-1].lineno, own[-1].name) if own else None
+    return line_of(own[-1].filename, own[-1].lineno, own[-1].name) if own else None
 
 
 def is_apps(file: str) -> bool:
@@ -105,8 +108,9 @@ def _all_frames(tasks: Iterable[Any]) -> list[Any]:
 
 
 def _line_of(frame: Any) -> str:
-    return _line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+    return line_of(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
 
-def _line(file: str, number: int | None, name: str) -> str:
-    return f"{os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file}:{number}, in {name}"
+def line_of(file: str, number: int | None, name: str = "") -> str:
+    base = next((base for base in bases if file.startswith(base + os.sep)), None)
+    return f"{file if base is None else os.path.relpath(file, base)}:{number}{name and f', in {name}'}"

@@ -6,21 +6,22 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ._clients import Client, Refused, WebSocketClient, client_of
-from ._evidence import Departure, Logged, Mark, Memory, Side, Stay
+from ._evidence import PHASES, Departure, Logged, Mark, Memory, Side, Stay
 from ._options import CheckError, Options
 from ._routes import Route
 from ._server import Seen, Server, ServerLost
 
-_AT_ONCE = 4
+_AT_ONCE = 6
 """Clients of one side that are played at the same time."""
 
 _SECONDS_TO_BEGIN = 10.0
 _SECONDS_TO_BEGIN_UPLOAD = 1.5  # a server that takes the whole upload first does not call the app at all
 _SECONDS_TO_SETTLE = 1.0
 _SECONDS_AFTER_CANCEL = 1.0
+_TURNS, _SECONDS_OF_A_TURN = 6, 0.05
 _SECONDS_TO_CLOSE = 1.0
 _SECONDS_FOR_DAPHNE = 1.2  # it checks once a second for what apps have raised
 _BYTES_TO_STAY = 1 << 20
@@ -34,10 +35,11 @@ _STREAMED = 0.03
 _DEPARTURES = 100
 _BATCH = 20
 _LEAST = 40
-_SECONDS_FOR_MEMORY = 6.0
+_SECONDS_FOR_MEMORY = 3.0
 GROWTH = 2048
 """Bytes per departure from which on memory counts as growing."""
 
+T = TypeVar("T")
 Progress = Callable[[str], None]
 
 
@@ -49,8 +51,33 @@ class Player:
         self._options = options
         self._show = show
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._restart = asyncio.Lock()
+        self._alone = asyncio.Lock()
         self.log: list[Logged] = []  # of servers that have ended
+
+    async def _surely(self, play: Callable[[], Awaitable[T]]) -> T:
+        """Play something beside others; if the server is lost meanwhile, once more on a new one, and alone.
+
+        Raises `ServerLost` if it is lost then, too: this is what does it.
+        """
+        server = self.server
+        async with self._slots:
+            try:
+                return await play()
+            except (ServerLost, OSError):
+                pass
+        async with self._alone, contextlib.AsyncExitStack() as stack:
+            for _ in range(_AT_ONCE):
+                await stack.enter_async_context(self._slots)
+            await self._start_anew(server)
+            server = self.server
+            try:
+                return await play()
+            except OSError:
+                await self._start_anew(server)
+                raise ServerLost("ended") from None
+            except ServerLost:
+                await self._start_anew(server)
+                raise
 
     async def start(self) -> Server:
         self.server = await self._make().__aenter__()
@@ -64,21 +91,18 @@ class Player:
             await server.__aexit__()
 
     async def _start_anew(self, lost: Server) -> None:
-        async with self._restart:
-            if self.server is lost:
-                await self.stop()
-                await self.start()
+        if self.server is lost:
+            await self.stop()
+            await self.start()
 
     # Clients that stay
 
     async def stay(self, route: Route) -> Stay:
         """Play a client that stays, for some seconds where the answer has no end."""
-        async with self._slots:
-            try:
-                return await self._stay(route)
-            except ServerLost as lost:
-                await self._start_anew(self.server)
-                return Stay(problem=_words_for(lost))
+        try:
+            return await self._surely(lambda: self._stay(route))
+        except ServerLost as lost:
+            return Stay(problem=_words_for(lost))
 
     async def _stay(self, route: Route) -> Stay:
         server, found = self.server, Stay()
@@ -108,9 +132,9 @@ class Player:
         if record is not None:
             found.sends = [at - began for at, _, kind, size in record["messages"] if "body" in kind and size]
             found.tasks, found.connections = len(record["tasks"]), record["connections"]
-            found.files = [size for _, size in record["files"]]
+            found.files = [(path, size) for path, size in record["files"]]
             if record["ended"] is None:
-                await server.ask("cancel", port=client.port)
+                await server.cancel(client.port)
         found.log = [*map(logged, seen.log)] if found.is_whole or found.problem else []
         server.forget(client.port)
         return found
@@ -141,24 +165,12 @@ class Player:
     # Clients that leave
 
     async def depart(self, route: Route, phase: str, way: str, stay: Stay) -> Departure:
-        """Play a client that leaves; alone, if the server is lost while others are being played."""
-        server = self.server
-        async with self._slots:
-            self._show(f"{route.title}: {way} {phase}")
-            try:
-                return await self._depart_in_time(route, phase, way, stay)
-            except (ServerLost, OSError):
-                pass
-        async with contextlib.AsyncExitStack() as stack:
-            for _ in range(_AT_ONCE):
-                await self._slots.acquire()
-                stack.callback(self._slots.release)
-            await self._start_anew(server)
-            try:
-                return await self._depart_in_time(route, phase, way, stay)
-            except (ServerLost, OSError) as lost:
-                await self._start_anew(self.server)
-                return Departure(phase, way, lost=lost.reason if isinstance(lost, ServerLost) else "ended")
+        """Play a client that leaves."""
+        self._show(f"{route.title}: {way} {PHASES[phase]}")
+        try:
+            return await self._surely(lambda: self._depart_in_time(route, phase, way, stay))
+        except ServerLost as lost:
+            return Departure(phase, way, lost=lost.reason)
 
     async def _depart_in_time(self, route: Route, phase: str, way: str, stay: Stay) -> Departure:
         """Play it as soon as the app has begun; where that is too late, right behind the request."""
@@ -190,15 +202,15 @@ class Player:
             client.close()
         marks.append(Mark(left_at - began, "client", f"leaves ({way})"))
         try:
-            if not seen.begun.is_set() and not await self._wait(seen.begun, _SECONDS_TO_SETTLE):
+            if not await self._has_begun(server, seen):
                 found.not_played = found.not_played or "the server did not call the app for a client that had left"
                 return found
             await self._wait(seen.ended, self._seconds_to_end(stay))
             record = await self._settled(server, client.port, seen, stay)
-            if record is not None:
-                await self._judge_record(server, client.port, seen, record, found, left_at)
-                _draw(record, began, marks)
             found.log = [*map(logged, seen.log)]
+            if record is not None:
+                _draw(record, began, marks)
+                await self._judge_record(server, client.port, seen, record, found, left_at)
         finally:
             client.close()
             found.timeline = sorted(marks, key=lambda mark: mark.at)
@@ -206,6 +218,14 @@ class Player:
         if found.not_played is None:
             found.not_played = self._why_too_late(record, phase, left_at, route)
         return found
+
+    async def _has_begun(self, server: Server, seen: Seen) -> bool:
+        """Whether the app is called for a client that may have left before that: the server has some turns for it."""
+        for _ in range(_TURNS):
+            if await self._wait(seen.begun, _SECONDS_OF_A_TURN):
+                break
+            await server.ask("ping")
+        return seen.begun.is_set()
 
     async def _judge_record(
         self, server: Server, port: int, seen: Seen, record: dict[str, Any], found: Departure, left_at: float
@@ -233,10 +253,10 @@ class Player:
         awaits = await server.ask("where", port=port)
         found.place, found.source, found.in_thread = awaits["place"], awaits["source"], awaits["in_thread"]
         if not found.in_thread:
-            await server.ask("cancel", port=port)
+            await server.cancel(port)
             found.is_stubborn = not await self._wait(seen.ended, _SECONDS_AFTER_CANCEL)
             for _ in range(5 if found.is_stubborn else 0):  # so that it does not go on for the others
-                await server.ask("cancel", port=port)
+                await server.cancel(port)
 
     async def _reach(
         self, client: Any, route: Route, phase: str, seen: Seen, *, is_at_once: bool = False
@@ -321,6 +341,9 @@ class Player:
         if any(one.seconds is None or one.connections or one.lost for one in played):
             side.no_memory = "its handlers do not end, or keep a connection"
             return
+        if any(len(one.tasks) > side.stays[0].tasks for one in played):
+            side.no_memory = "the tasks that are left keep theirs"
+            return
         phase = played[-1].phase
         self._show(f"{route.title}: memory, {_DEPARTURES} departures {phase}")
         try:
@@ -389,6 +412,8 @@ def phases_of(route: Route, stay: Stay) -> list[str]:
         return ["before accept", "open"]
     phases = ["upload"] if route.body and len(route.body) > 1 else []
     phases.append("before response")
+    if stay.status is None:
+        return phases
     is_long = len(stay.body) > 8 * 65536
     span = stay.sends[-1] - stay.sends[0] if stay.sends else 0.0
     if not stay.is_whole or is_long or span > _STREAMED:

@@ -25,13 +25,14 @@ from typing import Any
 from .. import DisconnectMiddleware, _middleware
 from ._exchange import Exchange, current, servers_tasks
 from ._loading import NotLoaded, load
-from ._places import PACKAGE, SERVERS, describe, name_of, where
+from ._places import PACKAGE, SERVERS, bases, describe, is_apps, line_of, name_of, where
 
 VARIABLE = "CHECK_OF_DISCONNECT_MW"
 """The environment variable with the settings, as JSON."""
 
 _FRAMEWORKS = ("fastapi", "litestar", "quart", "django", "channels", "falcon", "blacksheep", "starlette")
 _ROUTES = 1000
+_COLLECTED = ("Task was destroyed", "Task exception was never", "Future exception was never", "Unclosed")
 
 
 class Channel:
@@ -75,6 +76,7 @@ class Probe:
         self._snapshot: tracemalloc.Snapshot | None = None
         self._installs = 0
         self._watches_pools = False
+        bases[:] = [os.getcwd(), settings["app_dir"]]
         self._watch_process()
         try:
             self._bare = load(settings["app"], settings["app_dir"], is_factory=settings["factory"])
@@ -191,11 +193,14 @@ class Probe:
         exception = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
         if record.levelno < logging.WARNING and exception is None:
             return
-        exchange = current.get() or _exchange_of(exception)
+        text = record.getMessage()
+        # Those are logged when something is collected, in whichever exchange that happens.
+        is_late = record.name == "asyncio" and text.startswith(_COLLECTED)
+        exchange = None if is_late else current.get() or _exchange_of(exception)
         self.channel.tell(
             log=record.levelname,
             logger=record.name,
-            text=record.getMessage()[:600],
+            text=text[:600],
             exception=None if exception is None else describe(exception),
             port=None if exchange is None else exchange.port,
             at=time.monotonic(),
@@ -209,18 +214,18 @@ class Probe:
         from sqlalchemy import event
         from sqlalchemy.pool import Pool
 
-        takers: dict[int, Exchange] = {}
+        takers: dict[int, list[Exchange]] = {}  # several, where a pool has one connection for all
 
         def taken(connection: Any, record: Any, fairy: Any) -> None:
             exchange = current.get()
             if exchange is not None:
-                takers[id(record)] = exchange
-                exchange.connections[id(record)] = time.monotonic()
+                takers.setdefault(id(record), []).append(exchange)
+                exchange.connections += 1
 
         def given_back(connection: Any, record: Any, *others: Any) -> None:
-            exchange = takers.pop(id(record), None)
-            if exchange is not None:
-                exchange.connections.pop(id(record), None)
+            those, own = takers.get(id(record), []), current.get()
+            if those:
+                those.pop(those.index(own) if own in those else 0).connections -= 1
 
         event.listen(Pool, "checkout", taken)
         for name in ("checkin", "detach", "invalidate"):
@@ -292,10 +297,18 @@ class Probe:
             self._snapshot = tracemalloc.take_snapshot()
         elif command.get("compare") and self._snapshot is not None:
             before, after = (one.filter_traces(others) for one in (self._snapshot, tracemalloc.take_snapshot()))
-            growth = [line for line in after.compare_to(before, "lineno")[:1] if line.size_diff > 0]
-            found["place"] = f"{growth[0].traceback[0].filename}:{growth[0].traceback[0].lineno}" if growth else None
+            found["place"] = _place_of_growth(before, after)
             self._snapshot = None
         return found
+
+
+def _place_of_growth(before: tracemalloc.Snapshot, after: tracemalloc.Snapshot) -> str | None:
+    """The line that allocated most of what has come; one of the app's own, if that is a tenth of it."""
+    grown = [line for line in after.compare_to(before, "lineno") if line.size_diff > 0]
+    whole = sum(line.size_diff for line in grown)
+    own = [line for line in grown if is_apps(line.traceback[0].filename) and line.size_diff > whole / 10]
+    frames = [line.traceback[0] for line in (*own, *grown)]
+    return line_of(frames[0].filename, frames[0].lineno) if frames else None
 
 
 def _around_current(scope: Any, receive: Any, send: Any) -> tuple[Any, Any]:
@@ -316,16 +329,16 @@ def _exchange_of(exception: BaseException | None) -> Exchange | None:
 
 
 def _note_open(event: str, arguments: tuple[Any, ...]) -> None:
-    """Note each new file that a handler opens to write."""
+    """Note each file that a handler opens to write anew."""
     exchange = current.get() if event == "open" else None
     if exchange is None:
         return
     path, mode, flags = arguments
     if not isinstance(path, (str, bytes)):
         return
-    is_written = set(mode) & set("wxa+") if isinstance(mode, str) else (flags or 0) & (os.O_WRONLY | os.O_RDWR)
+    is_written = set(mode) & set("wx") if isinstance(mode, str) else (flags or 0) & (os.O_CREAT | os.O_TRUNC)
     path = os.path.abspath(os.fsdecode(path))
-    if is_written and not os.path.exists(path) and path not in exchange.files:
+    if is_written and path not in exchange.files:
         exchange.files.append(path)
 
 

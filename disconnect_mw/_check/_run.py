@@ -20,6 +20,7 @@ from ._server import Server
 
 _SECONDS_FOR_DOCUMENT = 20.0
 _SECONDS_FOR_WARNINGS = 0.2
+_ROUTES_AT_ONCE = 4
 
 
 class Display(Protocol):
@@ -89,19 +90,25 @@ async def _check_on(environment: Environment, found: OnServer, options: Options,
         found.facts = wrapped.server.facts
         found.version = found.facts["versions"].get(found.name, found.version)
         routes = await _routes(bare.server, options, found)
-        display.expect(len(routes))
-        for route in routes:
-            result = Result(route)
-            found.results.append(result)
-            try:
-                await _try(result, players, found, options)
-            finally:
-                judge(result, found)
+        found.results = [Result(route) for route in routes]
+        display.expect(len(routes) if options.is_quick else 2 * len(routes))
+        some = asyncio.Semaphore(_ROUTES_AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            for result in found.results:
+                group.create_task(_try(result, players, found, options, display, some))
+        for result in found.results if not options.is_quick else ():
+            if result.is_skipped is None:
+                await asyncio.gather(
+                    *(player.measure(result.route, side) for player, side in zip(players, result.sides, strict=True))
+                )
             display.step()
         await asyncio.sleep(_SECONDS_FOR_WARNINGS)
     finally:
         for player in players:
             await player.stop()
+        found.results = [result for result in found.results if result.bare.stays]
+        for result in found.results:
+            judge(result, found)
         found.bare_log, found.log = bare.log, wrapped.log
 
 
@@ -116,10 +123,17 @@ def _maker(name: str, environment: Environment, options: Options, *, is_wrapped:
     return lambda: Server(name, environment, settings)
 
 
-async def _try(result: Result, players: list[Player], found: OnServer, options: Options) -> None:
-    """Play one route: a client that stays, those that leave beside another that stays, then the memory."""
-    route = result.route
-    sides = (result.bare, result.wrapped)
+async def _try(
+    result: Result, players: list[Player], found: OnServer, options: Options, display: Display, some: asyncio.Semaphore
+) -> None:
+    """Play one route: a client that stays, then those that leave, beside another that stays."""
+    async with some:
+        await _try_now(result, players, found, options)
+    display.step()
+
+
+async def _try_now(result: Result, players: list[Player], found: OnServer, options: Options) -> None:
+    route, sides = result.route, result.sides
     for side, stay in zip(sides, await asyncio.gather(*(player.stay(route) for player in players)), strict=True):
         side.stays.append(stay)
     found.has_own = players[1].server.has_own
@@ -132,8 +146,6 @@ async def _try(result: Result, players: list[Player], found: OnServer, options: 
     if options.is_quick:
         for side in sides:
             side.no_memory = "--quick does not measure it"
-        return
-    await asyncio.gather(*(player.measure(route, side) for player, side in zip(players, sides, strict=True)))
 
 
 async def _leave(player: Player, side: Side, route: Route, options: Options, server: str) -> None:

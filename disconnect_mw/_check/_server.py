@@ -11,7 +11,6 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import Any, Self
 
 from ._environments import Environment
@@ -75,6 +74,7 @@ class Server:
         self._seen: dict[int, Seen] = {}
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._asked = 0
+        self._cancelled: set[int] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._writer: asyncio.StreamWriter | None = None  # of the worker that serves
         self._failure: CheckError | None = None
@@ -220,11 +220,14 @@ class Server:
                 answer.set_result(fact["found"])
         elif "begin" in fact:
             self._writer, self.has_own = writer, fact["has_own"]
-            self._of(fact["begin"]).begun.set()
+            if fact["begin"] in self._seen:
+                self._seen[fact["begin"]].begun.set()
         elif "end" in fact:
-            self._of(fact["end"]).ended.set()
+            if fact["end"] in self._seen:
+                self._seen[fact["end"]].ended.set()
         elif "log" in fact:
-            (self.log if fact["port"] is None else self._of(fact["port"]).log).append(fact)
+            if fact["port"] not in self._cancelled:
+                (self._seen[fact["port"]].log if fact["port"] in self._seen else self.log).append(fact)
         elif "failed" in fact:
             self._failure = CheckError(f"the app does not start: {fact['failed']}", fact["traceback"])
             self._loaded.set()
@@ -236,18 +239,19 @@ class Server:
             self._writer, self.facts = writer, fact["loaded"]
             self._loaded.set()
 
-    def _of(self, port: int) -> Seen:
-        if port not in self._seen:
-            self._seen[port] = Seen()
-        return self._seen[port]
-
     def expect(self, port: int) -> Seen:
         """Return what is told of the exchange with the client at `port` from now on."""
         self._seen[port] = Seen()
+        self._cancelled.discard(port)
         return self._seen[port]
 
     def forget(self, port: int) -> None:
         self._seen.pop(port, None)
+
+    async def cancel(self, port: int) -> None:
+        """Cancel what is left of that exchange, as a server does that shuts down. What is logged then counts not."""
+        self._cancelled.add(port)
+        await self.ask("cancel", port=port)
 
     async def ask(self, do: str, **arguments: Any) -> Any:
         """Have the probe do something, in the event loop of the app. Raises `ServerLost` if no answer comes."""
@@ -266,6 +270,3 @@ class Server:
 
 class _PortTaken(Exception):
     pass
-
-
-Asks = Callable[..., Any]

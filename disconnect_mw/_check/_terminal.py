@@ -22,8 +22,8 @@ _NARROW = 60
 _WORDS = {
     "blocked": "blocks the server",
     "ended": "ends the server",
-    "stubborn": "never ends, swallows its cancellation",
-    "endless": "never ends",
+    "stubborn": "does not end, swallows its cancellation",
+    "endless": "does not end",
     "tasks": "task left",
     "pool": "pool connection lost",
     "half": "half an upload kept",
