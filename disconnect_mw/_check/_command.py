@@ -11,7 +11,7 @@ from .. import __version__
 from ._evidence import Report
 from ._options import CheckError, Options, read
 
-_NEEDED = ("h11", "h2", "hypothesis_jsonschema", "jinja2", "rich", "wsproto")
+_NEEDED = ("h11", "h2", "jinja2", "jsonschema", "rich", "wsproto")
 
 
 def run(arguments: argparse.Namespace, output: TextIO, errors: TextIO) -> int:

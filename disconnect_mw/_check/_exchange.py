@@ -14,7 +14,7 @@ import time
 import weakref
 from typing import Any
 
-from ._places import describe, place_of_task
+from ._places import SERVERS, describe, package_of_task, place_of_task
 
 _MESSAGES_KEPT = 60
 """Of one exchange, for its timeline; of all others only the times of sends are kept, of the last 4096."""
@@ -30,7 +30,7 @@ class Exchange:
 
     def __init__(self, scope: Any) -> None:
         client = scope.get("client") or (None, None)
-        self.port = client[1]
+        self.port = None if client[1] is None else int(client[1])  # granian 2 has text
         self.began = time.monotonic()
         self.ended: float | None = None
         self.how: str | None = None
@@ -98,7 +98,7 @@ class Exchange:
             own = [task for task in asyncio.all_tasks() if task.get_context().get(current) is self]
         else:
             own = [*self.tasks]
-        return [task for task in own if not task.done() and task is not self.task and task not in servers_tasks]
+        return [task for task in own if not task.done() and task is not self.task and not is_servers_task(task)]
 
     def record(self) -> dict[str, Any]:
         """Return what the check is told."""
@@ -123,6 +123,11 @@ class Exchange:
 
 servers_tasks: weakref.WeakSet[Any] = weakref.WeakSet()
 """The tasks in which servers call the app, whose context has an exchange from then on."""
+
+
+def is_servers_task(task: Any) -> bool:
+    """Whether a server runs it for itself: those that it starts in a `send` have the context of the app."""
+    return task in servers_tasks or package_of_task(task) in SERVERS
 
 
 def _facts_of(message: Any) -> tuple[float, str, int]:

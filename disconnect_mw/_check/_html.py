@@ -82,9 +82,7 @@ def _kept(result: Result) -> list[tuple[str, str]]:
         if memory is None:
             found.append((name, f"not measured: {side.no_memory}" if side.no_memory else "not measured"))
         else:
-            words = (
-                f"{memory.bytes_per_departure:.0f} bytes per departure, of {memory.departures} {PHASES[memory.phase]}"
-            )
+            words = f"{memory.bytes_per_departure:.0f} bytes for each of {memory.departures} departures {PHASES[memory.phase]}"
             found.append((name, words + (", as for those that stay" if memory.grows_anyway else "")))
     return found
 

@@ -85,6 +85,11 @@ def place_of_task(task: Any) -> str:
     return f"{name}, {_line_of(own[-1])}" if own else name
 
 
+def package_of_task(task: Any) -> str:
+    """The package of the coroutine that a task runs."""
+    return _frames.package_of(_frames.frame_of(task.get_coro()))
+
+
 def where(tasks: Iterable[Any]) -> dict[str, Any]:
     """Tell what a handler that still runs in these tasks awaits, and whether a thread does its work."""
     own = _own_frames(tasks)

@@ -32,6 +32,7 @@ VARIABLE = "CHECK_OF_DISCONNECT_MW"
 
 _FRAMEWORKS = ("fastapi", "litestar", "quart", "django", "channels", "falcon", "blacksheep", "starlette")
 _ROUTES = 1000
+_TEXT = 10_000
 _COLLECTED = ("Task was destroyed", "Task exception was never", "Future exception was never", "Unclosed")
 
 
@@ -200,7 +201,7 @@ class Probe:
         self.channel.tell(
             log=record.levelname,
             logger=record.name,
-            text=text[:600],
+            text=text[:_TEXT],
             exception=None if exception is None else describe(exception),
             port=None if exchange is None else exchange.port,
             at=time.monotonic(),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-import warnings
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
+
+from ._example import NoExample, make, resolved
 
 WRITING_METHODS = ("POST", "PUT", "PATCH", "DELETE")
 _METHODS = ("GET", *WRITING_METHODS)
@@ -32,10 +33,6 @@ class Route:
     @property
     def title(self) -> str:
         return f"{'WS' if self.protocol == 'websocket' else self.method} {self.template}"
-
-
-class _NoExample(Exception):
-    """Why a request cannot be made up."""
 
 
 @dataclasses.dataclass
@@ -73,7 +70,7 @@ def routes_of_document(document: Any, *, is_unsafe: bool, headers: tuple[tuple[s
                 continue
             try:
                 found.routes.append(_request(document, method, template, operations, operation, headers))
-            except _NoExample as reason:
+            except NoExample as reason:
                 found.left_out.append(f"{method} {template} is not tried: {reason}")
     if writing:
         routes = "1 route that writes is" if writing == 1 else f"{writing} routes that write are"
@@ -102,7 +99,7 @@ def _request(
 ) -> Route:
     path, query, more = template, [], list(headers)
     parameters = [
-        _resolved(document, one) for one in (*path_item.get("parameters", ()), *operation.get("parameters", ()))
+        resolved(document, one) for one in (*path_item.get("parameters", ()), *operation.get("parameters", ()))
     ]
     for parameter in parameters:
         place, name = parameter.get("in"), parameter.get("name", "")
@@ -116,9 +113,9 @@ def _request(
         elif place == "header":
             more.append((name, _text(value)))
     if "{" in path:
-        raise _NoExample("a parameter of its path is not described; name it by --path")
+        raise NoExample("a parameter of its path is not described; name it by --path")
     body = None
-    content = _resolved(document, operation.get("requestBody") or {}).get("content") or {}
+    content = resolved(document, operation.get("requestBody") or {}).get("content") or {}
     if method in WRITING_METHODS and content:
         kind, body = _body(document, content)
         more.append(("content-type", kind))
@@ -143,11 +140,11 @@ def _body(document: Any, content: dict[str, Any]) -> tuple[str, bytes]:
 
 
 def _multipart(document: Any, described: Any, value: Any) -> tuple[str, bytes]:
-    schema = _resolved(document, described.get("schema") or {})
+    schema = resolved(document, described.get("schema") or {})
     boundary = secrets.token_hex(16)
     parts = []
     for name, one in value.items():
-        field = _resolved(document, schema.get("properties", {}).get(name, {}))
+        field = resolved(document, schema.get("properties", {}).get(name, {}))
         is_file = field.get("format") == "binary" or "contentMediaType" in field
         file = f'; filename="{name}.txt"\r\nContent-Type: text/plain' if is_file else ""
         text = "disconnect-mw check\n" * 50 if is_file else _text(one)
@@ -159,27 +156,15 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _resolved(document: Any, thing: Any) -> Any:
-    """Return what a reference within the document stands for."""
-    for _ in range(20):
-        reference = thing.get("$ref") if isinstance(thing, dict) else None
-        if not isinstance(reference, str):
-            break
-        thing = document
-        for step in reference.removeprefix("#/").split("/"):
-            thing = thing.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(thing, dict) else None
-    return thing if isinstance(thing, dict) else {}
-
-
 def _examples_in(document: Any, described: Any) -> Iterator[Any]:
     """Yield what the document itself gives as examples, the most specific first."""
-    schema = _resolved(document, described.get("schema") or {})
+    schema = resolved(document, described.get("schema") or {})
     for holder in (described, schema):
         if "example" in holder:
             yield holder["example"]
         examples = holder.get("examples")
         if isinstance(examples, dict):
-            yield from (_resolved(document, one).get("value") for one in examples.values())
+            yield from (resolved(document, one).get("value") for one in examples.values())
         elif isinstance(examples, list):
             yield from examples
     if "default" in schema:
@@ -193,24 +178,9 @@ def _example_of(document: Any, described: Any, what: str, *, is_text: bool = Fal
             return example
     schema = described.get("schema")
     if not isinstance(schema, dict):
-        raise _NoExample(f"the document does not describe {what}")
-    return _made_up(document, {**_resolved(document, schema), "minLength": 1} if is_text else schema, what)
-
-
-def _made_up(document: Any, schema: Any, what: str) -> Any:
-    """Return the least that a schema allows."""
-    import hypothesis
-    from hypothesis_jsonschema import from_schema
-
-    whole = {**schema, **{key: document[key] for key in ("components", "definitions", "$defs") if key in document}}
-    settings = hypothesis.settings(
-        database=None, derandomize=True, deadline=None, max_examples=20, suppress_health_check=[*hypothesis.HealthCheck]
-    )
+        raise NoExample(f"the document does not describe {what}")
+    least = {**resolved(document, schema), "minLength": 1} if is_text else schema
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return hypothesis.find(from_schema(whole), lambda value: True, settings=settings)
-    except Exception as error:
-        raise _NoExample(
-            f"no example of {what} can be made ({type(error).__name__}); name it by --path and --data"
-        ) from None
+        return make(document, least)
+    except NoExample as reason:
+        raise NoExample(f"of {what} there is no example, and {reason}; name it by --path and --data") from None

@@ -58,7 +58,14 @@ async def check(options: Options, report: Report, display: Display) -> None:
     if not report.has_run:
         problems = [server.problem for server in report.servers if server.problem]
         lines = next((server.lines for server in report.servers if server.lines), [])
-        raise CheckError(problems[0] if problems else "no client could leave any route: see above", lines)
+        if not problems:
+            lines = [f"{result.route.title}: {_why_not_left(result)}" for result in report.results]
+        raise CheckError(problems[0] if problems else "no client could leave any route", lines)
+
+
+def _why_not_left(result: Result) -> str:
+    reasons = [one.not_played for one in result.wrapped.departures if one.not_played]
+    return result.is_skipped or (reasons[0] if reasons else "not tried")
 
 
 async def _environment(
