@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # it has no types
 
 _DEPTH = 20
 
@@ -45,12 +45,18 @@ def make(document: Any, schema: Any) -> Any:
     value = _least(document, schema, 0)
     whole = {**schema, **{key: document[key] for key in ("components", "definitions", "$defs") if key in document}}
     try:
-        problem = next(jsonschema.Draft202012Validator(whole).iter_errors(value), None)
+        problem = next(_judge_of(document)(whole).iter_errors(value), None)
     except Exception as error:  # a reference that leads nowhere, a keyword with a wrong value
         raise NoExample(f"its schema is broken ({type(error).__name__})") from None
     if problem is not None:
         raise NoExample(f"none was found that its schema allows ({problem.message[:80]})")
     return value
+
+
+def _judge_of(document: Any) -> Any:
+    """The validator for the document's version: OpenAPI 3.0 has the words of JSON Schema's draft 4."""
+    is_old = str(document.get("openapi", "")).startswith("3.0")
+    return jsonschema.Draft4Validator if is_old else jsonschema.Draft202012Validator
 
 
 def _least(document: Any, schema: Any, depth: int) -> Any:
@@ -104,26 +110,21 @@ def _of_type(document: Any, schema: Any, depth: int) -> Any:
             return False
         case "null":
             return None
-    text = _OF_FORMAT.get(schema.get("format", ""), _TEXT)
-    return text.ljust(schema.get("minLength", 0), "x")[
-        : schema.get("maxLength", len(text) + schema.get("minLength", 0))
-    ]
+    text = _OF_FORMAT.get(schema.get("format", ""), _TEXT).ljust(schema.get("minLength", 0), "x")
+    return text[: schema.get("maxLength", len(text))]
 
 
 def _number(schema: Any, is_whole: bool) -> int | float:
     """The number nearest to 1 within the bounds."""
     step = schema.get("multipleOf", 1 if is_whole else 0) or 0
-    low = schema.get("minimum", -math.inf)
-    high = schema.get("maximum", math.inf)
+    low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     margin = step or 1
-    for key, sign in (("exclusiveMinimum", 1), ("exclusiveMaximum", -1)):
-        bound = schema.get(key)
-        if isinstance(bound, bool) or bound is None:  # OpenAPI 3.0 has booleans there
-            continue
-        if sign > 0:
-            low = max(low, bound + margin)
-        else:
-            high = min(high, bound - margin)
+    # In OpenAPI 3.0 they are booleans beside the bounds.
+    if above is not None and above is not False:
+        low = max(low, (low if above is True else above) + margin)
+    if below is not None and below is not False:
+        high = min(high, (high if below is True else below) - margin)
     value = min(max(step or 1, low), high)
     if step:
         value = math.ceil(value / step) * step

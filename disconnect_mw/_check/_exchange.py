@@ -9,7 +9,6 @@ import asyncio
 import collections
 import contextvars
 import os
-import sys
 import time
 import weakref
 from typing import Any
@@ -20,6 +19,9 @@ _MESSAGES_KEPT = 60
 """Of one exchange, for its timeline; of all others only the times of sends are kept, of the last 4096."""
 
 _TIMES_KEPT = 4096
+
+TASKS_TELL_THEIR_CONTEXT = hasattr(asyncio.Task, "get_context")
+"""From Python 3.12 on; before, each task is noted as it is made."""
 
 current: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar("disconnect_mw.check", default=None)
 """The exchange that a task, a log record, or a file belongs to. It stays set: servers log in the same context."""
@@ -94,7 +96,7 @@ class Exchange:
 
     def tasks_left(self) -> list[Any]:
         """The tasks that were started in this exchange, and still run."""
-        if sys.version_info >= (3, 12):
+        if TASKS_TELL_THEIR_CONTEXT:
             own = [task for task in asyncio.all_tasks() if task.get_context().get(current) is self]
         else:
             own = [*self.tasks]

@@ -82,7 +82,8 @@ def _kept(result: Result) -> list[tuple[str, str]]:
         if memory is None:
             found.append((name, f"not measured: {side.no_memory}" if side.no_memory else "not measured"))
         else:
-            words = f"{memory.bytes_per_departure:.0f} bytes for each of {memory.departures} departures {PHASES[memory.phase]}"
+            kept = f"{memory.bytes_per_departure:.0f} bytes for each of {memory.departures} departures"
+            words = f"{kept} {PHASES[memory.phase]}"
             found.append((name, words + (", as for those that stay" if memory.grows_anyway else "")))
     return found
 

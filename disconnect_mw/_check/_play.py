@@ -59,8 +59,8 @@ class Player:
 
         Raises `ServerLost` if it is lost then, too: this is what does it.
         """
-        server = self.server
         async with self._slots:
+            server = self.server
             try:
                 return await play()
             except (ServerLost, OSError):

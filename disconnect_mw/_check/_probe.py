@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import DisconnectMiddleware, _middleware
-from ._exchange import Exchange, current, servers_tasks
+from ._exchange import TASKS_TELL_THEIR_CONTEXT, Exchange, current, servers_tasks
 from ._loading import NotLoaded, load
 from ._places import PACKAGE, SERVERS, bases, describe, is_apps, line_of, name_of, where
 
@@ -67,7 +67,8 @@ class Probe:
     "options". Raises `SystemExit` where there is no app; the check has been told why by then.
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], end_process: Callable[[int], object] | None = None) -> None:
+        self._end_process = end_process or os._exit
         self._is_wrapped: bool = settings["is_wrapped"]
         self._options: dict[str, Any] = settings["options"]
         self.channel = Channel(settings["port"], settings["token"])
@@ -84,6 +85,7 @@ class Probe:
             self._wrapped = self._wrap()
         except NotLoaded as failure:
             self.channel.tell(failed=failure.sentence, traceback=failure.lines)
+            self.channel.close()
             raise SystemExit(f"disconnect-mw check: {failure.sentence}") from None
         self._watch_pools()
         threading.Thread(target=self._obey, daemon=True, name="disconnect-mw check").start()
@@ -117,7 +119,7 @@ class Probe:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            if sys.version_info < (3, 12):
+            if not TASKS_TELL_THEIR_CONTEXT:
                 _note_tasks(self._loop)
         # One that has the middleware already is run as it is. Starlette makes its own as late as the first call.
         app = self._bare if self._installs else self._wrapped
@@ -241,6 +243,7 @@ class Probe:
             else:
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     self._loop.call_soon_threadsafe(self._answer, command)
+        self._end_process(0)  # the check has ended, or was killed: a server must not outlive it
 
     def _answer(self, command: dict[str, Any]) -> None:
         doing: dict[str, Callable[[dict[str, Any]], Any]] = {

@@ -100,9 +100,12 @@ async def _check_on(environment: Environment, found: OnServer, options: Options,
         found.results = [Result(route) for route in routes]
         display.expect(len(routes) if options.is_quick else 2 * len(routes))
         some = asyncio.Semaphore(_ROUTES_AT_ONCE)
-        async with asyncio.TaskGroup() as group:
-            for result in found.results:
-                group.create_task(_try(result, players, found, options, display, some))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for result in found.results:
+                    group.create_task(_try(result, players, found, options, display, some))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         for result in found.results if not options.is_quick else ():
             if result.is_skipped is None:
                 await asyncio.gather(
