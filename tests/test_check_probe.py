@@ -339,7 +339,7 @@ async def test_a_factory_of_tasks_that_is_there_is_kept(check: Check, monkeypatc
 
 def test_a_task_that_a_server_runs_is_none_of_the_app_s() -> None:
     frame = types.SimpleNamespace(f_globals={"__name__": "hypercorn.asyncio.tcp_server"})
-    task: Any = types.SimpleNamespace(get_coro=nothing)
+    task: Any = types.SimpleNamespace(get_coro=lambda: None)
     assert not _exchange.is_servers_task(task)
     assert _places._frames.package_of(frame) == "hypercorn"  # type: ignore[arg-type]  # as much of one as is asked
 

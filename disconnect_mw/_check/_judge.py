@@ -140,7 +140,7 @@ def compare(bare: list[Stay], wrapped: list[Stay]) -> tuple[bool | None, str]:
     """Return whether the answers are the same, or None where that cannot be told; and how it was found."""
     answered = [[one for one in side if one.problem is None] for side in (bare, wrapped)]
     if not answered[0] or not answered[1]:
-        if not answered[0] and not answered[1]:
+        if not bare or not wrapped or not (answered[0] or answered[1]):
             return None, "no client got an answer"
         return (
             False,
@@ -281,5 +281,5 @@ def _line(server: OnServer, route: Route | None = None, policy: str = "") -> str
 
 
 def _place_in(sentence: str) -> str | None:
-    found = re.search(r"[\w./\\-]+\.py:\d+(?:, in \S+[^\s).:])?", sentence)
+    found = re.search(r"[\w./\\-]+\.py:\d+(?:, in [\w<>]+)?", sentence)
     return found[0] if found else None

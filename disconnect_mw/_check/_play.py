@@ -53,6 +53,7 @@ class Player:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._alone = asyncio.Lock()
         self.log: list[Logged] = []  # of servers that have ended
+        self.has_own = False  # the app installs the middleware itself
 
     async def _surely(self, play: Callable[[], Awaitable[T]]) -> T:
         """Play something beside others; if the server is lost meanwhile, once more on a new one, and alone.
@@ -123,6 +124,7 @@ class Player:
         except Refused as refused:
             found.problem = str(refused)
         found.seconds = time.monotonic() - began
+        self.has_own = self.has_own or server.has_own
         with contextlib.suppress(TimeoutError, Refused):
             async with asyncio.timeout(_SECONDS_TO_CLOSE):
                 await client.leave("close frame" if isinstance(client, WebSocketClient) else "FIN")

@@ -146,7 +146,7 @@ async def _try_now(result: Result, players: list[Player], found: OnServer, optio
     route, sides = result.route, result.sides
     for side, stay in zip(sides, await asyncio.gather(*(player.stay(route) for player in players)), strict=True):
         side.stays.append(stay)
-    found.has_own = players[1].server.has_own
+    found.has_own = players[1].has_own
     result.is_skipped = _why_skipped(route, result.bare)
     if result.is_skipped is not None:
         return

@@ -16,6 +16,7 @@ from rich.text import Text
 from ._evidence import PHASES, Advice, Departure, Finding, OnServer, Report, Result, Side
 
 _WIDTH = 80
+_SHOWN = 3
 _NARROW = 60
 """Columns below which a route is a block of lines, and no row of a table."""
 
@@ -152,22 +153,21 @@ class Terminal:
                     self._console.print(Padding(Text(label).append_text(cell), (0, 0, 0, 2)))
 
     def _print_advice(self, report: Report) -> None:
-        shown: dict[tuple[str, str | None], tuple[Advice, list[str]]] = {}
+        shown: dict[str, list[tuple[str, Advice]]] = {}
         for result in report.results:
             for advice in result.advice:
-                titles = shown.setdefault((advice.why, advice.line), (advice, []))[1]
-                if result.route.title not in titles:
-                    titles.append(result.route.title)
+                shown.setdefault(advice.why, []).append((result.route.title, advice))
         if shown:
             self._line("What to do", "bold")
-        for number, (advice, titles) in enumerate(shown.values(), 1):
-            more = f" and {len(titles) - 3} more" if len(titles) > 3 else ""
-            self._line(f"{number}. {', '.join(titles[:3])}{more}: {advice.happens}")
-            self._line(advice.why, "dim", 3)
-            if advice.place:
-                self._line(f"at {advice.place}", "", 3)
-            if advice.line:
-                self._line(advice.line, "cyan", 3)
+        for number, those in enumerate(shown.values(), 1):
+            titles = [*dict.fromkeys(title for title, _ in those)]
+            more = f" and {len(titles) - _SHOWN} more" if len(titles) > _SHOWN else ""
+            self._line(f"{number}. {', '.join(titles[:_SHOWN])}{more}: {those[0][1].happens}")
+            self._line(those[0][1].why, "dim", 3)
+            for name, style in (("place", ""), ("line", "cyan")):
+                said = [*dict.fromkeys(value for _, advice in those if (value := getattr(advice, name)) is not None)]
+                for value in said[:_SHOWN]:
+                    self._line(f"at {value}" if name == "place" else value, style, 3)
         if shown:
             self._console.print()
 
@@ -199,7 +199,8 @@ def _rows(result: Result) -> Iterator[tuple[str, Text, Text]]:
         if bare or wrapped:
             yield words, _cell(bare, result.bare_findings, phase), _cell(wrapped, result.findings, phase)
     if result.bare.memory or result.wrapped.memory:
-        yield "100 times", _memory_cell(result.bare), _memory_cell(result.wrapped)
+        times = max(side.memory.departures for side in result.sides if side.memory is not None)
+        yield f"{times} times", _memory_cell(result.bare), _memory_cell(result.wrapped)
     if result.is_same is None:
         yield "never (it stays)", Text("–"), Text(result.same or "cannot be told")
     else:
