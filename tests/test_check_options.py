@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 
 from disconnect_mw.__main__ import _make_parser, main
-from disconnect_mw._check import _options
+from disconnect_mw._check import _command, _options
+from disconnect_mw._check._evidence import Report
 from disconnect_mw._check._options import CheckError, Options
 from disconnect_mw._check._routes import Route
 
@@ -143,3 +145,34 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, capsys:
     assert main(["check", "shop:app"]) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert told == 'disconnect-mw: the check needs h2, rich: pip install "disconnect-mw[check]"'
+
+
+def test_the_json_on_the_standard_output_stands_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_command, "_play", lambda options, report, errors: None)
+    assert main(["check", "shop:app", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["app"] == "shop:app"
+
+
+def test_an_interrupted_check_prints_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(options: Options, report: Report, errors: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_command, "_play", interrupt)
+    assert main(["check", "shop:app"]) == 130
+    assert "Interrupted: this is what was found so far" in capsys.readouterr().out
+
+
+def test_the_lines_of_a_failure_follow_its_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(options: Options, report: Report, errors: object) -> None:
+        raise CheckError("it does not start", ["KeyError: 'url'"])
+
+    monkeypatch.setattr(_command, "_play", fail)
+    assert main(["check", "shop:app"]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "disconnect-mw: it does not start\n  KeyError: 'url'\n")

@@ -378,7 +378,7 @@ def fake_server(directory: Path, program: str) -> Server:
     ("program", "told"),
     [
         ("echo one; echo two >&2; exit 3", "uvicorn ended with status 3 before it served"),
-        ("echo '[Errno 98] Address already in use'; exit 1", "uvicorn found its port taken 3 times, the last time"),
+        ("echo '[Errno 98] Address already in use'; exit 1", "uvicorn found its port taken 3 times, at last"),
         ("exec sleep 60", "the app was not imported under uvicorn within 0 s"),
     ],
 )
@@ -559,7 +559,7 @@ async def test_without_a_server_there_is_nothing_to_check(monkeypatch: pytest.Mo
     monkeypatch.setattr(_run, "installed_servers", dict)
     with pytest.raises(CheckError, match="no server is installed here: pass --server uvicorn"):
         await _run.check(Options("a:b"), Report("", "a:b", {}), Silent())
-    monkeypatch.setattr(_environments.importlib.metadata, "version", _not_found)
+    monkeypatch.setattr(importlib.metadata, "version", _not_found)
     assert _environments.installed_servers() == {}
 
 
@@ -713,7 +713,6 @@ def test_how_long_a_handler_may_go_on() -> None:
 def test_what_came_too_late() -> None:
     player = Player(lambda: None, Options("a:b"), lambda what: None)  # type: ignore[arg-type,return-value]  # unused
     record = {"status_at": 1.0, "ended": None, "messages": [(1.0, "send", "websocket.accept", 0)]}
-    assert player._why_too_late(None, "mid-stream", 2.0, GET) is None
     assert player._why_too_late(record, "before response", 2.0, GET) == "it answers before a client can leave"
     assert player._why_too_late(record, "before accept", 2.0, WS) == "it accepts before a client can leave"
     assert player._why_too_late(record, "before accept", 0.5, WS) is None
@@ -735,3 +734,192 @@ async def test_daphne_has_time_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
     player = Player(lambda: None, Options("a:b"), lambda what: None)  # type: ignore[arg-type,return-value]  # unused
     server: Any = Answering()
     assert await player._settled(server, 1, _server.Seen(), Stay()) is None
+
+
+# With a server of the test's own
+
+
+class Told:
+    """A server that the probe tells of as the test says."""
+
+    name = "uvicorn"
+    has_own = False
+
+    def __init__(self, *records: Any, has_begun: bool = True) -> None:
+        self.records, self._has_begun = [*records], has_begun
+        self.asked: list[str] = []
+
+    def expect(self, port: int) -> Any:
+        seen = _server.Seen()
+        if self._has_begun:
+            seen.begun.set()
+        if self._has_begun and self.records and self.records[0]["ended"] is not None:
+            seen.ended.set()
+        return seen
+
+    def forget(self, port: int) -> None: ...
+
+    async def cancel(self, port: int) -> None:
+        self.asked.append("cancel")
+
+    async def ask(self, do: str, **arguments: Any) -> Any:
+        self.asked.append(do)
+        if do != "record":
+            return AWAITS
+        if len(self.records) > 1:
+            return self.records.pop(0)
+        return self.records[0] if self.records else None
+
+
+AWAITS = {"place": "shop.py:3, in a", "source": "await x", "in_thread": False}
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    usual: dict[str, Any] = {
+        "began": 0.0,
+        "ended": 1.0,
+        "how": "returned",
+        "raised": None,
+        "told_at": None,
+        "messages": [],
+        "sends": [],
+        "sent": 0,
+        "status": None,
+        "status_at": None,
+        "bytes_received": 0,
+        "has_whole_body": True,
+        "tasks": [],
+        "connections": 0,
+        "files": [],
+    }
+    return {**usual, **fields}
+
+
+@contextlib.asynccontextmanager
+async def playing(server: Any, handler: Handler, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Player]:
+    for name, seconds in {
+        "_SECONDS_TO_SETTLE": 0.1,
+        "_SECONDS_TO_BEGIN": 0.1,
+        "_SECONDS_TO_BEGIN_UPLOAD": 0.1,
+        "_SECONDS_TO_CLOSE": 0.2,
+        "_SECONDS_AFTER_CANCEL": 0.05,
+        "_SECONDS_OF_A_TURN": 0.01,
+        "_SECONDS_OF_SILENCE": 0.1,
+    }.items():
+        monkeypatch.setattr(_play, name, seconds)
+    async with serving(handler) as server.port:
+        player = Player(lambda: server, Options("a:b", patience=0.2, is_quick=True), lambda what: None)
+        player.server = server
+        yield player
+
+
+async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    await reader.read()
+
+
+async def test_an_answer_of_the_server_s_own_is_of_no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with playing(Told(), _answer, monkeypatch) as player:
+        found = await player.stay(GET)
+    assert (found.status, found.is_whole, found.sends) == (200, True, [])
+
+
+async def test_a_client_that_stays_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Told(record(ended=None))
+    async with playing(server, _say_nothing, monkeypatch) as player:
+        found = await player.stay(GET)
+    assert found.problem == "it does not answer within 2 s"
+    assert server.asked[-1] == "cancel"
+
+
+async def test_a_server_that_takes_the_upload_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with playing(Told(has_begun=False), _say_nothing, monkeypatch) as player:
+        found = await player.depart(POST, "upload", "FIN", Stay(200))
+        assert "takes the whole upload before it calls the app" in (found.not_played or "")
+        found = await player.depart(GET, "before response", "FIN", Stay(200))
+        assert found.not_played == "the server did not call the app for a client that had left"
+
+
+async def test_a_response_that_is_over_before_a_client_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with playing(Told(record()), _answer, monkeypatch) as player:
+        found = await player.depart(GET, "mid-stream", "FIN", Stay(200))
+    assert found.not_played == "the response was over before a client could leave"
+
+
+async def test_a_response_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with playing(Told(record()), _say_nothing, monkeypatch) as player:
+        found = await player.depart(GET, "first bytes", "FIN", Stay(200))
+    assert found.not_played == "the server did not come so far in time"
+
+
+async def test_a_connection_that_is_refused_midway(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    async with playing(Told(record()), close, monkeypatch) as player:
+        assert (await player.stay(GET)).problem is not None
+        found = await player.depart(GET, "first bytes", "FIN", Stay(200))
+    assert "closed the connection" in (found.not_played or "")
+
+
+async def test_a_websocket_that_answers_no_close_frame_is_left_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
+        connection.receive_data(await reader.read(65536))
+        for _ in connection.events():
+            writer.write(connection.send(events.AcceptConnection()))
+        for number in range(25):
+            writer.write(connection.send(events.TextMessage(data=str(number))))
+        await reader.read()
+
+    async with playing(Told(record()), accept, monkeypatch) as player:
+        stay = await player.stay(WS)
+        assert stay.messages == [str(number).encode() for number in range(20)]
+        found = await player.depart(WS, "open", "close frame", Stay(101))
+    assert found.not_played == "the app closed it before a client could leave"
+
+
+async def test_a_handler_in_a_thread_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Told(record(ended=None))
+    monkeypatch.setitem(AWAITS, "in_thread", True)
+    async with playing(server, _say_nothing, monkeypatch) as player:
+        found = await player.depart(GET, "before response", "FIN", Stay(200))
+    assert (found.seconds, found.in_thread, found.is_stubborn) == (None, True, None)
+    assert "cancel" not in server.asked
+
+
+async def test_what_is_left_has_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Told(record(tasks=["beat"]), record(tasks=["beat"]), record())
+    async with playing(server, _say_nothing, monkeypatch) as player:
+        monkeypatch.setattr(_play, "_SECONDS_TO_SETTLE", SECONDS)
+        found = await player.depart(GET, "before response", "FIN", Stay(200))
+    assert found.tasks == []
+
+
+async def test_a_failure_of_one_route_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Playing:
+        server: Any = None
+        has_own = False
+        log: list[Any] = []
+
+        def __init__(self, *arguments: Any) -> None: ...
+
+        async def start(self) -> None:
+            self.server = Told()
+            self.server.facts = {"versions": {"uvicorn": "9"}}
+
+        async def stop(self) -> None: ...
+
+    async def fail(*arguments: Any) -> None:
+        raise CheckError("it does not start again")
+
+    monkeypatch.setattr(_run, "Player", Playing)
+    monkeypatch.setattr(_run, "_try_now", fail)
+    report = Report("", "a:b", {})
+    with pytest.raises(CheckError, match="it does not start again"):
+        await _run.check(Options("a:b", servers=(("uvicorn", None),), routes=(GET, POST)), report, Silent())

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from disconnect_mw import DisconnectMiddleware, _middleware
+from disconnect_mw import DisconnectMiddleware, _frames, _middleware
 from disconnect_mw._check import _exchange, _places, _probe
 from disconnect_mw._check._exchange import Exchange, current
 from disconnect_mw._check._loading import NotLoaded, load
@@ -228,15 +228,14 @@ async def _outside(function: Callable[..., Any], *arguments: Any) -> Any:
 
 async def test_an_app_with_the_middleware_is_not_wrapped_again(check: Check, make: Callable[..., Probe]) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        nonlocal own
-        if own is None:
-            own = DisconnectMiddleware(inner, policy="cancel")
-        await own(scope, receive, send)
+        if not own:
+            own.append(DisconnectMiddleware(inner, policy="cancel"))
+        await own[0](scope, receive, send)
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
 
-    own: Any = None
+    own: list[DisconnectMiddleware] = []
     probe, server = make(app, is_wrapped=True), Server()
     for port in (5, 6):
         await probe(scope(port), server.receive, server.send)
@@ -338,10 +337,10 @@ async def test_a_factory_of_tasks_that_is_there_is_kept(check: Check, monkeypatc
 
 
 def test_a_task_that_a_server_runs_is_none_of_the_app_s() -> None:
-    frame = types.SimpleNamespace(f_globals={"__name__": "hypercorn.asyncio.tcp_server"})
+    frame: Any = types.SimpleNamespace(f_globals={"__name__": "hypercorn.asyncio.tcp_server"})
     task: Any = types.SimpleNamespace(get_coro=lambda: None)
     assert not _exchange.is_servers_task(task)
-    assert _places._frames.package_of(frame) == "hypercorn"  # type: ignore[arg-type]  # as much of one as is asked
+    assert _frames.package_of(frame) == "hypercorn"
 
 
 async def test_files_that_a_handler_writes_are_told(check: Check, make: Callable[..., Probe], tmp_path: Path) -> None:
@@ -410,8 +409,9 @@ async def test_log_records_are_told_once_and_with_their_exchange(check: Check, m
 
     probe, server = make(app), Server()
     handled: list[Any] = []
-    handler = logging.Handler()
-    handler.emit = handled.append  # type: ignore[method-assign]
+    handler: Any = logging.Handler()
+    handler.emit = handled.append
+    logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
         with pytest.raises(ConnectionResetError) as raised:
@@ -422,6 +422,7 @@ async def test_log_records_are_told_once_and_with_their_exchange(check: Check, m
         logging.getLogger("asyncio").error("Task was destroyed but it is pending!")
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
     assert handled == []
     check.wait(lambda fact: fact.get("text", "").startswith("Task was destroyed"))
     logs = [(fact["text"], fact["port"]) for fact in check.facts if "log" in fact]
@@ -455,7 +456,7 @@ def test_what_a_departure_causes() -> None:
     with pytest.raises(RuntimeError) as of_server:
         exec(code, {"__name__": "uvicorn.protocols.http"})
     assert _places.is_of_departure(of_server.value)
-    group = ExceptionGroup("two", [raised(starlette()), raised(KeyError("mine"))])
+    group = BaseExceptionGroup("two", [raised(starlette()), raised(KeyError("mine"))])
     assert not _places.is_of_departure(group)
     assert (_places.place_of(group) or "").endswith(", in raised")
     assert _places.place_of(ValueError()) is None
@@ -644,3 +645,45 @@ def test_what_the_servers_import_is_a_probe(check: Check, tmp_path: Path, monkey
 async def test_an_exchange_without_a_client_has_no_port() -> None:
     assert Exchange({"type": "http"}).port is None
     assert Exchange({"client": ("127.0.0.1", "7")}).port == 7
+
+
+async def test_of_several_on_the_way_the_innermost_notes() -> None:
+    exchange, server = Exchange(scope()), Server({"type": "websocket.receive", "text": "hi"}, REQUEST)
+    outer = exchange.around(server.receive, server.send)
+    receive, send = exchange.around(*outer)
+    await receive()
+    await receive()
+    await send(BODY)
+    messages = [message[1:] for message in exchange.record()["messages"]]
+    assert messages == [
+        ("receive", "websocket.receive", 2),
+        ("receive", "http.request", 4),
+        ("send", "http.response.body", 4),
+    ]
+
+
+async def test_an_open_is_noted_in_an_exchange_alone(tmp_path: Path) -> None:
+    """Called by hand as well: what an audit hook runs, no tool traces."""
+    exchange = Exchange(scope())
+    _probe._note_open("open", (str(tmp_path / "a"), "w", 0))
+    current.set(exchange)
+    for arguments in (
+        ("open", (str(tmp_path / "a"), "w", 0)),
+        ("open", (os.fsencode(tmp_path / "a"), None, os.O_CREAT)),
+        ("open", (str(tmp_path / "b"), "r", 0)),
+        ("open", (str(tmp_path / "c"), None, None)),
+        ("open", (5, "w", 0)),
+        ("import", ()),
+    ):
+        _probe._note_open(*arguments)
+    assert exchange.files == [str(tmp_path / "a")]
+
+
+def test_twisted_s_log_is_seen_where_it_is(make: Callable[..., Probe]) -> None:
+    from twisted.logger import STDLibLogObserver, globalLogPublisher
+
+    before = [*globalLogPublisher._observers]
+    make(nothing)
+    (added,) = [one for one in globalLogPublisher._observers if one not in before]
+    assert isinstance(added, STDLibLogObserver)
+    globalLogPublisher.removeObserver(added)

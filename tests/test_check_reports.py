@@ -75,8 +75,8 @@ def make_report() -> Report:
     own = OnServer("hypercorn", "0.18.0", has_own=True)
     for number in range(5):
         route = Route("http", "GET", f"/{number}", f"/{number}")
-        sides = [Side([STAY], [departure(seconds=3.0)]) for _ in range(2)]
-        own.results.append(Result(route, *sides))
+        bare, wrapped = (Side([STAY], [departure(seconds=3.0)]) for _ in range(2))
+        own.results.append(Result(route, bare, wrapped))
     broken = OnServer("daphne", "", problem="daphne ended with status 1", lines=["ImportError"])
     for one in (server, own):
         for result in one.results:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from disconnect_mw._check._example import NoExample, make
+from disconnect_mw._check._example import NoExample, make, resolved
 from disconnect_mw._check._routes import Found, Route, read_document, routes_of_app, routes_of_document
 
 
@@ -206,3 +206,13 @@ def test_openapi_3_0_has_booleans_for_exclusive_bounds() -> None:
     assert make(document, {"type": "integer", "minimum": 1, "exclusiveMinimum": True}) == 2
     assert make(document, {"type": "integer", "maximum": 1, "exclusiveMaximum": True}) == 0
     assert make(document, {"type": "integer", "minimum": 1, "exclusiveMinimum": False}) == 1
+
+
+def test_odd_documents() -> None:
+    assert body({"const": 1}, "application/xml").body == b"1"
+    found = routes(
+        {"post": {"requestBody": {"content": {"application/json": {"example": None, "schema": {"const": 1}}}}}}
+    )
+    assert found.routes[0].body == b"1"
+    circle = {"components": {"a": {"$ref": "#/components/a"}}}
+    assert "$ref" in resolved(circle, {"$ref": "#/components/a"})

@@ -114,17 +114,12 @@ class HTTPClient(Client):
         await self._write(b"".join(part for part in parts if part))
 
     async def head(self) -> tuple[int, list[tuple[str, str]]]:
-        while True:
-            event = await self._event()
-            if isinstance(event, h11.Response):
-                return event.status_code, [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
-            if not isinstance(event, h11.InformationalResponse):
-                raise Refused("the server closed the connection without an answer")
+        while not isinstance(event := await self._event(), h11.Response):
+            pass  # an informational one
+        return event.status_code, [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
 
     async def more(self) -> bytes | None:
         event = await self._event()
-        if isinstance(event, h11.ConnectionClosed):
-            raise Refused("the server closed the connection before the end of its answer")
         return bytes(event.data) if isinstance(event, h11.Data) else None
 
     async def _event(self) -> Any:

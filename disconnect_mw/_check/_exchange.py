@@ -97,7 +97,8 @@ class Exchange:
     def tasks_left(self) -> list[Any]:
         """The tasks that were started in this exchange, and still run."""
         if TASKS_TELL_THEIR_CONTEXT:
-            own = [task for task in asyncio.all_tasks() if task.get_context().get(current) is self]
+            everyone: list[Any] = [*asyncio.all_tasks()]
+            own = [task for task in everyone if task.get_context().get(current) is self]
         else:
             own = [*self.tasks]
         return [task for task in own if not task.done() and task is not self.task and not is_servers_task(task)]

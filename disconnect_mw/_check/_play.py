@@ -156,12 +156,11 @@ class Player:
         for text in route.say:
             await client.say(text)
         with contextlib.suppress(TimeoutError):
-            while len(found.messages) < _MESSAGES_TO_STAY:
+            while len(found.messages) < _MESSAGES_TO_STAY and not found.is_whole:
                 async with asyncio.timeout(_SECONDS_OF_SILENCE):
                     message = await client.more()
-                if message is None:
-                    break
-                found.messages.append(message)
+                found.is_whole = message is None
+                found.messages += [] if message is None else [message]
         found.is_whole = True
 
     # Clients that leave
@@ -210,9 +209,8 @@ class Player:
             await self._wait(seen.ended, self._seconds_to_end(stay))
             record = await self._settled(server, client.port, seen, stay)
             found.log = [*map(logged, seen.log)]
-            if record is not None:
-                _draw(record, began, marks)
-                await self._judge_record(server, client.port, seen, record, found, left_at)
+            _draw(record, began, marks)
+            await self._judge_record(server, client.port, seen, record, found, left_at)
         finally:
             client.close()
             found.timeline = sorted(marks, key=lambda mark: mark.at)
@@ -223,10 +221,10 @@ class Player:
 
     async def _has_begun(self, server: Server, seen: Seen) -> bool:
         """Whether the app is called for a client that may have left before that: the server has some turns for it."""
-        for _ in range(_TURNS):
-            if await self._wait(seen.begun, _SECONDS_OF_A_TURN):
-                break
+        turns = 0
+        while turns < _TURNS and not await self._wait(seen.begun, _SECONDS_OF_A_TURN):
             await server.ask("ping")
+            turns += 1
         return seen.begun.is_set()
 
     async def _judge_record(
@@ -288,8 +286,6 @@ class Player:
 
     def _why_too_late(self, record: Any, phase: str, left_at: float, route: Route) -> str | None:
         """The client may have left in time and the app have been quicker: a fact, and no fault."""
-        if record is None:
-            return None
         begun_at = record["status_at"]
         if phase == "before accept":
             begun_at = next((at for at, who, kind, _ in record["messages"] if kind == "websocket.accept"), None)
@@ -365,7 +361,8 @@ class Player:
         points: list[tuple[int, float]] = []
         began, played, place = time.monotonic(), 0, None
         try:
-            while played < _DEPARTURES:
+            is_last = False
+            while not is_last:
                 await asyncio.gather(*(play() for _ in range(_BATCH)))
                 played += _BATCH
                 is_late = time.monotonic() - began > _SECONDS_FOR_MEMORY
@@ -373,8 +370,6 @@ class Player:
                 found = await server.ask("memory", mark=played == _BATCH, compare=is_last)
                 points.append((played, found["bytes"]))
                 place = found["place"]
-                if is_last:
-                    break
         finally:
             await server.ask("measure", on=False)
         return slope_of(points[1:]), played, place

@@ -125,9 +125,8 @@ def _request(
 
 def _body(document: Any, content: dict[str, Any]) -> tuple[str, bytes]:
     """Return the content type and an example of a request body."""
-    for kind in ("application/json", "multipart/form-data", "application/x-www-form-urlencoded", *content):
-        if kind in content:
-            break
+    known = ("application/json", "multipart/form-data", "application/x-www-form-urlencoded")
+    kind = next(kind for kind in (*known, *content) if kind in content)
     described = content[kind] if isinstance(content[kind], dict) else {}
     if kind == "application/octet-stream" or kind.startswith("text/"):
         return kind, b"disconnect-mw check\n" * 50
@@ -173,9 +172,9 @@ def _examples_in(document: Any, described: Any) -> Iterator[Any]:
 
 def _example_of(document: Any, described: Any, what: str, *, is_text: bool = False) -> Any:
     """Return an example of what is described: the document's own, else the least that its schema allows."""
-    for example in _examples_in(document, described):
-        if example is not None:
-            return example
+    examples = [example for example in _examples_in(document, described) if example is not None]
+    if examples:
+        return examples[0]
     schema = described.get("schema")
     if not isinstance(schema, dict):
         raise NoExample(f"the document does not describe {what}")

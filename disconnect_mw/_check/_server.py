@@ -17,7 +17,7 @@ from ._environments import Environment
 from ._options import CheckError
 from ._probe import VARIABLE
 
-_SECONDS_TO_START = 90.0
+_SECONDS_TO_START = 180.0
 _SECONDS_TO_SERVE = 10.0
 _SECONDS_TO_ANSWER = 3.0
 _SECONDS_FOR_LIFESPAN = 1.0
@@ -90,16 +90,7 @@ class Server:
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._hear, "127.0.0.1", 0, limit=1 << 24)
         try:
-            for attempt in range(1, _ATTEMPTS + 1):
-                try:
-                    await self._start()
-                    break
-                except _PortTaken:
-                    await self._stop()
-                    if attempt == _ATTEMPTS:
-                        raise CheckError(
-                            f"{self.name} found its port taken {attempt} times, the last time {self.port}: try again"
-                        ) from None
+            await self._start_on_a_free_port()
         except BaseException:
             await self.__aexit__()
             raise
@@ -110,6 +101,17 @@ class Server:
         self._listener.close()
         for writer in self._writers:
             writer.close()
+
+    async def _start_on_a_free_port(self) -> None:
+        attempt = 1
+        while True:
+            try:
+                return await self._start()
+            except _PortTaken:
+                await self._stop()
+            if attempt == _ATTEMPTS:
+                raise CheckError(f"{self.name} found its port taken {attempt} times, at last {self.port}: try again")
+            attempt += 1
 
     async def _start(self) -> None:
         with socket.socket() as probing:
@@ -146,7 +148,9 @@ class Server:
             ) from None
         try:
             async with asyncio.timeout(_SECONDS_TO_START):
-                while not await self._accepts():
+                while True:
+                    if await self._accepts():
+                        break
                     await self._first(self._started, 0.05)
         except TimeoutError:
             raise CheckError(f"{self.name} does not accept a connection", self._last_lines()) from None
@@ -194,10 +198,7 @@ class Server:
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            if sys.platform == "win32":
-                process.kill()
-            else:
-                os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
         await process.wait()
         self._reader.cancel()
         await asyncio.wait([self._reader])
