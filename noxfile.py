@@ -35,7 +35,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def package(session: nox.Session) -> None:
     """The sdist and the wheel, in `dist/`, checked."""
-    session.install("-e", ".[check]")
+    session.install("-e", ".[lint]")
     session.run(".ci/package", "dist", external=True)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from . import __doc__ as package_doc
 from . import __version__
+from ._check._options import add_arguments
 
 _WITHOUT_A_COMMAND = """\
 in your app (Starlette, FastAPI, or any ASGI app):
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        return _demo(options.uvicorn)
+        return _check(options) if options.command == "check" else _demo(options.uvicorn)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130  # 128 + SIGINT, as a shell reports it
@@ -53,6 +54,19 @@ def _demo(uvicorn: str | None) -> int:
         return run(uvicorn, sys.stdout)
     except DemoError as error:
         print(textwrap.fill(f"disconnect-mw: {error}", 80, break_on_hyphens=False), file=sys.stderr)
+        return 2
+
+
+def _check(options: argparse.Namespace) -> int:
+    from ._check._command import run  # likewise
+    from ._check._options import CheckError
+
+    try:
+        return run(options, sys.stdout, sys.stderr)
+    except CheckError as error:
+        print(textwrap.fill(f"disconnect-mw: {error}", 80, break_on_hyphens=False), file=sys.stderr)
+        for line in error.lines:
+            print(f"  {line}", file=sys.stderr)
         return 2
 
 
@@ -79,6 +93,15 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="VERSION",
         help="the version of uvicorn to run, such as 0.28.0; it is installed in a throw-away environment",
     )
+    check = commands.add_parser(
+        "check",
+        help="show what your own app does when its clients leave, without the middleware and with it",
+        description="Starts the app under real servers, as it is and inside of the middleware, and has real clients "
+        "leave each route: during the upload, before the response, after its first bytes, in the middle of a stream, "
+        "before a WebSocket is accepted and while it is open. Exit status: 0 if nothing misbehaves with the "
+        "middleware, 1 if something does, 2 if the check could not run.",
+    )
+    add_arguments(check)
     return parser
 
 

@@ -142,18 +142,21 @@ def load_app() -> Any:
             found = getattr(found, attribute)
         except AttributeError:
             raise _error(f"{APP} is {path!r}, but there is no {attribute!r} in {module_name!r}") from None
-    takes_nothing = _takes(found, 0)
-    if is_factory and not takes_nothing:
+    if is_factory and not _takes(found, 0):
         raise _error(f"{APP} is {path!r}, which is no factory but {found!r}: a factory takes no arguments")
-    if is_factory or (takes_nothing and not _takes(found, 3)):  # no application takes none
+    if is_factory or takes_nothing(found):
         found = found()
     if not callable(found):
         raise _error(f"{APP} is {path!r}, which is no ASGI application but {found!r}")
     return found
 
 
+def takes_nothing(found: Any) -> bool:
+    """Whether it is a factory, which no application is: that takes one argument (ASGI 2) or three."""
+    return _takes(found, 0) and not _takes(found, 3)
+
+
 def _takes(found: Any, count: int) -> bool:
-    """Whether it can be called with so many arguments: a factory with none, an application with one (ASGI 2) or 3."""
     try:
         inspect.signature(found).bind(*[None] * count)
     except (TypeError, ValueError):

@@ -33,7 +33,7 @@ def _log_as_new(monkeypatch: pytest.MonkeyPatch) -> None:
 
 TESTS = Path(__file__).parent
 
-SLOW = [TESTS / name for name in ("real", "test_benchmarks.py", "test_demo.py", "test_enumerated.py")]
+SLOW = [TESTS / name for name in ("real", "test_benchmarks.py", "test_check.py", "test_demo.py", "test_enumerated.py")]
 """Left out by `--quick`: real servers, subprocesses, enumerations."""
 
 TESTS_AT_A_TIME = 8

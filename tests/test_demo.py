@@ -25,8 +25,8 @@ import pytest
 import uvicorn
 
 import disconnect_mw
+from disconnect_mw import _throw_away
 from disconnect_mw.__main__ import main
-from disconnect_mw._demo import environment as environment_module
 from disconnect_mw._demo import run as run_module
 from disconnect_mw._demo import server as server_module
 from disconnect_mw._demo.app import serve
@@ -328,7 +328,8 @@ def test_without_uv_it_is_venv_and_pip(
 def test_an_installation_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal something moves meanwhile."""
     fake_uv(tmp_path, monkeypatch, make="exec sleep 60", install="exit 0")
-    monkeypatch.setattr(environment_module, "_SECONDS_TO_INSTALL", 0.3)
+    monkeypatch.setattr(_throw_away, "SECONDS_TO_INSTALL", 0.3)
+    monkeypatch.setattr(_throw_away, "_SECONDS_BETWEEN_SIGNS", 0.1)
     output = Terminal()
     with pytest.raises(DemoError, match="was not installed within 0 s: try again"):
         throw_away_environment("0.28.0", tmp_path, make_console(output))

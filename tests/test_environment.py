@@ -221,8 +221,8 @@ def test_the_app_that_the_variable_names_is_served(monkeypatch: pytest.MonkeyPat
 @pytest.mark.usefixtures("package")
 def test_an_app_of_the_double_callable_is_no_factory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(monkeypatch, "served:OfASGI2")._app is not None
-    assert not _environment._takes(sys.modules["served"].OfASGI2, 0)
-    assert not _environment._takes(type, 0)  # which has no signature
+    assert not _environment.takes_nothing(sys.modules["served"].OfASGI2)
+    assert not _environment.takes_nothing(type)  # which has no signature
 
 
 @pytest.mark.usefixtures("package")
