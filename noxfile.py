@@ -22,7 +22,7 @@ def lint(session: nox.Session) -> None:
 def quick(session: nox.Session) -> None:
     """The tests that start no server, in half a minute. Arguments go to pytest: `nox -s quick -- -k grace`."""
     session.install("-e", ".[test]")
-    session.run("pytest", "-n", "2", "--quick", *session.posargs)
+    session.run("pytest", "-n", "4", "--quick", *session.posargs)
 
 
 @nox.session(python=PYTHONS)

@@ -64,10 +64,8 @@ class Report:
         table.add_row("  sent in vain", *map(_wasted_cell, (bare, wrapped)))
         self._console.print(table)
         for side, evidence in zip(_SIDES, (bare, wrapped), strict=True):
-            lines, style = (
-                evidence.first_error or evidence.disconnect_lines[:1],
-                _BAD if evidence.first_error else _GOOD,
-            )
+            error = evidence.first_error
+            lines, style = (error, _BAD) if error else (evidence.disconnect_lines[:1], _GOOD)
             if lines:
                 self._print(f"  the log {side}:", _QUIET)
             for line in lines:
