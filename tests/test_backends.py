@@ -168,6 +168,11 @@ def test_without_trio_none_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not _backends.is_trio_running()
 
 
+def test_a_trio_that_is_being_imported_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio", types.ModuleType("trio"))
+    assert not _backends.is_trio_running()
+
+
 def test_without_asyncio_nothing_is_a_queue_or_a_cancellation_of_its(monkeypatch: pytest.MonkeyPatch) -> None:
     queue, cancellation = asyncio.Queue[None](), asyncio.CancelledError()
     assert _backends.is_asyncio_queue(queue) and _backends.is_cancelled_error(cancellation)
