@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -511,10 +511,15 @@ def framework(kind: str, warned: Warned) -> Any:
         app = FastAPI()
         app.add_api_route("/items/{number}", endpoint)
         return app
+    if kind == "FastAPI's router":
+        router, app = APIRouter(), FastAPI()
+        router.add_api_route("/{number}", endpoint)
+        app.include_router(router, prefix="/items")
+        return app
     return Starlette(routes=[Route("/items/{number}", endpoint)])
 
 
-@pytest.mark.parametrize("kind", ["Starlette", "FastAPI"])
+@pytest.mark.parametrize("kind", ["Starlette", "FastAPI", "FastAPI's router"])
 async def test_the_route_is_named_as_the_framework_has_it(kind: str, warned: Warned) -> None:
     routed = framework(kind, warned)
 
