@@ -43,7 +43,8 @@ def drive(coroutine: Any, steps: int = 100) -> Any:
     raise AssertionError(f"{coroutine} goes on after {steps} steps")
 
 
-def test_an_app_that_is_driven_by_hand_gets_through_a_departure() -> None:
+@pytest.mark.parametrize("installs", [1, 2])
+def test_an_app_that_is_driven_by_hand_gets_through_a_departure(installs: int) -> None:
     sent: list[Any] = []
     incoming = [REQUEST, DISCONNECT]
 
@@ -59,7 +60,10 @@ def test_an_app_that_is_driven_by_hand_gets_through_a_departure() -> None:
         assert await receive() == DISCONNECT
         await send(CHUNK)
 
-    drive(DisconnectMiddleware(app)(http_scope(), receive, send))
+    installed: Any = app
+    for _ in range(installs):
+        installed = DisconnectMiddleware(installed)
+    drive(installed(http_scope(), receive, send))
     assert sent == [START, EMPTY_FINAL]
 
 

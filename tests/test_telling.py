@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import gc
 import itertools
 import math
+import weakref
 from typing import Any
 
 import anyio
@@ -352,6 +354,29 @@ async def test_a_hook_that_never_ends_harms_nobody() -> None:
     until.note("may end")
     with anyio.fail_after(1):
         await until("ended")
+
+
+@on_asyncio
+async def test_the_task_of_an_async_hook_is_not_held_when_it_has_ended() -> None:
+    tasks: list[Any] = []
+
+    async def hook(disconnect: Disconnect) -> None:
+        await turns()
+        tasks.append(weakref.ref(asyncio.current_task()))
+
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        await receive()
+        while not tasks:
+            await turns()
+
+    await serve(app, far, on_disconnect=hook)
+    await turns()
+    gc.collect()
+    assert [task() for task in tasks] == [None]
 
 
 async def test_an_async_hook_is_not_cancelled_with_the_app() -> None:
