@@ -43,7 +43,8 @@ def drive(coroutine: Any, steps: int = 100) -> Any:
     raise AssertionError(f"{coroutine} goes on after {steps} steps")
 
 
-def test_an_app_that_is_driven_by_hand_gets_through_a_departure() -> None:
+@pytest.mark.parametrize("installs", [1, 2])
+def test_an_app_that_is_driven_by_hand_gets_through_a_departure(installs: int) -> None:
     sent: list[Any] = []
     incoming = [REQUEST, DISCONNECT]
 
@@ -59,7 +60,10 @@ def test_an_app_that_is_driven_by_hand_gets_through_a_departure() -> None:
         assert await receive() == DISCONNECT
         await send(CHUNK)
 
-    drive(DisconnectMiddleware(app)(http_scope(), receive, send))
+    installed: Any = app
+    for _ in range(installs):
+        installed = DisconnectMiddleware(installed)
+    drive(installed(http_scope(), receive, send))
     assert sent == [START, EMPTY_FINAL]
 
 
@@ -165,6 +169,11 @@ async def test_where_nobody_tests_nothing_stands_between(monkeypatch: pytest.Mon
 
 def test_without_trio_none_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "trio")
+    assert not _backends.is_trio_running()
+
+
+def test_a_trio_that_is_being_imported_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio", types.ModuleType("trio"))
     assert not _backends.is_trio_running()
 
 

@@ -30,7 +30,7 @@ from starlette.routing import Route
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware
-from disconnect_mw._errors import is_disconnect_error, remove_disconnect_errors
+from disconnect_mw._errors import is_disconnect_error, is_lost_websocket_error, remove_disconnect_errors
 
 from .support.messages import http_scope
 
@@ -768,3 +768,9 @@ async def test_an_error_raised_while_the_disconnect_was_handled_is_the_apps_own(
     exception = await raised_by(app)
     assert isinstance(exception, OSError)
     assert left_of(exception) is exception
+
+
+def test_the_word_of_granian_for_a_lost_websocket_is_a_runtime_error() -> None:
+    assert is_lost_websocket_error(RuntimeError("ASGI flow error"))
+    assert not is_lost_websocket_error(ValueError("ASGI flow error"))
+    assert not is_lost_websocket_error(RuntimeError("another"))

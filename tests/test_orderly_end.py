@@ -307,6 +307,22 @@ async def test_a_server_that_would_keep_the_connection_is_told_to_close_it(
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_server_that_is_told_to_close_gets_the_other_headers_of_the_app_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Connection, "server", lambda connection: "hypercorn")
+    server, start = KeepingServer(), {**START, "headers": [(b"x-own", b"1")]}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server.leave()
+        await receive()
+        await send(start)
+
+    await DisconnectMiddleware(app)({**http_scope(), "http_version": "1.1"}, server.receive, server.send)
+    assert server.sent == [{**start, "headers": [(b"x-own", b"1"), (b"connection", b"close")]}, EMPTY_FINAL]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_what_an_app_sends_in_the_clean_up_of_its_cancellation_does_not_go_out() -> None:
     server = SimulatedServer()
 

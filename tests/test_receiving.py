@@ -637,6 +637,30 @@ async def test_of_many_tasks_that_wait_the_one_that_reads_is_woken() -> None:
         await DisconnectMiddleware(app, policy="finish")(http_scope(), deaf, server.send)
 
 
+@pytest.mark.parametrize("reads", [True, False])
+async def test_an_app_gets_the_connect_of_a_websocket_once(reads: bool) -> None:
+    """granian 1.7.6 delivers another one, once the peer has left."""
+    incoming = [{"type": "websocket.connect"}] * 2
+
+    async def repeating() -> Any:
+        if not incoming:
+            await anyio.sleep_forever()
+        return incoming.pop()
+
+    async def lost(message: Any) -> None:
+        raise ConnectionResetError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen = [await receive()] if reads else []
+        await send(ACCEPT)
+        seen += [await receive() for _ in range(2)]
+        kinds = [message["type"].partition(".")[2] for message in seen]
+        assert kinds == (["connect", "disconnect", "disconnect"] if reads else ["connect", "disconnect"])
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app, websocket_policy="mute")({"type": "websocket", "path": "/"}, repeating, lost)
+
+
 async def test_a_peek_gets_the_exception_of_the_servers_receive_which_is_not_called_again() -> None:
     reads = 0
 

@@ -66,6 +66,20 @@ async def test_after_the_departure_a_send_of_any_message_does_nothing_and_does_n
     await run(server, after_disconnect(server, app))
 
 
+async def test_an_app_that_gives_the_loop_its_turns_is_never_suspended_by_a_muted_send() -> None:
+    server = SimulatedServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(3):
+            for _ in range(20):
+                with pytest.raises(StopIteration):
+                    send(CHUNK).send(None)
+            for _ in range(2):
+                await anyio.lowlevel.checkpoint()
+
+    await run(server, after_disconnect(server, app))
+
+
 async def test_an_endless_generator_into_the_void_does_not_starve_the_loop() -> None:
     server = SimulatedServer()
     ticks = 0

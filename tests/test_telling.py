@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import gc
 import itertools
 import math
+import weakref
 from typing import Any
 
 import anyio
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -354,6 +356,29 @@ async def test_a_hook_that_never_ends_harms_nobody() -> None:
         await until("ended")
 
 
+@on_asyncio
+async def test_the_task_of_an_async_hook_is_not_held_when_it_has_ended() -> None:
+    tasks: list[Any] = []
+
+    async def hook(disconnect: Disconnect) -> None:
+        await turns()
+        tasks.append(weakref.ref(asyncio.current_task()))
+
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        await receive()
+        while not tasks:
+            await turns()
+
+    await serve(app, far, on_disconnect=hook)
+    await turns()
+    gc.collect()
+    assert [task() for task in tasks] == [None]
+
+
 async def test_an_async_hook_is_not_cancelled_with_the_app() -> None:
     far = http()
     until = Until()
@@ -511,10 +536,15 @@ def framework(kind: str, warned: Warned) -> Any:
         app = FastAPI()
         app.add_api_route("/items/{number}", endpoint)
         return app
+    if kind == "FastAPI's router":
+        router, app = APIRouter(), FastAPI()
+        router.add_api_route("/{number}", endpoint)
+        app.include_router(router, prefix="/items")
+        return app
     return Starlette(routes=[Route("/items/{number}", endpoint)])
 
 
-@pytest.mark.parametrize("kind", ["Starlette", "FastAPI"])
+@pytest.mark.parametrize("kind", ["Starlette", "FastAPI", "FastAPI's router"])
 async def test_the_route_is_named_as_the_framework_has_it(kind: str, warned: Warned) -> None:
     routed = framework(kind, warned)
 
