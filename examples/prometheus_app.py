@@ -18,12 +18,18 @@ from __future__ import annotations
 import asyncio
 import os
 
-from fastapi import FastAPI
-from prometheus_client import REGISTRY, CollectorRegistry, make_asgi_app
-from prometheus_client.multiprocess import MultiProcessCollector
-
 from disconnect_mw import DisconnectMiddleware
-from disconnect_mw.observe import prometheus
+
+try:
+    from fastapi import FastAPI
+    from prometheus_client import REGISTRY, CollectorRegistry, make_asgi_app
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    from disconnect_mw.observe import prometheus
+except ImportError:
+    raise SystemExit(
+        "This example needs FastAPI and prometheus-client: pip install fastapi prometheus-client uvicorn"
+    ) from None
 
 registry = REGISTRY
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:

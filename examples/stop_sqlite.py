@@ -19,10 +19,14 @@ from __future__ import annotations
 
 import sqlite3
 
-from fastapi import FastAPI, Response
-
 from disconnect_mw import DisconnectMiddleware
-from disconnect_mw.fastapi import Client
+
+try:
+    from fastapi import FastAPI, Response
+
+    from disconnect_mw.fastapi import Client
+except ImportError:
+    raise SystemExit("This example needs FastAPI: pip install fastapi uvicorn") from None
 
 app = FastAPI()
 app.add_middleware(DisconnectMiddleware)

@@ -44,7 +44,7 @@ def process() -> Iterator[Process]:
     """A server of which three clients have left."""
     with Process(COMMAND, EXAMPLES) as process:
         for _ in range(2):
-            process.leave("/report/0.5", "a report begins")
+            process.leave("/report/2", "a report begins")
         process.leave("/story", "a word")
         until_known(process, 3)
         yield process
@@ -53,7 +53,7 @@ def process() -> Iterator[Process]:
 def test_the_bill_is_said_at_shutdown() -> None:
     with Process(COMMAND, EXAMPLES) as process:
         assert process.get("/report/0").endswith('"reported"')
-        process.leave("/report/0.2", "a report begins")
+        process.leave("/report/2", "a report begins")
         process.leave("/story", "a word")
         until_known(process, 2)
         process.stop()
