@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             framework, version, server, python = one
             column = Column(framework, setups.SERVERS[server])
             try:
-                ways = ("fin",) if version == setups.BEFORE.get(setups.FRAMEWORKS[framework].package) else WAYS
+                ways = ("fin",) if version == setups.BEFORE[setups.FRAMEWORKS[framework].package] else WAYS
                 play(column, python, setups.FRAMEWORKS[framework].on(server), ways=ways)
             except (Hang, Crash, AssertionError) as failure:
                 failures.append(f"{framework} {version} on {server}: {failure}")
@@ -104,10 +104,11 @@ def _plays(environments: Environments, chosen: Sequence[setups.Framework]) -> li
                 for framework in wanted
                 for server in framework.servers
             ]
-    before = [framework for framework in chosen if framework.package in setups.BEFORE]
-    if before:
-        python = environments.make("frameworks-before", setups.before())
-        plays += [(framework.name, setups.BEFORE[framework.package], "uvicorn", python) for framework in before]
+    for name, (packages, requirements) in setups.environments_before().items():
+        wanted = [framework for framework in chosen if framework.package in packages]
+        if wanted:
+            python = environments.make(f"frameworks-{name}", requirements)
+            plays += [(framework.name, setups.BEFORE[framework.package], "uvicorn", python) for framework in wanted]
     return sorted(plays, key=lambda one: -len(setups.FRAMEWORKS[one[0]].situations))
 
 

@@ -74,9 +74,9 @@ OTHERS = (
     Framework("ariadne", "ariadne", "ariadne", ("ws_both",), remark=_DELETED_TWICE),
     Framework("nicegui", "NiceGUI", "nicegui", ("before", "bug")),
     Framework("flask_a2wsgi", "Flask in a2wsgi", "flask", _FLASK),
-    Framework("flask_asgiref", "Flask in asgiref", "flask", ("before", "stream", "upload"), ("uvicorn",)),
+    # It has one thread for all clients, which each of them would wait for.
+    Framework("flask_asgiref", "Flask in asgiref", "flask", ("before", "stream", *_UPLOADS), ("uvicorn",)),
 )
-"""Of these the newest version alone is played."""
 
 FRAMEWORKS: Mapping[str, Framework] = {framework.name: framework for framework in (*FIRST, *OTHERS)}
 
@@ -111,22 +111,40 @@ def others() -> list[str]:
 
 
 BEFORE: Mapping[str, str] = {
+    "ariadne": "1.1.0",
     "blacksheep": "2.6.3",
     "channels": "4.3.1",
     "django": "5.2.8",
     "falcon": "4.3.1",
     "fastapi": "0.164.0",
+    "fastmcp": "4.1.3",  # the last one that takes the MCP SDK before the newest
+    "flask": "3.1.2",
     "litestar": "2.24.0",
+    "mcp": "2.2.0",
+    "nicegui": "3.17.1",
+    "python-socketio": "5.18.0",
     "quart": "0.22.0",
     "sse-starlette": "3.6.0",
     "starlette": "1.9.0",
+    "strawberry-graphql": "0.338.0",
 }
 """The version before the newest of each, played on uvicorn alone."""
 
 
-def before() -> list[str]:
+def environments_before() -> dict[str, tuple[tuple[str, ...], list[str]]]:
+    """By name: the packages of frameworks that it is for, and what it has."""
     pinned = pins()
-    return [
-        *(f"{name}=={pinned[name]}" for name in _NEEDED),
-        *(f"{name}=={version}" for name, version in BEFORE.items()),
-    ]
+    needed = [f"{name}=={pinned[name]}" for name in _NEEDED]
+    first = tuple(name for name in BEFORE if name not in OTHER_PINS)
+    others = tuple(name for name in OTHER_PINS if name != "ariadne")
+    under = [f"{name}=={pinned[name]}" for name in ("fastapi", "starlette")]
+    return {
+        "before": (first, [*needed, *_before(*first)]),
+        "others-before": (others, [*needed, *under, *_before(*others)]),
+        # With another version of GraphQL's core than that of strawberry.
+        "ariadne-before": (("ariadne",), [*needed, *under, *_before("ariadne"), "graphql-core<3.3"]),
+    }
+
+
+def _before(*names: str) -> list[str]:
+    return [f"{name}=={BEFORE[name]}" for name in names]
