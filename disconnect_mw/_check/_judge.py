@@ -12,6 +12,7 @@ from ._play import GROWTH
 from ._routes import Route
 
 _SERVER_LOGGERS = ("uvicorn", "hypercorn", "gunicorn", "daphne", "_granian", "granian", "asyncio", "websockets")
+_FRAMEWORK_LOGGERS = ("django", "litestar", "falcon", "blacksheep", "quart", "mcp", "engineio", "root")
 _FLOOD = 5
 _LONG = 0.5
 """Seconds of work without a reader from which on they are worth a word."""
@@ -105,6 +106,9 @@ def _faults_in_log(departure: Departure, stay: Stay) -> Iterator[tuple[str, str,
             yield "flood", f'the log fills with "{_short(words)}", {count} times for one client', words
         elif line.exception is None:
             yield "line", f'{line.level} "{_short(words)}" in the log', words
+        elif line.is_of_departure and line.logger.partition(".")[0] not in (*_SERVER_LOGGERS, *_FRAMEWORK_LOGGERS):
+            where = f" at {line.place}" if line.place else ""
+            yield "noise", f"the app itself logs a traceback for a client that has left{where}", _kind(words)
         elif line.is_of_departure:
             yield (
                 "traceback",
@@ -220,6 +224,11 @@ _WHY: dict[str, tuple[str, str | None]] = {
     "line": (
         "Something logs the departure before the middleware can act on it.",
         "disconnect_mw.observe.logging.install()",
+    ),
+    "noise": (
+        "It catches more than failures: a departure ends a handler by asyncio.CancelledError, which is no Exception, "
+        "or by the framework's word for it.",
+        "except Exception:  # in place of BaseException or a bare except",
     ),
     "flood": ("Each message to a client that has left is a line of its own.", "cancel"),
     "bug": ("The app's own error is never hidden: it has to be mended where it is raised.", None),

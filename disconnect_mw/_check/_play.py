@@ -266,9 +266,9 @@ class Player:
         """Have the client come to where it is to leave. Return why it cannot, or None."""
         await client.ask(route, is_cut=phase == "upload")
         if phase == "upload":
-            if not await self._wait(seen.begun, _SECONDS_TO_BEGIN_UPLOAD):
-                return "the server takes the whole upload before it calls the app, so a cut one never reaches it"
-            return None
+            has_begun = await self._wait(seen.begun, _SECONDS_TO_BEGIN_UPLOAD)
+            buffered = "the server takes the whole upload before it calls the app, so a cut one never reaches it"
+            return None if has_begun else buffered
         if phase in ("before response", "before accept"):
             if not is_at_once:
                 await self._wait(seen.begun, _SECONDS_TO_BEGIN)
