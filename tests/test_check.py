@@ -100,7 +100,7 @@ def test_what_misbehaves_is_found_and_the_rest_is_not(capsys: pytest.CaptureFixt
 
 def test_memory_is_measured_over_many_departures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     found = check(
-        capsys, tmp_path, *paths("/hoards", "/hoards-anyway", "/quick", "/endless", "/missing"), "--patience", "1"
+        capsys, tmp_path, *paths("/hoards", "/hoards-anyway", "/slow", "/endless", "/missing"), "--patience", "1"
     )
     assert found.codes("/hoards") == {"memory"}, found.printed
     memory = found.results["/hoards"]["wrapped"]["memory"]
