@@ -47,6 +47,8 @@ BUG = logged(exception="KeyError: 'a'", is_of_departure=False, place="shop.py:3,
         (left(tasks=["beat"]), ["tasks"]),
         (left(connections=1), ["pool"]),
         (left(log=[DEPARTED]), ["traceback"]),
+        (left(log=[dataclasses.replace(DEPARTED, logger="shop", place="shop.py:3, in a")]), ["noise"]),
+        (left(log=[dataclasses.replace(DEPARTED, logger="shop")]), ["noise"]),
         (left(log=[BUG]), ["bug"]),
         (left(log=[BUG, DEPARTED]), ["bug", "traceback"]),
         (left(log=[dataclasses.replace(BUG, place=None)]), ["bug"]),
@@ -190,3 +192,9 @@ def test_long_words_are_cut() -> None:
     words = 200 * "x"
     (finding,) = find(ROUTE, Side([STREAM], [left(log=[logged(exception=words, is_of_departure=True)])]))
     assert len(finding.sentence) < 160 and finding.sentence.endswith('…"')
+
+
+def test_what_no_policy_mends_has_a_line_of_its_own() -> None:
+    (advice,) = judged(left(tasks=["beat, shop.py:9, in beat"]), left(tasks=["beat, shop.py:9, in beat"])).advice
+    assert advice.place == "shop.py:9, in beat"
+    assert (advice.line or "").startswith("async with asyncio.TaskGroup()")

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import shutil
 import socket
+import struct
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -167,6 +168,20 @@ async def _connected_to_one_that_resets() -> Any:
 
     async with serving(answer) as port:
         return await connect(HTTPClient, port)
+
+
+async def test_a_connection_that_is_reset_has_ended() -> None:
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async with serving(reset) as port:
+        client = await connect(HTTPClient, port)
+        await client.ask(GET)
+        assert await client._read() == b""
+        client.close()
 
 
 async def test_a_port_at_which_nothing_listens() -> None:
@@ -336,6 +351,8 @@ def test_how_a_client_can_leave() -> None:
 
 def test_the_slope_of_memory() -> None:
     assert slope_of([(20, 100.0), (40, 300.0), (60, 500.0)]) == 10.0
+    assert slope_of([(20, 0.0), (40, 900.0), (60, 900.0)]) == 0.0  # a leap
+    assert slope_of([(20, 0.0), (40, 0.0), (60, 900.0), (80, 1100.0), (100, 1300.0)]) == 10.0
     assert slope_of([(20, 100.0)]) == 0.0
 
 

@@ -17,7 +17,8 @@ import h2.errors
 import h2.events
 import h11
 import wsproto
-from wsproto import events, utilities
+from wsproto import events
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from ._routes import Route
 
@@ -243,12 +244,12 @@ class WebSocketClient(Client):
                 return None
             try:
                 self._ws.receive_data(content)
-            except utilities.RemoteProtocolError as error:
+            except RemoteProtocolError as error:
                 raise Refused(f"the server broke the WebSocket protocol: {error}") from None
 
     async def leave(self, way: str) -> None:
         if way == "close frame":
-            with contextlib.suppress(utilities.LocalProtocolError, Refused):  # the server may have closed first
+            with contextlib.suppress(LocalProtocolError, Refused):  # the server may have closed first
                 await self._write(self._ws.send(events.CloseConnection(code=1001)))
                 while await self.more() is not None:  # its answer
                     pass

@@ -12,11 +12,13 @@ from ._play import GROWTH
 from ._routes import Route
 
 _SERVER_LOGGERS = ("uvicorn", "hypercorn", "gunicorn", "daphne", "_granian", "granian", "asyncio", "websockets")
+_FRAMEWORK_LOGGERS = ("django", "litestar", "falcon", "blacksheep", "quart", "mcp", "engineio", "root")
 _FLOOD = 5
 _LONG = 0.5
 """Seconds of work without a reader from which on they are worth a word."""
 
-_UNSTABLE_HEADERS = ("date", "server-timing", "x-process-time")
+_OF_TIME = ("date", "time", "timing", "duration", "elapsed")
+"""Parts of names of headers that are another at each moment."""
 
 
 def judge(result: Result, server: OnServer) -> None:
@@ -104,6 +106,9 @@ def _faults_in_log(departure: Departure, stay: Stay) -> Iterator[tuple[str, str,
             yield "flood", f'the log fills with "{_short(words)}", {count} times for one client', words
         elif line.exception is None:
             yield "line", f'{line.level} "{_short(words)}" in the log', words
+        elif line.is_of_departure and line.logger.partition(".")[0] not in (*_SERVER_LOGGERS, *_FRAMEWORK_LOGGERS):
+            where = f" at {line.place}" if line.place else ""
+            yield "noise", f"the app itself logs a traceback for a client that has left{where}", _kind(words)
         elif line.is_of_departure:
             yield (
                 "traceback",
@@ -149,13 +154,16 @@ def compare(bare: list[Stay], wrapped: list[Stay]) -> tuple[bool | None, str]:
     ours, theirs = answered[1][0], answered[0][0]
     if ours.status != theirs.status:
         return False, f"{theirs.status} without the middleware, {ours.status} with it"
+    # Those that vary on either side by themselves say nothing.
     varying = {
-        name for one in answered[0] for name, value in one.headers if dict(theirs.headers).get(name) != value
-    } | set(_UNSTABLE_HEADERS)
+        name
+        for side, first in zip(answered, (theirs, ours), strict=True)
+        for one in side
+        for name, _ in {*one.headers} ^ {*first.headers}
+    } | {name for name, _ in (*theirs.headers, *ours.headers) if any(part in name.lower() for part in _OF_TIME)}
     kept = [[(name, value) for name, value in one.headers if name not in varying] for one in (theirs, ours)]
-    kept = [sorted(fields) for fields in kept]
-    if kept[0] != kept[1] and not any(len({*one.headers}) != len({*theirs.headers}) for one in answered[0]):
-        name = next(name for name, _ in {*kept[0]} ^ {*kept[1]})
+    if sorted(kept[0]) != sorted(kept[1]):
+        name = next((name for name, _ in {*kept[0]} ^ {*kept[1]}), "set-cookie")  # one more of the same
         return False, f"the header {name!r} is not the same"
     if any(not _is_alike(theirs, one) for one in answered[0]) or any(not _is_alike(ours, one) for one in answered[1]):
         return None, "its answers differ from each other by themselves; status and headers are the same"
@@ -216,6 +224,11 @@ _WHY: dict[str, tuple[str, str | None]] = {
     "line": (
         "Something logs the departure before the middleware can act on it.",
         "disconnect_mw.observe.logging.install()",
+    ),
+    "noise": (
+        "It catches more than failures: a departure ends a handler by asyncio.CancelledError, which is no Exception, "
+        "or by the framework's word for it.",
+        "except Exception:  # in place of BaseException or a bare except",
     ),
     "flood": ("Each message to a client that has left is a line of its own.", "cancel"),
     "bug": ("The app's own error is never hidden: it has to be mended where it is raised.", None),

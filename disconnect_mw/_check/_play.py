@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -82,6 +83,7 @@ class Player:
 
     async def start(self) -> Server:
         self.server = await self._make().__aenter__()
+        self.server.log.clear()  # what the app logs as it starts is of no departure
         return self.server
 
     async def stop(self) -> None:
@@ -264,9 +266,9 @@ class Player:
         """Have the client come to where it is to leave. Return why it cannot, or None."""
         await client.ask(route, is_cut=phase == "upload")
         if phase == "upload":
-            if not await self._wait(seen.begun, _SECONDS_TO_BEGIN_UPLOAD):
-                return "the server takes the whole upload before it calls the app, so a cut one never reaches it"
-            return None
+            has_begun = await self._wait(seen.begun, _SECONDS_TO_BEGIN_UPLOAD)
+            buffered = "the server takes the whole upload before it calls the app, so a cut one never reaches it"
+            return None if has_begun else buffered
         if phase in ("before response", "before accept"):
             if not is_at_once:
                 await self._wait(seen.begun, _SECONDS_TO_BEGIN)
@@ -392,7 +394,7 @@ class Player:
         seen = self.server.expect(client.port)
         try:
             with contextlib.suppress(TimeoutError, Refused):
-                async with asyncio.timeout(self._options.seconds_to_end):
+                async with asyncio.timeout(self._options.seconds_to_stay):
                     await client.ask(route)
                     await client.head()
                     while await client.more() is not None:
@@ -429,10 +431,9 @@ def ways_of(route: Route, server: str, *, is_quick: bool) -> list[str]:
 
 
 def slope_of(points: list[tuple[int, float]]) -> float:
-    """Return the slope of the least squares through the points; 0 for a single one."""
-    middle = sum(x for x, _ in points) / len(points)
-    spread = sum((x - middle) ** 2 for x, _ in points)
-    return sum((x - middle) * y for x, y in points) / spread if spread else 0.0
+    """Return the middle one of the steps from point to point, the lower of two: a single leap is no slope."""
+    steps = sorted((after[1] - before[1]) / (after[0] - before[0]) for before, after in itertools.pairwise(points))
+    return steps[(len(steps) - 1) // 2] if steps else 0.0
 
 
 def logged(fact: dict[str, Any]) -> Logged:

@@ -148,10 +148,10 @@ class Server:
             ) from None
         try:
             async with asyncio.timeout(_SECONDS_TO_START):
-                while True:
-                    if await self._accepts():
-                        break
+                accepts = await self._accepts()
+                while not accepts:
                     await self._first(self._started, 0.05)
+                    accepts = await self._accepts()
         except TimeoutError:
             raise CheckError(f"{self.name} does not accept a connection", self._last_lines()) from None
         await self._first(self._started, _SECONDS_FOR_LIFESPAN)  # Daphne has no lifespan

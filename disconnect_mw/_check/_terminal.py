@@ -30,6 +30,7 @@ _WORDS = {
     "half": "half an upload kept",
     "memory": "memory grows",
     "traceback": "traceback",
+    "noise": "traceback",
     "line": "log line",
     "flood": "floods the log",
     "bug": "bug, traceback",

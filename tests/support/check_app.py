@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from disconnect_mw import DisconnectMiddleware
-
 logger = logging.getLogger("shop")
 hoard: list[bytes] = []
 tasks: list[Any] = []
@@ -193,6 +191,3 @@ async def on_refuses(scope: Any, receive: Any, send: Any) -> None:
 async def fails_to_start(scope: Any, receive: Any, send: Any) -> None:
     await receive()
     await send({"type": "lifespan.startup.failed", "message": "Traceback …\nno database"})
-
-
-wrapped = DisconnectMiddleware(app, policy="cancel")

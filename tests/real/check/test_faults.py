@@ -27,7 +27,7 @@ FAULTS = {
     "/swallow": "stubborn",
     "/task": "tasks",
     "/pool": "pool",
-    "/noisy": "traceback",
+    "/noisy": "noise",
     "/upload": "half",
 }
 
