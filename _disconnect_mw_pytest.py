@@ -1,4 +1,4 @@
-"""The pytest plugin of `disconnect_mw.testing`: the fixtures `asgi_server` and `asgi_visit`.
+"""The pytest plugin of `disconnect_mw.testing`: the fixtures `asgi_server` and `asgi_visit`, and how a `Hang` reads.
 
 It is outside the package, as Hypothesis's plugin is. pytest imports it in every session, and before coverage is
 measured, so it imports nothing of the package until a test uses it.
@@ -7,9 +7,18 @@ measured, so it imports nothing of the package until a test uses it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
 from typing import Any
 
 import pytest
+
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+
+# Of a test that visits its app more often the last transcripts are shown.
+_TRANSCRIPTS_SHOWN = 3
+
+_transcripts = pytest.StashKey[list[Any]]()
+_known_hangs = pytest.StashKey[dict[Any, Any]]()
 
 
 @pytest.fixture
@@ -22,19 +31,78 @@ def asgi_server(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def asgi_visit(asgi_server: Any) -> Any:
-    """`disconnect_mw.testing.visit_now` on `asgi_server`: `transcript = asgi_visit(app, client)`."""
-    from disconnect_mw.testing import visit_now
+def asgi_visit(request: pytest.FixtureRequest, asgi_server: Any) -> Any:
+    """`disconnect_mw.testing.visit_now` on `asgi_server`: `transcript = asgi_visit(app, client)`.
 
-    def visit(app: Any, client: Any, *more: Any, **options: Any) -> Any:
-        if more or "server" in options:
+    A test that fails shows the transcript. Where the app has hung in a function on one server, it has a 25th of the
+    patience in that function on the others.
+    """
+    from disconnect_mw.testing import _visit
+
+    known_hangs = _known_hangs_of(request.node)
+    transcripts = request.node.stash[_transcripts] = []
+
+    def visit(
+        app: Any,
+        client: Any,
+        *more: Any,
+        patience: float = 5.0,
+        raise_app_exceptions: bool = True,
+        backend: Any = "asyncio",
+        **unknown: Any,
+    ) -> Any:
+        if more or unknown:
             raise TypeError(
-                "asgi_visit takes an app and a client, and the fixture asgi_server is the server: choose others by "
-                '@pytest.mark.parametrize("asgi_server", [...])'
+                "asgi_visit takes an app, a client, patience, raise_app_exceptions and backend, and the fixture "
+                "asgi_server is the server: choose others by "
+                '@pytest.mark.parametrize("asgi_server", [servers.UVICORN_0_28_0, ...])'
             )
-        return visit_now(app, client, asgi_server, **options)
+        exchange = _visit.Exchange(app, client, asgi_server, patience, known_hangs)
+        outcome = _visit.run_now(exchange.play, "visit", backend)
+        transcripts.append(getattr(outcome, "transcript", outcome))
+        return _visit.transcript_of(outcome, raise_app_exceptions)
 
     return visit
+
+
+def _known_hangs_of(item: Any) -> Any:
+    """The hangs of this test on other servers, with the same other arguments."""
+    from disconnect_mw.testing._hang import KnownHangs
+
+    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    others = tuple((name, id(value)) for name, value in sorted(parameters.items()) if name != "asgi_server")
+    of_session = item.config.stash.setdefault(_known_hangs, {})
+    return of_session.setdefault((item.nodeid.partition("[")[0], others), KnownHangs())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the transcripts of a test that has failed, as sections; and for a `Hang` its reason, not a traceback."""
+    report = yield
+    testing: Any = sys.modules.get("disconnect_mw.testing")
+    if testing is None or call.excinfo is None or not report.failed:
+        return report
+    transcripts = item.stash.get(_transcripts, [])
+    if isinstance(hang := call.excinfo.value, testing.Hang) and not item.config.getoption("fulltrace"):
+        report.longrepr = item.repr_failure(_as_failure(item, call.excinfo))
+        transcripts = [] if hang.is_known else [hang.transcript]
+    for transcript in transcripts[-_TRANSCRIPTS_SHOWN:]:
+        report.sections.append((f"the exchange on {transcript.server}", str(transcript)))
+    return report
+
+
+def _as_failure(item: pytest.Item, excinfo: pytest.ExceptionInfo[Any]) -> pytest.ExceptionInfo[Any]:
+    """What `pytest.fail(reason, pytrace=False)` would have raised."""
+    hang, line, step = excinfo.value, None, excinfo.tb
+    while step is not None:
+        if step.tb_frame.f_code.co_filename == str(item.path):
+            line = step.tb_lineno
+        step = step.tb_next
+    at = "" if line is None or hang.is_known else f"\n\nin {item.path.name}:{line}"
+    failure = pytest.fail.Exception(hang.reason + at, pytrace=False)
+    return pytest.ExceptionInfo.from_exception(failure.with_traceback(excinfo.tb))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

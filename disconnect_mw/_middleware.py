@@ -390,18 +390,18 @@ def single_callable(app: Any) -> ASGIApp:
     if not callable(app):
         raise TypeError(f"app must be an ASGI application, not {app!r}: pass the object, not its import path")
     call = next((vars(kind)["__call__"] for kind in getattr(app, "__mro__", ()) if "__call__" in vars(kind)), None)
-    if inspect.isclass(app) and call is not None and _takes(call, 4):  # itself, and the three of ASGI
+    if inspect.isclass(app) and call is not None and takes(call, 4):  # itself, and the three of ASGI
         raise TypeError(f"app must be an ASGI application, not the class {app.__qualname__}: pass the instance")
     # What asgiref takes for a double callable is everything that is not a coroutine function, plain functions that
     # return an awaitable included; so only what cannot take the three arguments is asked about.
-    if not _takes(app, 3):
+    if not takes(app, 3):
         from asgiref.compatibility import guarantee_single_callable
 
         return guarantee_single_callable(app)  # type: ignore[no-any-return,no-untyped-call]  # untyped
     return app  # type: ignore[no-any-return]  # as far as can be told
 
 
-def _takes(function: Any, count: int) -> bool:
+def takes(function: Any, count: int) -> bool:
     """Whether it can be called with so many arguments, as far as its signature tells (a builtin may have none)."""
     try:
         inspect.signature(function).bind(*[None] * count)

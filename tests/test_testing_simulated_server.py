@@ -22,6 +22,7 @@ from disconnect_mw.testing import (
     WebSocketSimulatedServer,
     servers,
 )
+from disconnect_mw.testing._simulated_server import block_forever
 
 from .support.messages import CHUNK, DISCONNECT, EMPTY_FINAL, FINAL, REQUEST, START
 
@@ -741,9 +742,9 @@ def test_the_scope_claims_what_the_server_claims(server: Server) -> None:
     assert set(scope.get("extensions", ())) == set(server.websocket.extensions)
 
 
-def test_a_server_that_is_out_of_time_blocks_every_call() -> None:
+def test_every_call_awaits_the_pause_first() -> None:
     server_side = HTTPSimulatedServer(HTTPServerBehaviour())
-    server_side.is_out_of_time = lambda: True
+    server_side.pause = block_forever
     assert play(server_side, "R start") == "R:HANG start:HANG"
     assert server_side.sent == []
     assert DISCONNECT not in server_side.delivered

@@ -560,8 +560,12 @@ async def test_the_synchronous_visit_does_not_run_inside_an_event_loop(anyio_bac
     ("arguments", "error", "word"),
     [
         (("app", HTTPClient()), TypeError, "'app'"),
-        ((streamer, "/"), TypeError, "client"),
-        ((streamer, HTTPClient(), "uvicorn"), TypeError, "server"),
+        ((streamer, "/"), TypeError, r"not '/': pass HTTPClient\('/', leaves_after_messages=1\)"),
+        ((streamer, 7), TypeError, "client must be an HTTPClient or a WebSocketClient, not 7$"),
+        ((streamer, HTTPClient(), "uvicorn"), TypeError, r"such as disconnect_mw.testing.servers.UVICORN_0_28_0, not"),
+        ((lambda: streamer, HTTPClient()), TypeError, r"<lambda>, which takes no arguments: .* pass what it returns"),
+        ((lambda environ, start_response: [], HTTPClient()), TypeError, "as a WSGI application does: pass it in an"),
+        ((Starlette, HTTPClient()), TypeError, "not the class Starlette: pass the instance"),
     ],
 )
 async def test_what_is_not_of_its_kind_is_an_error(arguments: Any, error: Any, word: str) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any, Final, Literal, TypeAlias
 
-from ._checks import check_choice, check_close_code, check_count, check_flag, check_seconds, check_sequence, check_text
+from ._fields import check_choice, check_close_code, check_count, check_flag, check_seconds, check_sequence, check_text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import unquote_to_bytes
 
-from ._checks import check_choice, check_close_code, check_count, check_flag, check_seconds, check_sequence, check_text
+from ._fields import check_choice, check_close_code, check_count, check_flag, check_seconds, check_sequence, check_text
 
 Leave: TypeAlias = Literal["fin", "rst", "half", "close"]
 """How a client leaves.

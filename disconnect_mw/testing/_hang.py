@@ -16,24 +16,58 @@ _LIBRARIES = tuple(
     | {path for name, path in sysconfig.get_paths().items() if name.endswith(("lib", "stdlib"))}
 )
 
+Chains = list[list[Frame]]
+"""Where each task of the app is suspended, its own first; the outermost frame first."""
+
 
 class Hang(AssertionError):
     """The app under test did not end in time.
 
-    The text names the await that the app hangs in: file, line, function and source. `transcript` is the exchange up to
-    then.
+    The text names the await that the app hangs in: file, line, function and source; and has the transcript.
     """
 
-    def __init__(self, text: str, transcript: Transcript) -> None:
-        super().__init__(text)
+    def __init__(self, reason: str, place: str, transcript: Transcript, is_known: bool = False) -> None:
+        super().__init__("\n".join([reason, "", "What had happened until then:", "", *printed_lines(transcript)]))
+        self.reason = reason
+        """The text without the transcript."""
+
+        self.place = place
+        """The await that the app hangs in, in one line: "app.py:7, in stream: await asyncio.sleep(1)"."""
+
         self.transcript = transcript
+        """The exchange up to then."""
+
+        self.is_known = is_known
+        """Whether the app has hung in the same function before, on another server; then `reason` is one line."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.args[0], self.transcript)
+        return type(self), (self.reason, self.place, self.transcript, self.is_known)
 
 
-def describe(why: str, chains: list[list[Frame]], transcript: Transcript) -> str:
-    """Return the text of a `Hang`. Each chain is one task's, the outermost frame first."""
+class KnownHangs:
+    """The functions in which an app has hung in earlier exchanges: there it has less patience."""
+
+    def __init__(self) -> None:
+        self._servers: dict[tuple[str, str], str] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._servers)
+
+    def add(self, chains: Chains, server: str) -> None:
+        self._servers.setdefault(_function(chains), server)
+
+    def find(self, chains: Chains) -> str | None:
+        """Return the server on which the app was the first to hang there."""
+        return self._servers.get(_function(chains))
+
+
+def _function(chains: Chains) -> tuple[str, str]:
+    frame = _place(chains)
+    return ("", "") if frame is None else (_file(frame), frame[0].f_code.co_qualname)
+
+
+def describe(why: str, chains: Chains) -> str:
+    """Return the reason of a `Hang`."""
     text = [why]
     shown = [chain for chain in map(_without_kit, chains) if chain]
     for chain in shown[:1]:
@@ -45,7 +79,28 @@ def describe(why: str, chains: list[list[Frame]], transcript: Transcript) -> str
         for frame in chain[: chain.index(innermost) + 2] if index == 0 else [innermost]:
             text += _traceback_lines(frame)
         text.append("")
-    return "\n".join([*text, "What had happened until then:", "", *printed_lines(transcript)])
+    return "\n".join(text).rstrip()
+
+
+def describe_place(chains: Chains) -> str:
+    """Return the await that the app hangs in, in one line."""
+    frame = _place(chains)
+    if frame is None:
+        return "code that cannot be seen from outside"
+    code = frame[0].f_code
+    source = _source(frame)
+    return f"{relative(code.co_filename)}:{frame[1]}, in {code.co_name}" + (f": {source}" if source else "")
+
+
+def relative(file: str) -> str:
+    """The path from the working directory, where the file is below it."""
+    here = os.getcwd() + os.sep
+    return file.removeprefix(here)
+
+
+def _place(chains: Chains) -> Frame | None:
+    shown = [chain for chain in map(_without_kit, chains) if chain]
+    return _innermost(shown[0]) if shown else None
 
 
 def _without_kit(chain: list[Frame]) -> list[Frame]:
@@ -54,14 +109,15 @@ def _without_kit(chain: list[Frame]) -> list[Frame]:
 
 def _innermost(chain: list[Frame]) -> Frame:
     """Return the innermost frame of the app's own code, or of a library's where the chain has none of the app's."""
-    for is_wanted in (_is_in_app, _is_outside_package):
+    for is_wanted in (is_in_app, _is_outside_package):
         for frame in reversed(chain):
             if is_wanted(_file(frame)):
                 return frame
     return chain[-1]
 
 
-def _is_in_app(file: str) -> bool:
+def is_in_app(file: str) -> bool:
+    """Whether a source file is the app's own, and no library's."""
     return _is_outside_package(file) and not file.startswith(("<", *(path + os.sep for path in _LIBRARIES)))
 
 
@@ -73,8 +129,11 @@ def _file(frame: Frame) -> str:
     return frame[0].f_code.co_filename
 
 
+def _source(frame: Frame) -> str:
+    return linecache.getline(_file(frame), frame[1], frame[0].f_globals).strip()
+
+
 def _traceback_lines(frame: Frame) -> list[str]:
     """Return the lines that a traceback has for the frame."""
-    code, number = frame[0].f_code, frame[1]
-    source = linecache.getline(code.co_filename, number, frame[0].f_globals).strip()
-    return [f'  File "{code.co_filename}", line {number}, in {code.co_name}', *([f"    {source}"] if source else [])]
+    code, source = frame[0].f_code, _source(frame)
+    return [f'  File "{code.co_filename}", line {frame[1]}, in {code.co_name}', *([f"    {source}"] if source else [])]

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from .. import _backends, _frames
 from .._backends import Waiter
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+
 # A suspended frame and its current line.
 Frame = tuple[types.FrameType, int]
 

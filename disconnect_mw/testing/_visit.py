@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal, TypeVar
 
-from .._middleware import ASGIApp, single_callable
+from .. import _backends
 from . import _tasks
 from ._behaviour import Server
-from ._checks import check_choice, check_seconds
 from ._clients import Client, HTTPClient, WebSocketClient
-from ._hang import Hang, describe
-from ._simulated_server import create_simulated_server
+from ._fields import check_app, check_choice, check_patience
+from ._hang import Hang, KnownHangs, describe, describe_place
+from ._simulated_server import block_forever, create_simulated_server
 from ._transcript import Ended, Recorder, Transcript
 from .servers import SPEC_SILENT
 
-# How often within `patience` the exchange notes that the event loop runs.
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+
+# The app has at least so many turns of the event loop, spread over `patience`, before it counts as hung: where the
+# machine stood still for as long, the app has had no time.
 _TURNS_WITHIN_PATIENCE = 4
+
+# The share of `patience` that an app has in a function in which it has hung before.
+_OF_PATIENCE_IN_A_KNOWN_HANG = 0.04
 
 # Seconds that tasks which the app has left running have to end, once they are cancelled.
 _SECONDS_FOR_LEFTOVERS = 1.0
@@ -44,12 +50,7 @@ async def visit(
     An exception that leaves the app is in the transcript, and is raised here unless `raise_app_exceptions` is False.
     Raises `TypeError` or `ValueError`, before the app is called, for an argument that is wrong.
     """
-    exchange = _Exchange(app, client, server, patience)
-    transcript = await exchange.play()
-    raised = transcript.raised
-    if raised is not None and (raise_app_exceptions or not isinstance(raised, Exception)):
-        raise raised
-    return transcript
+    return transcript_of(await Exchange(app, client, server, patience).play(), raise_app_exceptions)
 
 
 def visit_now(
@@ -63,13 +64,33 @@ def visit_now(
 ) -> Transcript:
     """As `visit`, for synchronous code: runs it in a new event loop, of asyncio or trio by `backend`.
 
-    Raises `RuntimeError` where an event loop of that kind runs already: there, `await visit(...)`.
+    Raises `RuntimeError` where an event loop runs already: there, `await visit(...)`.
     """
+    exchange = Exchange(app, client, server, patience)
+    return transcript_of(run_now(exchange.play, "visit", backend), raise_app_exceptions)
+
+
+def transcript_of(outcome: Transcript | Hang, raise_app_exceptions: bool) -> Transcript:
+    """Return the transcript, or raise what is to be raised."""
+    if isinstance(outcome, Hang):
+        raise outcome
+    raised = outcome.raised
+    if raised is not None and (raise_app_exceptions or not isinstance(raised, Exception)):
+        raise raised
+    return outcome
+
+
+T = TypeVar("T")
+
+
+def run_now(play: Callable[[], Coroutine[Any, Any, T]], name: str, backend: str) -> T:
+    """Run `play` in a new event loop. `name` is that of the async function for which the caller stands."""
     check_choice("backend", backend, ("asyncio", "trio"))
-
-    async def play() -> Transcript:
-        return await visit(app, client, server, patience=patience, raise_app_exceptions=raise_app_exceptions)
-
+    if _backends.current()[1] is not None:
+        raise RuntimeError(
+            f"{name}_now is for synchronous code, and an event loop runs here: use `await {name}(...)`, or make the "
+            "test a plain function"
+        )
     if backend == "trio":
         import trio
 
@@ -77,20 +98,14 @@ def visit_now(
     return _run_on_asyncio(play)
 
 
-def _run_on_asyncio(play: Callable[[], Any]) -> Transcript:
+def _run_on_asyncio(play: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """As `asyncio.run`, which would wait for ever for a task that ignores its cancellation."""
     import asyncio
 
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        pass
-    else:
-        raise RuntimeError("visit_now is for synchronous code, and an event loop runs here: use `await visit(...)`")
     loop = asyncio.new_event_loop()
     try:
         try:
-            return loop.run_until_complete(play())  # type: ignore[no-any-return]  # as visit returns it
+            return loop.run_until_complete(play())
         finally:
             leftovers = asyncio.all_tasks(loop)
             for task in leftovers:
@@ -103,36 +118,45 @@ def _run_on_asyncio(play: Callable[[], Any]) -> Transcript:
         loop.close()
 
 
-class _Exchange:
-    def __init__(self, app: Any, client: Client, server: Server, patience: float) -> None:
+class Exchange:
+    """One exchange of `client` with `app` on `server`. `known_hangs` are of earlier ones."""
+
+    def __init__(
+        self, app: Any, client: Client, server: Server, patience: float, known_hangs: KnownHangs | None = None
+    ) -> None:
         if not isinstance(client, (HTTPClient, WebSocketClient)):
-            raise TypeError(f"client must be an HTTPClient or a WebSocketClient, not {client!r}")
-        if not isinstance(server, Server):
-            raise TypeError(f"server must be a Server, one of disconnect_mw.testing.servers, not {server!r}")
-        check_seconds("patience", patience)
-        if patience == 0:
-            raise ValueError(
-                "patience must be more than 0 seconds, not 0: the app would have no turn of the event loop"
+            raise TypeError(
+                f"client must be an HTTPClient or a WebSocketClient, not {client!r}"
+                + (f": pass HTTPClient({client!r}, leaves_after_messages=1)" if isinstance(client, str) else "")
             )
-        self._app: ASGIApp = single_callable(app)
+        if not isinstance(server, Server):
+            raise TypeError(
+                f"server must be a Server, such as disconnect_mw.testing.servers.UVICORN_0_28_0, not {server!r}"
+            )
+        check_patience(patience)
+        self._app = check_app(app)
         self._client = client
         self._server = server
         self._patience = patience
         self._simulated_server = create_simulated_server(client, server)
         self._simulated_server.on_leave = self._client_left
         self._simulated_server.on_progress = self._made_progress
-        self._simulated_server.is_out_of_time = self._is_starved
+        self._simulated_server.pause = self._pause
         self._recorder = Recorder(self._simulated_server)
         self._left_at: float | None = None
         self._cancels_at: float | None = None
+        self._cancelled_at: float | None = None
         self._task: _tasks.AppTask
         self._progress_at = 0.0
-        self._last_turn = time.monotonic()  # of the event loop; not by its clock, which a test may replace
+        self._known_hangs = KnownHangs() if known_hangs is None else known_hangs
+        self._is_over = False
+        self._last_turn = 0.0  # of the event loop; not by its clock, which a test may replace
 
-    async def play(self) -> Transcript:
+    async def play(self) -> Transcript | Hang:
         if not self._simulated_server.calls_the_app:
             return self._transcript("never called", None)
         task = self._task = _tasks.new_task(self._call())
+        self._last_turn = time.monotonic()
         task.start()
         self._progress_at = task.now()
         leaves_at = None
@@ -140,6 +164,7 @@ class _Exchange:
             leaves_at = task.now() + self._client.leaves_after_seconds
         try:
             self._simulated_server.begin()
+            since, turns = self._progress_at, 0
             while task.ended is None:
                 now = task.now()
                 self._last_turn = time.monotonic()
@@ -149,17 +174,37 @@ class _Exchange:
                     self._simulated_server.leave()
                     continue
                 if self._cancels_at is not None and now >= self._cancels_at:
-                    self._cancels_at = None
+                    self._cancels_at, self._cancelled_at = None, now
                     task.cancel()
-                since = self._left_at if self._left_at is not None else max(self._progress_at, leaves_at or 0)
-                gives_up_at = since + self._patience
-                if now >= gives_up_at:
-                    raise self._make_hang()
-                times = (leaves_at, self._cancels_at, gives_up_at, now + self._patience / _TURNS_WITHIN_PATIENCE)
+                before, since = since, self._patient_since(leaves_at)
+                turns = 0 if since != before else turns + 1
+                if turns >= _TURNS_WITHIN_PATIENCE:
+                    if now >= since + self._patience:
+                        return self._make_hang()
+                    if self._is_in_known_hang(now - max(since, self._cancelled_at or 0)):
+                        return self._make_known_hang()
+                times = (leaves_at, self._cancels_at, now + self._slice())
                 await task.wait(min(moment for moment in times if moment is not None) - now)
         finally:
+            self._is_over = True
             await task.abandon()
         return self._transcript(task.ended, task.raised)
+
+    def _patient_since(self, leaves_at: float | None) -> float:
+        return self._left_at if self._left_at is not None else max(self._progress_at, leaves_at or 0)
+
+    def _slice(self) -> float:
+        """Seconds between two turns in which the exchange sees to the app."""
+        share = _OF_PATIENCE_IN_A_KNOWN_HANG if self._known_hangs else 1
+        return self._patience * share / _TURNS_WITHIN_PATIENCE
+
+    def _is_in_known_hang(self, seconds: float) -> bool:
+        """Whether the app waits where it has hung before, and not for a cancellation by the server that is to come."""
+        if not self._known_hangs or seconds < self._patience * _OF_PATIENCE_IN_A_KNOWN_HANG:
+            return False
+        if self._cancels_at is not None and self._cancels_at < self._patient_since(None) + self._patience:
+            return False
+        return self._known_hangs.find(self._task.await_chains()) is not None
 
     async def _call(self) -> None:
         scope = self._simulated_server.scope()
@@ -179,15 +224,32 @@ class _Exchange:
     def _made_progress(self) -> None:
         self._progress_at = self._task.now()
 
-    def _is_starved(self) -> bool:
-        """Whether the event loop has had no turn for `patience` seconds."""
-        return time.monotonic() - self._last_turn > self._patience
+    def _pause(self) -> Awaitable[None] | None:
+        """What the app's calls await first: nothing, as long as it gives other tasks their turns."""
+        if self._is_over:
+            return block_forever()
+        if time.monotonic() - self._last_turn > self._slice():
+            return _backends.current()[0].checkpoint()
+        return None
 
     def _make_hang(self) -> Hang:
+        chains, transcript = self._task.await_chains(), self._transcript("hung", None)
+        self._known_hangs.add(chains, str(self._server))
+        return Hang(describe(self._why(), chains), describe_place(chains), transcript)
+
+    def _make_known_hang(self) -> Hang:
+        chains, transcript = self._task.await_chains(), self._transcript("hung", None)
+        seconds = self._patience * _OF_PATIENCE_IN_A_KNOWN_HANG
+        reason = f"Hangs as on {self._known_hangs.find(chains)} (given {seconds:g} s here): {describe_place(chains)}"
+        return Hang(reason, describe_place(chains), transcript, is_known=True)
+
+    def _why(self) -> str:
         patience = f"{self._patience:g} s"
         simulated_server, client = self._simulated_server, self._client
         if simulated_server.has_left:
-            why = f"The app had not ended {patience} after its client left."
+            sent = len(simulated_server.wasted) + len(self._recorder.calls.muted)
+            sends = f" It has sent {_count(sent, 'message')} since." if sent else ""
+            why = f"The app had not ended {patience} after its client left.{sends}"
         elif client.leaves_after_messages is not None:
             why = (
                 f"The client leaves after {_count(client.leaves_after_messages, 'message')} and has got "
@@ -201,8 +263,7 @@ class _Exchange:
         else:
             stalls = " (it has stalled: it reads no more)" if client.stalls_after_messages is not None else ""
             why = f"The app had not ended after {patience}, and its client stays{stalls}."
-        transcript = self._transcript("hung", None)
-        return Hang(describe(why, self._task.await_chains(), transcript), transcript)
+        return why
 
     def _transcript(self, ended: Ended, raised: BaseException | None) -> Transcript:
         simulated_server, calls = self._simulated_server, self._recorder.calls

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar
 
 from ... import _backends
 from ..._backends import Waiter
 from .._behaviour import Outcome, Raises
 from .._clients import Leave
+
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 
 Message = Any
 
@@ -57,8 +59,8 @@ class SimulatedServer(abc.ABC):
         self.on_progress: Callable[[], None] = _do_nothing
         """Called when the app has received a message of the client's, or the client one that it waits for."""
 
-        self.is_out_of_time: Callable[[], bool] = _return_false
-        """From when this returns True, no `send` and no `receive` returns any more.
+        self.pause: Callable[[], Awaitable[None] | None] = _do_nothing
+        """Called first by each `receive` and `send`, which await what it returns, if anything.
 
         A loop over a silent server's `send` gives no other task a turn, so nothing else could stop it.
         """
@@ -113,8 +115,8 @@ class SimulatedServer(abc.ABC):
     async def receive(self) -> Message:
         self.reads += 1
         try:
-            if self.is_out_of_time():
-                await block_forever()
+            if (pause := self.pause()) is not None:
+                await pause
             self._check_readers()
             while True:
                 message = self._next_message()
@@ -133,8 +135,8 @@ class SimulatedServer(abc.ABC):
             raise
 
     async def send(self, message: Message) -> None:
-        if self.is_out_of_time():
-            await block_forever()
+        if (pause := self.pause()) is not None:
+            await pause
         if self._leaves_on_send():
             self.leave()
         if self.has_ended:
@@ -252,7 +254,3 @@ async def block_forever() -> None:
 
 def _do_nothing() -> None:
     pass
-
-
-def _return_false() -> bool:
-    return False

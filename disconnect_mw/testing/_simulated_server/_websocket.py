@@ -9,6 +9,8 @@ from .._behaviour import CLIENTS_CODE, NOTHING_MORE, Answers, Code, Outcome, Rai
 from .._clients import WebSocketClient
 from ._base import NO_MESSAGE, Message, SimulatedServer
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+
 
 class WebSocketSimulatedServer(SimulatedServer):
     """Stands in for a server on one WebSocket.

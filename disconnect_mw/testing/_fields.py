@@ -1,10 +1,36 @@
-"""Checks of the fields of clients and records: a `TypeError` or `ValueError` that names the field, if one is wrong."""
+"""Checks of arguments and of fields of records: a `TypeError` or `ValueError` that names what is wrong."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 from typing import Any
+
+from .._middleware import ASGIApp, single_callable, takes
+
+
+def check_app(app: Any) -> ASGIApp:
+    """Return `app` as an application of the single callable."""
+    name = getattr(app, "__qualname__", type(app).__qualname__)
+    if callable(app) and not inspect.isclass(app) and not takes(app, 3):
+        if takes(app, 0):
+            raise TypeError(
+                f"app must be an ASGI application, not {name}, which takes no arguments: if it is a factory, pass what "
+                f"it returns, {name}()"
+            )
+        if takes(app, 2) and not takes(app, 1):
+            raise TypeError(
+                f"app must be an ASGI application, not {name}, which takes two arguments as a WSGI application does: "
+                "pass it in an adapter, a2wsgi.WSGIMiddleware(app) or asgiref.wsgi.WsgiToAsgi(app)"
+            )
+    return single_callable(app)
+
+
+def check_patience(value: object) -> None:
+    check_seconds("patience", value)
+    if value == 0:
+        raise ValueError("patience must be more than 0 seconds, not 0: the app would have no turn of the event loop")
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
