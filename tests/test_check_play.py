@@ -424,7 +424,7 @@ time.sleep(60)'
 
 @posix_only
 async def test_a_server_that_never_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_server, "_SECONDS_TO_START", 3.0)
+    monkeypatch.setattr(_server, "_SECONDS_TO_ACCEPT", 0.5)
     program = TELLING.format(python=sys.executable, more="")
     with pytest.raises(CheckError, match="uvicorn does not accept a connection"):
         await fake_server(tmp_path, program).__aenter__()

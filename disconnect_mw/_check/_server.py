@@ -18,7 +18,7 @@ from ._options import CheckError
 from ._probe import VARIABLE
 
 _SECONDS_TO_START = 180.0
-_SECONDS_TO_SERVE = 10.0
+_SECONDS_TO_ACCEPT = 180.0
 _SECONDS_TO_ANSWER = 3.0
 _SECONDS_FOR_LIFESPAN = 1.0
 _ATTEMPTS = 3
@@ -147,7 +147,7 @@ class Server:
                 f"the app was not imported under {self.name} within {_SECONDS_TO_START:.0f} s", self._last_lines()
             ) from None
         try:
-            async with asyncio.timeout(_SECONDS_TO_START):
+            async with asyncio.timeout(_SECONDS_TO_ACCEPT):
                 accepts = await self._accepts()
                 while not accepts:
                     await self._first(self._started, 0.05)
