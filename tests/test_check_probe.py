@@ -47,8 +47,11 @@ class Check:
 
     def _hear(self) -> None:
         with contextlib.suppress(OSError):
-            self._connection, _ = self._listener.accept()
-            with self._connection.makefile("rb") as lines:
+            connection, _ = self._listener.accept()
+            with self._news:
+                self._connection = connection
+                self._news.notify_all()
+            with connection.makefile("rb") as lines:
                 for line in lines:
                     with self._news:
                         self.facts.append(json.loads(line))
@@ -62,6 +65,8 @@ class Check:
     def ask(self, do: str, **arguments: Any) -> Any:
         self._asked += 1
         asked = self._asked
+        with self._news:
+            assert self._news.wait_for(lambda: self._connection is not None, SECONDS)
         assert self._connection is not None
         self._connection.sendall(json.dumps({"id": asked, "do": do, **arguments}).encode() + b"\n")
         return self.wait(lambda fact: fact.get("answer") == asked)["found"]

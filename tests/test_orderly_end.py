@@ -310,6 +310,7 @@ async def test_a_server_that_would_keep_the_connection_is_told_to_close_it(
 async def test_a_server_that_is_told_to_close_gets_the_other_headers_of_the_app_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(sys.modules, "hypercorn", types.ModuleType("hypercorn"))
     monkeypatch.setattr(Connection, "server", lambda connection: "hypercorn")
     server, start = KeepingServer(), {**START, "headers": [(b"x-own", b"1")]}
 
