@@ -85,7 +85,8 @@ def pytest_runtest_makereport(
     if testing is None or call.excinfo is None or not report.failed:
         return report
     transcripts = item.stash.get(_transcripts, [])
-    if isinstance(hang := call.excinfo.value, testing.Hang) and not item.config.getoption("fulltrace"):
+    hang: Any = call.excinfo.value
+    if isinstance(hang, testing.Hang) and not item.config.getoption("fulltrace"):
         report.longrepr = item.repr_failure(_as_failure(item, call.excinfo))
         transcripts = [] if hang.is_known else [hang.transcript]
     for transcript in transcripts[-_TRANSCRIPTS_SHOWN:]:
