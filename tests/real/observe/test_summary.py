@@ -103,7 +103,7 @@ def width(page: Page, title: str, row: int) -> float:
 
 def test_bars_are_as_wide_as_the_figures_are_large(page: Page) -> None:
     assert width(page, "departures", 0) == pytest.approx(2 * width(page, "departures", 1), abs=1)
-    assert width(page, "wasted seconds", 0) > width(page, "wasted seconds", 1) > 0
+    assert width(page, "wasted seconds", 0) > width(page, "wasted seconds", 1)  # which may be less than a pixel
 
 
 def test_nothing_is_wider_than_the_window_even_of_a_telephone(page: Page) -> None:
