@@ -51,7 +51,7 @@ class Check:
             with self._news:
                 self._connection = connection
                 self._news.notify_all()
-            with connection.makefile("rb") as lines:
+            with connection, connection.makefile("rb") as lines:
                 for line in lines:
                     with self._news:
                         self.facts.append(json.loads(line))
