@@ -198,8 +198,9 @@ async def test_a_cancel_scope_around_the_server_is_heard_in_the_middle_of_the_cl
 
 
 @on_asyncio
-async def test_ours_waits_until_somebody_elses_is_taken_back() -> None:
+async def test_ours_waits_until_somebody_elses_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The two could not be told apart."""
+    monkeypatch.setattr(_asyncio, "_UNTIL_SWALLOWED", 3600.0)
     far = http()
     steps: list[str] = []
 
