@@ -199,6 +199,11 @@ _ENDS_OF_A_WAIT = frozenset(
 )
 
 
+def _is_answer(exception: BaseException) -> bool:
+    # Werkzeug's word for a client that has left is an `HTTPException` as well.
+    return _is_named(exception, _ANSWERS) and not _is_named(exception, _FRAMEWORK_ERRORS)
+
+
 def _is_end_of_wait(exception: BaseException) -> bool:
     return (type(exception) is TimeoutError and not exception.args) or _is_named(exception, _ENDS_OF_A_WAIT)
 
@@ -206,7 +211,7 @@ def _is_end_of_wait(exception: BaseException) -> bool:
 def _shows_bug(exception: BaseException, is_ours: Callable[[BaseException], bool], seen: set[int]) -> bool:
     """Whether a traceback of `exception` shows, behind it, an exception that the disconnect did not cause."""
     link: BaseException | None = exception
-    while link is not None and id(link) not in seen and not _is_named(link, _ANSWERS):
+    while link is not None and id(link) not in seen and not _is_answer(link):
         seen.add(id(link))
         if is_ours(link):
             link = link.__context__  # its cause is the server's
@@ -216,7 +221,7 @@ def _shows_bug(exception: BaseException, is_ours: Callable[[BaseException], bool
             if leaf is not link and _shows_bug(leaf, is_ours, seen):
                 return True
             if isinstance(leaf, Exception) and not (
-                _is_end_of_wait(leaf) or _is_named(leaf, _ANSWERS) or _is_of_disconnect(leaf, is_ours, set())
+                _is_answer(leaf) or _is_end_of_wait(leaf) or _is_of_disconnect(leaf, is_ours, set())
             ):
                 return True
     return False

@@ -202,7 +202,7 @@ WORDS = [
     WebSocketDisconnect(code=1001),
     named("django.core.exceptions", "RequestAborted")(),
     named("quart.wrappers.base", "ClientDisconnectedError")(),
-    named("werkzeug.exceptions", "ClientDisconnected")(),
+    named("werkzeug.exceptions", "ClientDisconnected", named("werkzeug.exceptions", "HTTPException"))(),
 ]
 
 
@@ -519,6 +519,7 @@ ANSWERS = [
     RequestValidationError([]),
     named("django.http.response", "Http404")(),
     named("werkzeug.exceptions", "NotFound", named("werkzeug.exceptions", "HTTPException"))(),
+    named("litestar.exceptions.http_exceptions", "HTTPException")(),
 ]
 WAITS = [
     TimeoutError(),  # asyncio.timeout's
