@@ -87,7 +87,8 @@ SUITES: Mapping[str, Suite] = {
             ),
             *("pytest-lazy-fixtures", "pytest-rerunfailures", "pytest-xdist", "time-machine<3"),
         ),
-        ("tests/unit", "tests/e2e"),
+        # But for those that need containers.
+        ("tests/unit", "tests/e2e", "--tb=native", "-k", "not (redis or valkey or psycopg or postgres)"),
         repository="https://github.com/litestar-org/litestar",
     ),
     "channels": Suite(

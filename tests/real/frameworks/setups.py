@@ -136,7 +136,7 @@ def environments_before() -> dict[str, tuple[tuple[str, ...], list[str]]]:
     pinned = pins()
     needed = [f"{name}=={pinned[name]}" for name in _NEEDED]
     first = tuple(framework.package for framework in FIRST)
-    others = tuple({framework.package: None for framework in OTHERS if framework.package != "ariadne"})
+    others = tuple(dict.fromkeys(framework.package for framework in OTHERS if framework.package != "ariadne"))
     under = [f"{name}=={pinned[name]}" for name in ("fastapi", "starlette")]
     return {
         "before": (first, [*needed, *_before(*first)]),
