@@ -1,8 +1,8 @@
 """A pytest plugin that has another project's tests call each app through `DisconnectMiddleware`.
 
 Runs in the environment of that suite. The environment variable `WRAPPED_SUITE` names the project; without it nothing is
-wrapped. `LEFT_OUT` names the tests that are not run, a line each, and `OUTCOMES` the file that gets all outcomes as
-JSON. The options of the middleware are in its own variables.
+wrapped. `LEFT_OUT` names the tests that are not run, a line each, `ONLY` the only ones, and `OUTCOMES` the file that
+gets all outcomes as JSON. The options of the middleware are in its own variables.
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ def pytest_configure(config: Any) -> None:
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     left_out = os.environ.get("LEFT_OUT", "").splitlines()
-    items[:] = [item for item in items if item.nodeid not in left_out and not runs_elsewhere(item)]
+    only = os.environ.get("ONLY", "").splitlines() or [item.nodeid for item in items]
+    chosen = set(only) - set(left_out)
+    items[:] = [item for item in items if item.nodeid in chosen and not runs_elsewhere(item)]
 
 
 def runs_elsewhere(item: Any) -> bool:

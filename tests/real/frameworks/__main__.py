@@ -37,8 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in options.frameworks if name not in setups.FRAMEWORKS]
     if unknown:
         parser.error(f"there is no framework {unknown[0]!r} here: choose from {', '.join(setups.FRAMEWORKS)}")
-    if options.write and options.frameworks:
-        parser.error("--write needs a play of all frameworks")
     began = time.monotonic()
     chosen = [setups.FRAMEWORKS[name] for name in options.frameworks or setups.FRAMEWORKS]
     with tempfile.TemporaryDirectory(prefix="disconnect-mw-") as temporary, Meter() as meter:
@@ -74,8 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failures.append(f"{key[1]}: {fault}")
             else:
                 seen.append((column.framework, situation, variant))
-    if options.write:
-        records.write(Record(python.strip(), versions, columns))
+    if options.write and len(columns) < len(plays):
+        failures.append("nothing is written, since not all of them were played")
+    elif options.write:
+        record = Record(python.strip(), versions, columns)
+        if options.frameworks:
+            record = records.merged(records.read(), record)
+        records.write(record)
         docs.PAGE.write_text(docs.page(records.read()), encoding="utf-8")
     else:
         failures += records.differences(records.read(), columns)

@@ -66,7 +66,7 @@ _DELETED_TWICE = (
 )
 _FLASK = (*_BEFORE_AND_STREAM, *_UPLOADS)
 OTHERS = (
-    Framework("socketio", "python-socketio", "python-socketio", ("ws_both",)),
+    Framework("socketio", "python-socketio", "python-socketio", ("upload", "ws_both")),
     Framework("mcp", "MCP Python SDK without sessions", "mcp", ("before", "upload", "bug")),
     Framework("mcp_sessions", "MCP Python SDK with sessions", "mcp", ("before", "upload", "bug")),
     Framework("fastmcp", "fastmcp", "fastmcp", ("before", "upload", "bug")),
@@ -96,16 +96,16 @@ OTHER_PINS: Mapping[str, str] = {
     "flask": "3.1.3",
     "mcp": "2.3.0",
     "nicegui": "3.18.0",
-    "python-socketio": "5.18.1",
     "strawberry-graphql": "0.341.2",
 }
+"""Of what the extra `test` does not have."""
 
 
 def others() -> list[str]:
     """What the environment of the others has."""
     pinned = pins()
     return [
-        *(f"{name}=={pinned[name]}" for name in (*_NEEDED, "fastapi", "starlette")),
+        *(f"{name}=={pinned[name]}" for name in (*_NEEDED, "fastapi", "python-socketio", "starlette")),
         *(f"{name}=={version}" for name, version in OTHER_PINS.items()),
     ]
 
@@ -135,8 +135,8 @@ def environments_before() -> dict[str, tuple[tuple[str, ...], list[str]]]:
     """By name: the packages of frameworks that it is for, and what it has."""
     pinned = pins()
     needed = [f"{name}=={pinned[name]}" for name in _NEEDED]
-    first = tuple(name for name in BEFORE if name not in OTHER_PINS)
-    others = tuple(name for name in OTHER_PINS if name != "ariadne")
+    first = tuple(framework.package for framework in FIRST)
+    others = tuple(dict.fromkeys(framework.package for framework in OTHERS if framework.package != "ariadne"))
     under = [f"{name}=={pinned[name]}" for name in ("fastapi", "starlette")]
     return {
         "before": (first, [*needed, *_before(*first)]),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from . import docs, limits, records, setups
 from .cells import Cell
 
@@ -35,6 +37,15 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
         key: column.cells for key, column in record.columns.items()
     }
     assert (tmp_path / "cells.json").read_text() == records.PATH.read_text()
+
+
+def test_a_play_of_one_framework_leaves_the_others_in_the_record() -> None:
+    record = records.read()
+    ours = {key: column for key, column in record.columns.items() if key[0] == "quart"}
+    played = dataclasses.replace(record, columns=dict(list(ours.items())[:1]))
+    assert record.columns.keys() - records.merged(record, played).columns.keys() == set(list(ours)[1:])
+    with pytest.raises(ValueError, match="play all frameworks"):
+        records.merged(record, dataclasses.replace(played, python="2.7"))
 
 
 def test_what_comes_out_otherwise_than_in_the_record_is_told() -> None:

@@ -93,7 +93,7 @@ def told(events: list[Event]) -> Told:
         span["span"],
         span["status"],
         transaction["transaction"],
-        {event["counted_by"]: event["as_"] for event in events if "counted_by" in event},
+        {event["counted_by"]: event["counted_as"] for event in events if "counted_by" in event},
         tuple(event["captured"] for event in captured),
         tuple(event["captured"] for event in captured if event["is_kept"]),
     )

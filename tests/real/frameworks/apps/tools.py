@@ -112,9 +112,8 @@ def _traced(app: Any) -> Any:
 
 
 def _count(info: Any) -> None:
-    serve.emit(
-        run=_run_of(info.request.url.path), counted_by="prometheus-fastapi-instrumentator", as_=info.modified_status
-    )
+    run = _run_of(info.request.url.path)
+    serve.emit(run=run, counted_by="prometheus-fastapi-instrumentator", counted_as=info.modified_status)
 
 
 _COUNTERS = {"starlette_requests_total": "starlette_exporter", "litestar_requests_total": "Litestar"}
@@ -125,7 +124,7 @@ async def _counted(scope: Any, receive: Any, send: Any) -> None:
     samples = [sample for metric in REGISTRY.collect() for sample in metric.samples if sample.name in _COUNTERS]
     for sample in samples:
         run, status = _run_of(sample.labels["path"]), sample.labels["status_code"]
-        serve.emit(run=run, counted_by=_COUNTERS[sample.name], as_=status)
+        serve.emit(run=run, counted_by=_COUNTERS[sample.name], counted_as=status)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
