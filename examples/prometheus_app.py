@@ -4,13 +4,13 @@
 
 A client leaves one of the two workers, and each of them tells of it:
 
-    curl --max-time 1 http://127.0.0.1:8000/work/one
+    curl --max-time 1 http://127.0.0.1:8000/jobs/one
 
         works in 4711
 
     curl --silent --location http://127.0.0.1:8000/metrics | grep disconnects_total
 
-        client_disconnects_total{phase="before the response",...,route="/work/{name}"} 1.0
+        client_disconnects_total{phase="before the response",...,route="/jobs/{name}"} 1.0
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ app.add_middleware(DisconnectMiddleware)
 app.mount("/metrics", make_asgi_app(registry))
 
 
-@app.get("/work/{name}")
+@app.get("/jobs/{name}")
 async def work(name: str) -> str:
     print(f"works in {os.getpid()}", flush=True)
     await asyncio.sleep(3600)

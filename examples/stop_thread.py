@@ -1,4 +1,4 @@
-"""Work of our own, in a thread, that ends when its client leaves: `uvicorn stop_thread:app`, GET /work/1000."""
+"""Work of our own, in a thread, that ends when its client leaves: `uvicorn stop_thread:app`, GET /jobs/1000."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = FastAPI()
 app.add_middleware(DisconnectMiddleware)
 
 
-@app.get("/work/{steps}")
+@app.get("/jobs/{steps}")
 def work(steps: int, client: Client) -> Response:
     has_left = threading.Event()
     with client.on_disconnect(has_left.set):

@@ -165,7 +165,7 @@ def fastapi(telemetry: Telemetry, far: Any, instrumentation: str) -> FastAPI:
     options: Any = {"telemetry": {"tracer_provider": telemetry.tracer_provider, "metrics": False, "logs": False}}
     app = FastAPI(**options if instrumentation == "its own" else {"telemetry": {"tracing": False}})
 
-    @app.get("/work/{name}")
+    @app.get("/jobs/{name}")
     async def work(request: Request, name: str) -> str:
         far.leave()
         await until_known(connection(request))
@@ -187,10 +187,10 @@ async def test_the_span_of_fastapi_has_an_event(telemetry: Telemetry, instrument
     app = fastapi(telemetry, far, instrumentation)
     if not outside:
         app.add_middleware(DisconnectMiddleware)
-    await call(DisconnectMiddleware(app) if outside else app, far, http_scope(path="/work/x"))
+    await call(DisconnectMiddleware(app) if outside else app, far, http_scope(path="/jobs/x"))
     check(telemetry)
     (point,) = telemetry.points()["client.disconnects"]
-    assert point.attributes["http.route"] == "/work/{name}"
+    assert point.attributes["http.route"] == "/jobs/{name}"
 
 
 async def test_the_metrics_tell_of_each_departure(telemetry: Telemetry) -> None:

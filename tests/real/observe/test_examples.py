@@ -41,8 +41,8 @@ def test_a_query_of_sqlite_is_interrupted() -> None:
 
 def test_work_in_a_thread_is_stopped() -> None:
     with serving("stop_thread") as process:
-        assert process.get("/work/1").endswith("worked")
-        process.leave(f"/work/{10**9}", "^working$")
+        assert process.get("/jobs/1").endswith("worked")
+        process.leave(f"/jobs/{10**9}", "^working$")
         process.until("^stopped after \\d+ steps$")
         process.until(TOLD)
 
