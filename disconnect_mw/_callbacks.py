@@ -28,8 +28,8 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS, "disconnect_mw")
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_threads.cache_clear)  # it has the pool of its parent, and none of the threads
+# A child has the pool of its parent, and none of the threads. Windows has no fork, and nothing to register there.
+getattr(os, "register_at_fork", dict)(after_in_child=_threads.cache_clear)
 
 
 class _Root(Protocol):

@@ -569,3 +569,8 @@ def test_an_app_that_callbacks_of_asyncio_drive_is_served() -> None:
 
     asyncio.run(main())
     assert sent == [START, EMPTY_FINAL]
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
+def test_an_exit_counts_as_a_cancellation_by_others(error: BaseException) -> None:
+    assert ASYNCIO.split_cancellation(error) == (error, None)
