@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from typing import Any
 
 
 class State(enum.Enum):
-    __hash__ = object.__hash__  # Enum's own is a Python function
+    # Enum's own is a Python function.
+    __hash__: Callable[[Any], int] = object.__hash__  # type: ignore[assignment]  # which is a method's function
 
     OPEN = "open"
     COMPLETE = "complete"  # the app has sent its last message
@@ -14,7 +17,7 @@ class State(enum.Enum):
 
 
 class Cause(enum.Enum):
-    __hash__ = object.__hash__
+    __hash__: Callable[[Any], int] = object.__hash__  # type: ignore[assignment]
 
     LAST_MESSAGE = "the app's last message is on its way"
     LAST_MESSAGE_REFUSED = "the server did not take the last message"
