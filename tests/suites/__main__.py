@@ -168,6 +168,10 @@ class Run:
     def counts(self) -> dict[str, int]:
         return dict(sorted(Counter(self.outcomes.values()).items()))
 
+    def amended(self, again: Run) -> Run:
+        """The run, with the outcomes of tests that were run once more."""
+        return Run({**self.outcomes, **again.outcomes}, self.calls)
+
 
 def unpacked(name: str, suite: Suite, home: Path, environments: Environments) -> Path:
     """The source of the release, with its tests. Raises `OSError` where it cannot be had."""
@@ -253,7 +257,8 @@ def compare(name: str, policy: str, runs: Callable[..., Run]) -> dict[str, Any]:
     left_out = WHY.get(name, {})
     otherwise = _differing(bare, wrapped, left_out)
     if otherwise:
-        again = _differing(runs(None, otherwise), runs(policy, otherwise), left_out)
+        bare, wrapped = bare.amended(runs(None, otherwise)), wrapped.amended(runs(policy, otherwise))
+        again = _differing(bare, wrapped, left_out)
         otherwise = {test: outcomes for test, outcomes in otherwise.items() if again.get(test) == outcomes}
     return {
         "policy": policy,
@@ -297,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             source = Path(sources[name]).absolute() if name in sources else unpacked(name, suite, home, environments)
             project = str(source) if suite.repository or name in sources else f"{name}=={suite.version}"
             wanted = [project, "asgiref>=3.5", "pytest", "pytest-cov", "pytest-timeout", "anyio", *suite.needs]
-            python = environments.make(f"suite-{name}", wanted)
+            python = environments.make(f"suite-{name}{'-source' if name in sources else ''}", wanted)
             runs = functools.partial(run, name, source, python, home)
             result = {**_versions(python, name), **compare(name, options.policy, runs)}
             print(json.dumps({name: result}, indent=1))
