@@ -89,9 +89,9 @@ SUITES: Mapping[str, Suite] = {
             ),
             *("pytest-lazy-fixtures", "pytest-rerunfailures", "pytest-xdist", "time-machine<3"),
         ),
-        # But for those that need containers.
-        ("tests/unit", "tests/e2e"),
-        ("--tb=native", "-k", "not (redis or valkey or psycopg or postgres)"),
+        # What is about requests and responses, but for what needs containers.
+        tuple(f"tests/unit/test_{part}" for part in ("asgi", "connection", "middleware", "response", "testing")),
+        ("-p", "no:rerunfailures", "--tb=native", "-k", "not (redis or valkey or psycopg or postgres)"),
         repository="https://github.com/litestar-org/litestar",
     ),
     "channels": Suite(
