@@ -39,7 +39,8 @@ POLICIES = ("mute", "cancel")
 class Suite:
     version: str
     needs: tuple[str, ...]  # beside the project itself and pytest
-    options: tuple[str, ...] = ("tests",)  # for pytest
+    paths: tuple[str, ...] = ("tests",)
+    options: tuple[str, ...] = ()  # for pytest
     repository: str = ""  # whose tag has the tests, where the source distribution has none
     environment: tuple[tuple[str, str], ...] = ()
 
@@ -64,7 +65,8 @@ SUITES: Mapping[str, Suite] = {
             *("httpx", "httpx2", "asgi-lifespan", "uvicorn", "fastapi", "pytest-asyncio", "psutil", "portend"),
             *("tenacity", "requests"),
         ),
-        ("tests", "--ignore=tests/integration", "--ignore=tests/experimentation"),
+        options=("--ignore=tests/integration", "--ignore=tests/experimentation"),
+        repository="https://github.com/sysid/sse-starlette",
     ),
     "quart": Suite(
         "0.23.1",
@@ -87,8 +89,9 @@ SUITES: Mapping[str, Suite] = {
             ),
             *("pytest-lazy-fixtures", "pytest-rerunfailures", "pytest-xdist", "time-machine<3"),
         ),
-        # But for those that need containers.
-        ("tests/unit", "tests/e2e", "--tb=native", "-k", "not (redis or valkey or psycopg or postgres)"),
+        # What is about requests and responses, but for what needs containers.
+        tuple(f"tests/unit/test_{part}" for part in ("asgi", "connection", "middleware", "response", "testing")),
+        ("-p", "no:rerunfailures", "--tb=native", "-k", "not (redis or valkey or psycopg or postgres)"),
         repository="https://github.com/litestar-org/litestar",
     ),
     "channels": Suite(
@@ -98,7 +101,7 @@ SUITES: Mapping[str, Suite] = {
     ),
     "django": Suite("6.1.3", (), ("tests/asgi/tests.py",), environment=(("DJANGO_SETTINGS_MODULE", "test_sqlite"),)),
     "hypercorn": Suite(
-        "0.18.0", ("hypercorn[h3,trio,uvloop]", "httpx[http2]", "pytest-asyncio", "pytest-trio", "mock"), ("tests",)
+        "0.18.0", ("hypercorn[h3,trio,uvloop]", "httpx[http2]", "pytest-asyncio", "pytest-trio", "mock")
     ),
     "uvicorn": Suite(
         "0.54.0",
@@ -106,7 +109,7 @@ SUITES: Mapping[str, Suite] = {
             *("uvicorn[standard]", "a2wsgi", "cryptography", "httpx2", "pytest-codspeed", "pytest-mock"),
             *("pytest-xdist", "trustme", "wsproto", "zttp"),
         ),
-        ("tests", "-n0", "--ignore=tests/supervisors"),  # these are of processes, and call no app here
+        options=("-n0", "--ignore=tests/supervisors"),  # these are of processes, and call no app here
     ),
     "mcp": Suite(
         "2.3.0",
@@ -114,7 +117,7 @@ SUITES: Mapping[str, Suite] = {
             *("mcp[cli]", "pydantic-settings", "trio", "pytest-flakefinder", "pytest-xdist", "pytest-examples"),
             *("inline-snapshot", "dirty-equals", "pillow", "logfire", "opentelemetry-sdk", "blockbuster", "ruff"),
         ),
-        ("tests", "--ignore=tests/docs", "--ignore=tests/docs_src", "--ignore=tests/examples", "-o", "log_cli=false"),
+        options=("--ignore=tests/docs", "--ignore=tests/docs_src", "--ignore=tests/examples", "-o", "log_cli=false"),
     ),
 }
 """The versions of `setup.cfg`, and what their tests need besides."""
@@ -165,6 +168,10 @@ class Run:
     def counts(self) -> dict[str, int]:
         return dict(sorted(Counter(self.outcomes.values()).items()))
 
+    def amended(self, again: Run) -> Run:
+        """The run, with the outcomes of tests that were run once more."""
+        return Run({**self.outcomes, **again.outcomes}, self.calls)
+
 
 def unpacked(name: str, suite: Suite, home: Path, environments: Environments) -> Path:
     """The source of the release, with its tests. Raises `OSError` where it cannot be had."""
@@ -209,13 +216,14 @@ def run(name: str, source: Path, python: str, home: Path, policy: str | None, on
     plugins = home / "plugins"
     shutil.copytree(TOP / "disconnect_mw", plugins / "disconnect_mw", dirs_exist_ok=True)
     shutil.copyfile(Path(__file__).with_name("wrapping.py"), plugins / "wrapping_of_suites.py")
+    paths = sorted({test.partition("::")[0] for test in only}) or suite.paths
     title = f"{name}-{policy or 'bare'}{'-again' if only else ''}"
     report = home / f"{title}.json"
     report.unlink(missing_ok=True)
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "wrapping_of_suites"]
     options = ["--timeout", str(SECONDS_FOR_A_TEST), "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     ended = subprocess.run(
-        [*command, *options, *suite.options],
+        [*command, *options, *suite.options, *paths],
         cwd=source,
         env={
             **os.environ,
@@ -249,7 +257,9 @@ def compare(name: str, policy: str, runs: Callable[..., Run]) -> dict[str, Any]:
     left_out = WHY.get(name, {})
     otherwise = _differing(bare, wrapped, left_out)
     if otherwise:
-        otherwise = _differing(runs(None, otherwise), runs(policy, otherwise), left_out)
+        bare, wrapped = bare.amended(runs(None, otherwise)), wrapped.amended(runs(policy, otherwise))
+        again = _differing(bare, wrapped, left_out)
+        otherwise = {test: outcomes for test, outcomes in otherwise.items() if again.get(test) == outcomes}
     return {
         "policy": policy,
         "bare": bare.counts,
@@ -292,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             source = Path(sources[name]).absolute() if name in sources else unpacked(name, suite, home, environments)
             project = str(source) if suite.repository or name in sources else f"{name}=={suite.version}"
             wanted = [project, "asgiref>=3.5", "pytest", "pytest-cov", "pytest-timeout", "anyio", *suite.needs]
-            python = environments.make(f"suite-{name}", wanted)
+            python = environments.make(f"suite-{name}{'-source' if name in sources else ''}", wanted)
             runs = functools.partial(run, name, source, python, home)
             result = {**_versions(python, name), **compare(name, options.policy, runs)}
             print(json.dumps({name: result}, indent=1))
