@@ -506,6 +506,9 @@ class Connection(abc.ABC):
         Not where the response is complete: a blocked last message, once woken, is the normal end.
         """
         if isinstance(self._send, MutedSend):
+            assert self.disconnected is not None
+            if field(message, "type") not in _messages.STARTS:
+                self.disconnected.lose_body()
             is_of_server = isinstance(cause, Exception) and not isinstance(cause, Woken)
             await self._send(message, cause if is_of_server else None)
 
@@ -537,6 +540,8 @@ class Connection(abc.ABC):
         """Mute what the app sends from now on."""
         disconnected = Disconnected(self.disconnect_message, self._make_record(), self._remaining)
         self.disconnected = disconnected
+        if self._remaining is BODY_REMAINING:
+            disconnected.begun = self._start
         self._remaining = ()
         self._send = muted = MutedSend(
             send=self.backend.unwrap(self.server_send),

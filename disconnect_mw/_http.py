@@ -293,7 +293,8 @@ class HTTPConnection(Connection):
             return messages
         assert self.disconnected is not None
         if field(messages[0], "type") != "http.response.start":  # that the rest is missing closes the connection
-            return [] if package_of_call(self.server_send) == server else messages
+            is_direct = package_of_call(self.server_send) == server
+            return [] if is_direct and not _messages.payload(messages[0]) else messages
         if self.disconnected.has_whole_response():  # for a client that may have half-closed only
             return messages
         headers = [*(messages[0].get("headers") or ()), (b"connection", b"close")]

@@ -109,9 +109,9 @@ def announces_body(scope: Mapping[str, Any]) -> bool:
     return scope.get("http_version") not in ("1.0", "1.1") and scope.get("method") not in ("GET", "HEAD", "OPTIONS")
 
 
-def announced_length(scope: Mapping[str, Any]) -> int | None:
-    """The announced length of the request body in bytes, if there is one."""
-    for name, value in scope.get("headers") or ():
+def announced_length(headed: Mapping[str, Any]) -> int | None:
+    """The length in bytes that a scope, or an `http.response.start`, announces of its body; None if it does not."""
+    for name, value in headed.get("headers") or ():
         if name.lower() == b"content-length" and value.strip().isdigit():
             return int(value)
     return None
