@@ -123,6 +123,30 @@ def test_nothing_that_misbehaves_is_status_0(capsys: pytest.CaptureFixture[str],
     assert (departure["sends"], bare["sends"]) == (0, 2)
 
 
+@pytest.mark.parametrize("app", ["check_mcp:app", "check_mcp:without_sessions"])
+def test_events_and_mcp_are_recognised(app: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """An MCP server by its answer: each client has a session of its own, and only tools that read are called."""
+    found = check(capsys, tmp_path, "--quick", *paths("/mcp", "/events"), app=app)
+    assert found.status == 0, found.printed
+    results = {(result["template"], result["label"]): result for result in found.report["servers"][0]["routes"]}
+    assert set(results) == {
+        ("/mcp", "listen"),
+        ("/mcp", "tools/list"),
+        ("/mcp", "tools/call reads"),
+        ("/events", "server-sent events"),
+    }
+    assert not any(result["skipped"] for result in results.values())
+    phases = {
+        label: {one["phase"] for one in result["wrapped"]["departures"]} for (_, label), result in results.items()
+    }
+    assert phases["listen"] == {"before response", "first bytes"}  # nothing happens in that stream
+    assert phases["server-sent events"] == {"before response", "first bytes", "mid-stream"}
+    assert phases["tools/call reads"] == {"upload", "before response"}
+    notes = found.report["servers"][0]["notes"]
+    assert "1 tool that may write is not called at /mcp: --unsafe calls them, and they do write" in notes
+    assert any(note.startswith("tool odd of /mcp is not called: ") for note in notes)
+
+
 def test_an_app_that_has_the_middleware_is_checked_as_it_is_and_bare(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

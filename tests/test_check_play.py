@@ -334,7 +334,9 @@ STREAM = [0.0, 0.1, 0.2, 0.3, 0.4]
         (GET, Stay(problem="no answer"), ["before response"]),
         (GET, Stay(200, is_whole=True, sends=STREAM), ["before response", "first bytes", "mid-stream"]),
         (GET, Stay(200, is_whole=True, sends=STREAM[:2]), ["before response", "first bytes"]),
-        (GET, Stay(200, sends=STREAM), ["before response", "first bytes", "mid-stream"]),
+        (GET, Stay(200, body=b"tick", sends=STREAM), ["before response", "first bytes", "mid-stream"]),
+        (GET, Stay(200), ["before response", "first bytes"]),
+        (GET, Stay(200, body=b"ok", is_whole=True, began=0.0, sends=[0.3]), ["before response", "first bytes"]),
         (GET, Stay(200, body=bytes(1 << 20), is_whole=True), ["before response", "first bytes", "mid-stream"]),
     ],
 )
@@ -864,7 +866,7 @@ async def test_a_server_that_takes_the_upload_first(monkeypatch: pytest.MonkeyPa
 
 async def test_a_response_that_is_over_before_a_client_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     async with playing(Told(record()), _answer, monkeypatch) as player:
-        found = await player.depart(GET, "mid-stream", "FIN", Stay(200))
+        found = await player.depart(GET, "mid-stream", "FIN", Stay(200, body=b"tick"))
     assert found.not_played == "the response was over before a client could leave"
 
 

@@ -188,6 +188,23 @@ def test_the_package_does_not_import_its_demo() -> None:
     assert (result.stdout, result.stderr) == ("\n", "")
 
 
+OPTIONAL = ("h11", "h2", "jinja2", "jsonschema", "rich", "starlette", "uvicorn", "wsproto")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [("--version", 0, ""), ("--help", 0, ""), ("demo", 2, "rich"), ("check app:app", 2, "disconnect-mw[check]")],
+)
+def test_without_any_extra_a_command_runs_or_names_its_own(arguments: str, status: int, told: str) -> None:
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({OPTIONAL})); from disconnect_mw.__main__ import main; "
+        f"sys.exit(main({arguments.split()}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=SECONDS)
+    assert ended.returncode == status, ended.stderr
+    assert told in ended.stderr and "Traceback" not in ended.stderr
+
+
 def test_an_interruption_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(*arguments: Any) -> int:
         raise KeyboardInterrupt

@@ -139,6 +139,6 @@ def test_each_address_is_a_page_of_the_site() -> None:
 
 
 def test_its_commands_are_run() -> None:
-    """The demo's by tests/test_demo.py, the tests' by .ci/run, the one with uvicorn by tests/real/docs."""
-    assert [*CONSOLE][-1] == "the test command"
+    """The demo's and the tests' by .ci/run, the one with uvicorn by tests/real/docs."""
+    assert [*CONSOLE][-2:] == ["the demo command", "the test command"]
     assert [command.split()[-1] for command in CONSOLE.values()] == ["disconnect-mw", "myapp:app", "demo", "4"]

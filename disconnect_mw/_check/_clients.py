@@ -92,7 +92,9 @@ class Client(abc.ABC):
 
 
 def _headers(route: Route) -> list[tuple[str, str]]:
-    return [("user-agent", "disconnect-mw check"), ("accept", "*/*"), *route.headers]
+    given = {name.lower() for name, _ in route.headers}
+    usual = [("host", "localhost"), ("user-agent", "disconnect-mw check"), ("accept", "*/*")]
+    return [*(one for one in usual if one[0] not in given), *route.headers]
 
 
 class HTTPClient(Client):
@@ -101,7 +103,7 @@ class HTTPClient(Client):
         self._h11 = h11.Connection(h11.CLIENT)
 
     async def ask(self, route: Route, *, is_cut: bool = False) -> None:
-        headers = [("host", "localhost"), *_headers(route)]
+        headers = _headers(route)
         if route.body is not None:
             headers.append(("content-length", str(len(route.body))))
         parts = [self._h11.send(h11.Request(method=route.method, target=route.path, headers=headers))]
@@ -143,8 +145,10 @@ class HTTP2Client(Client):
         self._events: list[Any] = []
 
     async def ask(self, route: Route, *, is_cut: bool = False) -> None:
-        fields = [(":method", route.method), (":path", route.path), (":scheme", "http"), (":authority", "localhost")]
-        fields += [(name.lower(), value) for name, value in _headers(route)]
+        headers = [(name.lower(), value) for name, value in _headers(route)]
+        fields = [(":method", route.method), (":path", route.path), (":scheme", "http")]
+        fields.append((":authority", next(value for name, value in headers if name == "host")))
+        fields += [(name, value) for name, value in headers if name != "host"]
         body = route.body or b""
         if route.body is not None:
             fields.append(("content-length", str(len(body))))
@@ -203,9 +207,9 @@ class WebSocketClient(Client):
             one for one in _headers(route) if one[0].lower() != "sec-websocket-protocol"
         ]
         request = events.Request(
-            host="localhost",
+            host=next(value for name, value in others if name.lower() == "host"),
             target=route.path,
-            extra_headers=[(name.encode(), value.encode()) for name, value in others],
+            extra_headers=[(name.encode(), value.encode()) for name, value in others if name.lower() != "host"],
             subprotocols=[name.strip() for value in offered for name in value.split(",")],
         )
         await self._write(self._ws.send(request))

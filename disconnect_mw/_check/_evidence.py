@@ -53,7 +53,8 @@ class Stay:
     seconds: float = 0.0
     problem: str | None = None  # why there is no answer
     log: list[Logged] = dataclasses.field(default_factory=list)
-    sends: list[float] = dataclasses.field(default_factory=list)  # of messages with a body, in seconds from the request
+    began: float | None = None  # seconds from the request until the start of the response
+    sends: list[float] = dataclasses.field(default_factory=list)  # the same of messages with a body
     tasks: int = 0
     connections: int = 0
     files: list[tuple[str, int]] = dataclasses.field(default_factory=list)  # written, with their sizes
@@ -62,6 +63,12 @@ class Stay:
     def kind(self) -> str:
         """The content type, or "WebSocket"."""
         return next((value for name, value in self.headers if name.lower() == "content-type"), "").partition(";")[0]
+
+    def is_silent_for(self, seconds: float) -> bool:
+        """Whether so much time passes between the start of the response and its first bytes, or none come at all."""
+        if not self.sends:
+            return not self.is_whole and not self.body
+        return self.began is not None and self.sends[0] - self.began > seconds
 
 
 @dataclasses.dataclass

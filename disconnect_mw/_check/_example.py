@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]  # it has no types
-
 _DEPTH = 20
 
 _OF_FORMAT = {
@@ -55,6 +53,8 @@ def make(document: Any, schema: Any) -> Any:
 
 def _judge_of(document: Any) -> Any:
     """The validator for the document's version: OpenAPI 3.0 has the words of JSON Schema's draft 4."""
+    import jsonschema  # type: ignore[import-untyped]  # it has no types; and other commands do without it
+
     is_old = str(document.get("openapi", "")).startswith("3.0")
     return jsonschema.Draft4Validator if is_old else jsonschema.Draft202012Validator
 

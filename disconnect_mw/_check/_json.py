@@ -48,6 +48,7 @@ def _of_result(result: Result) -> dict[str, Any]:
         "method": route.method,
         "path": route.path,
         "template": route.template,
+        "label": route.label,
         "skipped": result.is_skipped,
         "same_for_a_client_that_stays": result.is_same,
         "same_how": result.same,

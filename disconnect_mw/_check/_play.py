@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import time
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 from ._clients import Client, Refused, WebSocketClient, client_of
 from ._evidence import PHASES, Departure, Logged, Mark, Memory, Side, Stay
+from ._mcp import NoSession, close_session, open_session
 from ._options import CheckError, Options
 from ._routes import Route
 from ._server import Seen, Server, ServerLost
@@ -98,12 +100,26 @@ class Player:
             await self.stop()
             await self.start()
 
+    async def _in_session(self, route: Route, play: Callable[[Route], Awaitable[T]]) -> T:
+        """Play a client of a route in a session of its own, if the route has sessions."""
+        if not route.is_mcp:
+            return await play(route)
+        port = self.server.port
+        try:
+            session = await open_session(port, route)
+        except NoSession:  # it began one before
+            raise ServerLost("blocked") from None
+        try:
+            return await play(dataclasses.replace(route, headers=(*route.headers, *session)))
+        finally:
+            await close_session(port, route, session)
+
     # Clients that stay
 
     async def stay(self, route: Route) -> Stay:
         """Play a client that stays, for some seconds where the answer has no end."""
         try:
-            return await self._surely(lambda: self._stay(route))
+            return await self._surely(lambda: self._in_session(route, self._stay))
         except ServerLost as lost:
             return Stay(problem=_words_for(lost))
 
@@ -134,6 +150,7 @@ class Player:
         await self._wait(seen.ended, _SECONDS_TO_SETTLE if found.is_whole else self._options.seconds_to_end)
         record = await self._settled(server, client.port, seen, Stay())
         if record is not None:
+            found.began = None if record["status_at"] is None else record["status_at"] - began
             found.sends = [at - began for at, _, kind, size in record["messages"] if "body" in kind and size]
             found.tasks, found.connections = len(record["tasks"]), record["connections"]
             found.files = [(path, size) for path, size in record["files"]]
@@ -177,10 +194,10 @@ class Player:
 
     async def _depart_in_time(self, route: Route, phase: str, way: str, stay: Stay) -> Departure:
         """Play it as soon as the app has begun; where that is too late, right behind the request."""
-        found = await self._depart(route, phase, way, stay)
+        found = await self._in_session(route, lambda route: self._depart(route, phase, way, stay))
         if not found.not_played or phase not in ("before response", "before accept") or found.seconds is None:
             return found
-        again = await self._depart(route, phase, way, stay, is_at_once=True)
+        again = await self._in_session(route, lambda route: self._depart(route, phase, way, stay, is_at_once=True))
         return found if again.not_played else again
 
     async def _depart(self, route: Route, phase: str, way: str, stay: Stay, *, is_at_once: bool = False) -> Departure:
@@ -192,7 +209,7 @@ class Player:
         marks = [Mark(0.0, "client", "asks")]
         try:
             async with asyncio.timeout(_SECONDS_TO_BEGIN + self._options.seconds_to_stay):
-                found.not_played = await self._reach(client, route, phase, seen, is_at_once=is_at_once)
+                found.not_played = await self._reach(client, route, phase, seen, stay, is_at_once=is_at_once)
         except TimeoutError:
             found.not_played = "the server did not come so far in time"
         except Refused as refused:
@@ -261,7 +278,7 @@ class Player:
                 await server.cancel(port)
 
     async def _reach(
-        self, client: Any, route: Route, phase: str, seen: Seen, *, is_at_once: bool = False
+        self, client: Any, route: Route, phase: str, seen: Seen, stay: Stay, *, is_at_once: bool = False
     ) -> str | None:
         """Have the client come to where it is to leave. Return why it cannot, or None."""
         await client.ask(route, is_cut=phase == "upload")
@@ -281,6 +298,8 @@ class Player:
                 async with asyncio.timeout(_SECONDS_OF_SILENCE / 2):
                     await client.more()
             return "the app closed it before a client could leave" if seen.ended.is_set() else None
+        if phase == "first bytes" and stay.is_silent_for(_STREAMED):
+            return None  # before them: they are long in coming
         for _ in range(1 if phase == "first bytes" else 3):
             if await client.more() is None:
                 return "the response was over before a client could leave"
@@ -347,10 +366,13 @@ class Player:
         phase = played[-1].phase
         self._show(f"{route.title}: memory, {_DEPARTURES} departures {phase}")
         try:
-            slope, departures, place = await self._slope(lambda: self._leave_once(route, phase))
+            first = side.stays[0]
+            slope, departures, place = await self._slope(
+                lambda: self._in_session(route, lambda route: self._leave_once(route, phase, first))
+            )
             side.memory = Memory(phase, departures, slope, place)
             if slope > GROWTH:
-                again, _, _ = await self._slope(lambda: self._stay_once(route))
+                again, _, _ = await self._slope(lambda: self._in_session(route, self._stay_once))
                 side.memory.grows_anyway = again > slope / 2
         except (ServerLost, OSError, CheckError):
             side.no_memory = "the server was lost meanwhile"
@@ -376,13 +398,13 @@ class Player:
             await server.ask("measure", on=False)
         return slope_of(points[1:]), played, place
 
-    async def _leave_once(self, route: Route, phase: str) -> None:
+    async def _leave_once(self, route: Route, phase: str, stay: Stay) -> None:
         client: Any = await self._connect(route, "FIN")
         seen = self.server.expect(client.port)
         try:
             with contextlib.suppress(TimeoutError, Refused):
                 async with asyncio.timeout(_SECONDS_TO_BEGIN):
-                    await self._reach(client, route, phase, seen)
+                    await self._reach(client, route, phase, seen, stay)
             await client.leave("FIN")
         finally:
             client.close()
@@ -415,9 +437,13 @@ def phases_of(route: Route, stay: Stay) -> list[str]:
         return phases
     is_long = len(stay.body) > 8 * 65536
     span = stay.sends[-1] - stay.sends[0] if stay.sends else 0.0
-    if not stay.is_whole or is_long or span > _STREAMED:
+    if not stay.is_whole or is_long or span > _STREAMED or stay.is_silent_for(_STREAMED):
         phases.append("first bytes")
-        if not stay.is_whole or is_long or (len(stay.sends) > 3 and stay.sends[-1] - stay.sends[2] > _STREAMED):
+        if (
+            (not stay.is_whole and stay.body)
+            or is_long
+            or (len(stay.sends) > 3 and stay.sends[-1] - stay.sends[2] > _STREAMED)
+        ):
             phases.append("mid-stream")
     return phases
 

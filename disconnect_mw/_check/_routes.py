@@ -29,10 +29,13 @@ class Route:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
     say: tuple[str, ...] = ()  # what the client of a WebSocket sends
+    label: str = ""  # what tells it from others of the path, or what it was recognised as
+    is_mcp: bool = False  # each client begins a session of its own first
 
     @property
     def title(self) -> str:
-        return f"{'WS' if self.protocol == 'websocket' else self.method} {self.template}"
+        label = f" ({self.label})" if self.label else ""
+        return f"{'WS' if self.protocol == 'websocket' else self.method} {self.template}{label}"
 
 
 @dataclasses.dataclass

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from ._clients import HTTPClient, Refused
 from ._environments import Environment, installed_servers, this_environment, throw_away_environment
 from ._evidence import OnServer, Report, Result, Side
 from ._judge import judge
+from ._mcp import NoSession, is_endpoint, routes_of
 from ._options import CheckError, Options
 from ._play import Player, phases_of, ways_of
 from ._routes import DOCUMENTS, Found, Route, read_document, routes_of_app, routes_of_document
@@ -21,6 +24,7 @@ from ._server import Server
 _SECONDS_FOR_DOCUMENT = 20.0
 _SECONDS_FOR_WARNINGS = 0.2
 _ROUTES_AT_ONCE = 4
+_HOST = ("host", "localhost:8000")  # the same on both sides, whose answers are compared
 
 
 class Display(Protocol):
@@ -138,24 +142,56 @@ async def _try(
 ) -> None:
     """Play one route: a client that stays, then those that leave, beside another that stays."""
     async with some:
-        await _try_now(result, players, found, options)
+        others = await _try_now(result, players, found, options)
+        display.expect(len(others) if options.is_quick else 2 * len(others))
+        for other in others:
+            await _try_now(other, players, found, options)
+            display.step()
     display.step()
 
 
-async def _try_now(result: Result, players: list[Player], found: OnServer, options: Options) -> None:
-    route, sides = result.route, result.sides
-    for side, stay in zip(sides, await asyncio.gather(*(player.stay(route) for player in players)), strict=True):
-        side.stays.append(stay)
+async def _try_now(result: Result, players: list[Player], found: OnServer, options: Options) -> list[Result]:
+    """Return what else is to be tried, by what the path has turned out to be."""
+    sides, others = result.sides, list[Result]()
+    await _stay(result, players)
+    if result.bare.stays[0].status == 421:  # misdirected: by a name without a port (the MCP SDK)
+        result.route = dataclasses.replace(result.route, headers=(*result.route.headers, _HOST))
+        await _stay(result, players)
+    if is_endpoint(result.route, result.bare.stays[0]):
+        with contextlib.suppress(NoSession):
+            speaks = await routes_of(players[0].server.port, result.route, is_unsafe=options.is_unsafe)
+            found.notes += speaks.left_out
+            result.route, *more = speaks.routes
+            others = [Result(route) for route in more]
+            found.results += others
+            await _stay(result, players)
+    elif result.bare.stays[0].kind == "text/event-stream":
+        result.route = _as_event_source(result.route)
+    route = result.route
     found.has_own = players[1].has_own
     result.is_skipped = _why_skipped(route, result.bare)
     if result.is_skipped is not None:
-        return
+        return others
     await asyncio.gather(
         *(_leave(player, side, route, options, found.name) for player, side in zip(players, sides, strict=True))
     )
     if options.is_quick:
         for side in sides:
             side.no_memory = "--quick does not measure it"
+    return others
+
+
+async def _stay(result: Result, players: list[Player]) -> None:
+    stays = await asyncio.gather(*(player.stay(result.route) for player in players))
+    for side, stay in zip(result.sides, stays, strict=True):
+        side.stays[:] = [stay]
+
+
+def _as_event_source(route: Route) -> Route:
+    """As a browser asks for server-sent events."""
+    accepts = any(name.lower() == "accept" for name, _ in route.headers)
+    headers = route.headers if accepts else (*route.headers, ("accept", "text/event-stream"))
+    return dataclasses.replace(route, headers=headers, label=route.label or "server-sent events")
 
 
 async def _leave(player: Player, side: Side, route: Route, options: Options, server: str) -> None:
