@@ -335,6 +335,14 @@ async def test_lines_go_to_stdout_where_nothing_else_is_said(capsys: pytest.Capt
     assert not ACCESS_LOGGER.propagate
 
 
+async def test_a_logger_that_logging_config_has_disabled_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Django's LOGGING disables each logger that is there and that it does not name."""
+    ACCESS_LOGGER.handlers.clear()
+    ACCESS_LOGGER.disabled = True
+    await call(AccessLog(DisconnectMiddleware(answers)), http())
+    assert " 200 14 " in capsys.readouterr().out
+
+
 async def test_a_logger_that_is_configured_stays_so() -> None:
     handler = logging.NullHandler()
     ACCESS_LOGGER.handlers[:] = [handler]

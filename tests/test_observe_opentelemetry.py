@@ -161,6 +161,27 @@ async def test_an_error_by_option(telemetry: Telemetry, install: str) -> None:
     assert span.attributes is not None and span.attributes["error.type"] == "ClientDisconnected"
 
 
+@pytest.mark.parametrize("install", INSTALLS)
+@pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
+async def test_an_error_by_option_takes_no_bugs_place(telemetry: Telemetry, install: str) -> None:
+    telemetry.instrument(error=True)
+    far = http()
+
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        await until_known(connection(scope))
+        await turns()
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        await call(INSTALLS[install](telemetry, fails), far)
+    span = telemetry.server_span()
+    assert span.status.status_code is trace.StatusCode.ERROR
+    assert span.status.description != "the client left before the response"
+    assert span.attributes is not None and span.attributes.get("error.type") != "ClientDisconnected"
+
+
 def fastapi(telemetry: Telemetry, far: Any, instrumentation: str) -> FastAPI:
     options: Any = {"telemetry": {"tracer_provider": telemetry.tracer_provider, "metrics": False, "logs": False}}
     app = FastAPI(**options if instrumentation == "its own" else {"telemetry": {"tracing": False}})

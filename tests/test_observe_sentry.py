@@ -368,6 +368,31 @@ async def test_a_bug_stays_an_internal_error(transport: Local, install: str) -> 
 
 
 @pytest.mark.parametrize("has_hooks", [True], indirect=True)
+@pytest.mark.parametrize("install", ["outside", "inside"])
+@pytest.mark.parametrize(("status", "expected"), [(500, "internal_error"), (400, "invalid_argument")])
+async def test_an_error_that_the_app_answers_is_its_own(
+    transport: Local, install: str, status: int, expected: str
+) -> None:
+    """As Django answers a bug; but after a cut upload an error is a framework's word for that."""
+    whole, cut = http(), SimulatedServer(incoming=[{"type": "http.request", "body": b"begun", "more_body": True}])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] == "http.request":
+            for far in (whole, cut):
+                far.leave()
+        await send({**START, "status": status})
+        await send(FINAL)
+
+    if install == "outside":
+        wrapped: Any = DisconnectMiddleware(SentryAsgiMiddleware(app))
+    else:
+        wrapped = SentryAsgiMiddleware(DisconnectMiddleware(app))
+    await call(wrapped, cut, http_scope(method="POST", headers=[(b"content-length", b"100")]))
+    await call(wrapped, whole)
+    assert [*map(told, transport.transactions)] == [("cancelled", 499), (expected, status)]
+
+
+@pytest.mark.parametrize("has_hooks", [True], indirect=True)
 async def test_a_bug_in_a_group_stays_an_internal_error_inside_and_outside(transport: Local) -> None:
     """What comes out of the middleware is a smaller group, of which Sentry has been told."""
     upload = CutUpload()

@@ -85,6 +85,7 @@ class AccessLog:
 
 
 def _own_logger() -> logging.Logger:
+    ACCESS_LOGGER.disabled = False  # by logging.config, which may have run since this was imported (Django's LOGGING)
     if not ACCESS_LOGGER.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))

@@ -152,9 +152,15 @@ class _Told:
         if disconnect.code is not None:
             attributes["client.disconnect.code"] = disconnect.code
         span.add_event(EVENT, attributes, self._time)
-        if self._error:
+        if self._error and not _has_failed(span, exchange):
             span.set_attribute("error.type", "ClientDisconnected")
             span.set_status(trace.Status(trace.StatusCode.ERROR, f"the client left {disconnect.phase}"))
+
+
+def _has_failed(span: Any, exchange: Exchange | None) -> bool:
+    """Whether the app ended by an exception of its own, of which the span is to tell."""
+    status = getattr(getattr(span, "status", None), "status_code", None)
+    return status is trace.StatusCode.ERROR or (exchange is not None and exchange.ended == "raised")
 
 
 class _ServerSpans:

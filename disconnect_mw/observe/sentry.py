@@ -94,15 +94,15 @@ def _left(exception: BaseException, exchange: Connection | EndedExchange | None)
 def before_send_transaction(event: Any, hint: dict[str, Any]) -> Any:
     """`event`, with status 499 and "cancelled" in place of "internal_error", if it ended because its client left.
 
-    Where the response had begun, its status stays. A transaction that ended by an exception of the app's own, or as
-    if nothing had happened, is left as it is.
+    Where the response had begun, its status stays. A transaction that ended by an exception of the app's own, by an
+    error that the app itself answered, or as if nothing had happened, is left as it is.
     """
     trace = event.get("contexts", {}).get("trace", {})
     if trace.get("status") not in _OF_DEPARTURES:
         return event
     exception = sys.exc_info()[1]
     exchange = _find_departed(exception)
-    if exchange is None or _has_failed(exchange, exception):
+    if exchange is None or _has_failed(exchange, exception) or _has_answered(exchange, exception, event):
         return event
     trace["status"] = "cancelled"
     if _status(exchange) is None:
@@ -117,6 +117,14 @@ def _has_failed(exchange: Connection | EndedExchange, exception: BaseException |
     if isinstance(exchange, EndedExchange):
         return exchange.exchange.ended == "raised"
     return isinstance(exception, Exception) and _left(exception, exchange) is not None
+
+
+def _has_answered(exchange: Connection | EndedExchange, exception: BaseException | None, event: Any) -> bool:
+    """Whether the app itself answered by an error, as Django does for a bug, and not for a body that was cut."""
+    status = event.get("contexts", {}).get("response", {}).get("status_code")
+    record = exchange.exchange.disconnect if isinstance(exchange, EndedExchange) else exchange.root.record()
+    is_cut = record is not None and record.phase == "during the upload"
+    return exception is None and isinstance(status, int) and status != 499 and not is_cut
 
 
 def _status(exchange: Connection | EndedExchange) -> int | None:

@@ -2,19 +2,19 @@
 
 import asyncio
 
-from mcp.server import MCPServer
-from mcp.types import ToolAnnotations
+from mcp.server import MCPServer  # type: ignore[import-not-found]  # the SDK is not in the extra `test`
+from mcp.types import ToolAnnotations  # type: ignore[import-not-found]
 
 server = MCPServer("check")
 
 
-@server.tool(annotations=ToolAnnotations(readOnlyHint=True))
+@server.tool(annotations=ToolAnnotations(readOnlyHint=True))  # type: ignore[untyped-decorator]
 async def search(query: str) -> str:
     await asyncio.sleep(0.3)
     return query
 
 
-@server.tool()
+@server.tool()  # type: ignore[untyped-decorator]
 async def delete(name: str) -> str:
     raise NotImplementedError
 
