@@ -115,7 +115,7 @@ class HTTPClient(_Client):
     def __post_init__(self) -> None:
         if not isinstance(self.body, bytes):
             object.__setattr__(self, "body", check_sequence("body", self.body, (bytes,)))
-        chunks = self._chunks()
+        chunks = self.chunks()
         if self.method is None:
             object.__setattr__(self, "method", "POST" if chunks else "GET")
         check_text("method", self.method)
@@ -128,7 +128,7 @@ class HTTPClient(_Client):
                 )
         self._check(("fin", "rst", "half"), ("leaves_after_messages", "leaves_after_seconds", "leaves_after_chunks"))
 
-    def _chunks(self) -> tuple[bytes, ...]:
+    def chunks(self) -> tuple[bytes, ...]:
         body: Any = self.body  # bytes, or a tuple since __post_init__
         return body if isinstance(body, tuple) else (body,) if body else ()
 
@@ -138,7 +138,7 @@ class HTTPClient(_Client):
         names = {name for name, _ in pairs}
         if names & {b"content-length", b"transfer-encoding"}:
             return []
-        if not self._chunks():
+        if not self.chunks():
             return [(b"content-length", b"0")] if self.method in _METHODS_WITH_CONTENT else []
         if isinstance(self.body, bytes):
             return [(b"content-length", str(len(self.body)).encode())]
@@ -146,7 +146,7 @@ class HTTPClient(_Client):
 
     def requests(self) -> list[dict[str, Any]]:
         """Return the `http.request` messages that come before the client leaves."""
-        chunks = self._chunks() or (b"",)
+        chunks = self.chunks() or (b"",)
         last = len(chunks) - 1
         messages = [
             {"type": "http.request", "body": chunk, "more_body": index < last} for index, chunk in enumerate(chunks)

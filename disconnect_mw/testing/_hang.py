@@ -92,6 +92,12 @@ def describe_place(chains: Chains) -> str:
     return f"{relative(code.co_filename)}:{frame[1]}, in {code.co_name}" + (f": {source}" if source else "")
 
 
+def awaits_thread(chains: Chains) -> bool:
+    """Whether the app waits for a thread: of anyio's, asyncio's or trio's `to_thread`."""
+    names = [frame[0].f_code.co_name for frame in chains[0]]
+    return any("to_thread" in name or "worker_thread" in name for name in names)
+
+
 def relative(file: str) -> str:
     """The path from the working directory, where the file is below it."""
     here = os.getcwd() + os.sep
