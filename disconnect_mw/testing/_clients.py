@@ -39,7 +39,8 @@ class _Client:
     def _check(self, ways: tuple[str, ...], times: tuple[str, ...]) -> None:
         check_text("path", self.path)
         if not self.path.startswith("/"):
-            raise ValueError(f"path must begin with '/', not {self.path!r}")
+            advice = "leave scheme and host out" if "://" in self.path else f"write {'/' + self.path!r}"
+            raise ValueError(f"path must begin with '/', not {self.path!r}: {advice}")
         object.__setattr__(self, "headers", _header_pairs(self.headers))
         check_choice("leaves_by", self.leaves_by, ways)
         for name in ("leaves_after_messages", "stalls_after_messages"):
@@ -113,6 +114,8 @@ class HTTPClient(_Client):
     leaves_after_chunks: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.body, str):
+            raise TypeError(f"body must be bytes, or a sequence of them, not {self.body!r}: encode it")
         if not isinstance(self.body, bytes):
             object.__setattr__(self, "body", check_sequence("body", self.body, (bytes,)))
         chunks = self.chunks()
