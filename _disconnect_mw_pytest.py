@@ -1,4 +1,4 @@
-"""The pytest plugin of `disconnect_mw.testing`: the fixtures `asgi_server` and `asgi_visit`, and how a `Hang` reads.
+"""The pytest plugin of `disconnect_mw.testing`: its fixtures, and how a `Hang` and `FaultsFound` read.
 
 It is outside the package, as Hypothesis's plugin is. pytest imports it in every session, and before coverage is
 measured, so it imports nothing of the package until a test uses it.
@@ -65,6 +65,17 @@ def asgi_visit(request: pytest.FixtureRequest, asgi_server: Any) -> Any:
     return visit
 
 
+@pytest.fixture
+def asgi_check() -> Any:
+    """`disconnect_mw.testing.check_now`: `asgi_check(app, ["/stream"])`. It needs no `asgi_server`: it tries them all.
+
+    In an async test: `await disconnect_mw.testing.check(app, ["/stream"])`.
+    """
+    from disconnect_mw.testing import check_now
+
+    return check_now
+
+
 def _known_hangs_of(item: Any) -> Any:
     """The hangs of this test on other servers, with the same other arguments."""
     from disconnect_mw.testing._hang import KnownHangs
@@ -79,30 +90,39 @@ def _known_hangs_of(item: Any) -> Any:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the transcripts of a test that has failed, as sections; and for a `Hang` its reason, not a traceback."""
+    """Show the transcripts of a failed test, as sections; and of a `Hang` and `FaultsFound` only what they tell."""
     report = yield
     testing: Any = sys.modules.get("disconnect_mw.testing")
     if testing is None or call.excinfo is None or not report.failed:
         return report
-    transcripts = item.stash.get(_transcripts, [])
-    if isinstance(hang := call.excinfo.value, testing.Hang) and not item.config.getoption("fulltrace"):
-        report.longrepr = item.repr_failure(_as_failure(item, call.excinfo))
-        transcripts = [] if hang.is_known else [hang.transcript]
-    for transcript in transcripts[-_TRANSCRIPTS_SHOWN:]:
-        report.sections.append((f"the exchange on {transcript.server}", str(transcript)))
+    raised: Any = call.excinfo.value
+    shown = [(f"the exchange on {one.server}", one) for one in item.stash.get(_transcripts, [])][-_TRANSCRIPTS_SHOWN:]
+    if isinstance(raised, (testing.Hang, testing.FaultsFound)) and not item.config.getoption("fulltrace"):
+        if isinstance(raised, testing.Hang):
+            shown = [] if raised.is_known else [(f"the exchange on {raised.transcript.server}", raised.transcript)]
+            reason, has_line = raised.reason, not raised.is_known
+        else:
+            shown = [(f"{one.request}: {one.kind}", one.transcript) for one in raised.report.faults]
+            shown = [(heading, transcript) for heading, transcript in shown if transcript is not None]
+            reason, has_line = str(raised), True
+        line = _line_of(item, call.excinfo) if has_line else None
+        reason += "" if line is None else f"\n\nin {item.path.name}:{line}"
+        # As if `pytest.fail` had been called.
+        failure = pytest.fail.Exception(reason, pytrace=False).with_traceback(call.excinfo.tb)
+        report.longrepr = item.repr_failure(pytest.ExceptionInfo.from_exception(failure))
+    for heading, transcript in shown[:_TRANSCRIPTS_SHOWN]:
+        report.sections.append((heading, str(transcript)))
     return report
 
 
-def _as_failure(item: pytest.Item, excinfo: pytest.ExceptionInfo[Any]) -> pytest.ExceptionInfo[Any]:
-    """What `pytest.fail(reason, pytrace=False)` would have raised."""
-    hang, line, step = excinfo.value, None, excinfo.tb
+def _line_of(item: pytest.Item, excinfo: pytest.ExceptionInfo[Any]) -> int | None:
+    """The line of the test's file in which it failed."""
+    line, step = None, excinfo.tb
     while step is not None:
         if step.tb_frame.f_code.co_filename == str(item.path):
             line = step.tb_lineno
         step = step.tb_next
-    at = "" if line is None or hang.is_known else f"\n\nin {item.path.name}:{line}"
-    failure = pytest.fail.Exception(hang.reason + at, pytrace=False)
-    return pytest.ExceptionInfo.from_exception(failure.with_traceback(excinfo.tb))
+    return line
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -277,6 +277,11 @@ def test_code_that_has_no_source_is_named_by_its_place() -> None:
     assert 'It hangs in\n\n  File "nowhere.py", line 2, in app\n\nby' in str(hang(names["app"]))
 
 
+def test_an_app_without_a_frame_is_named_by_none() -> None:
+    assert _hang.describe_place([[]]) == "code that cannot be seen from outside"
+    assert _hang.KnownHangs().find([[]]) is None
+
+
 def test_a_library_is_named_where_there_is_nothing_else() -> None:
     own, library, ours = (waits.__code__, asyncio.sleep.__code__, DisconnectMiddleware.__call__.__code__)
     frames: list[Any] = [(types.SimpleNamespace(f_code=code), 1) for code in (own, library, ours)]

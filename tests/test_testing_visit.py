@@ -565,6 +565,20 @@ async def test_a_last_message_that_the_server_blocks_is_woken_by_the_middleware(
     assert (transcript.ended, transcript.wasted) == ("returned", [FINAL])
 
 
+async def test_an_app_of_the_double_callable_is_visited_too() -> None:
+    def app(scope: Any) -> Any:
+        async def call(receive: Any, send: Any) -> None:
+            await send(START)
+
+        return call
+
+    def with_options(scope: Any, options: Any = None) -> Any:
+        return app(scope)
+
+    assert (await visit(app, HTTPClient())).sent == [START]
+    assert (await visit(with_options, HTTPClient())).sent == [START]
+
+
 # What is asked for
 
 

@@ -44,9 +44,6 @@ class _Abandonable:
     def __await__(self) -> Any:  # no Generator
         return self
 
-    def __iter__(self) -> Any:
-        return self
-
     def __next__(self) -> Any:
         return self.send(None)
 
@@ -242,7 +239,7 @@ async def sleep(seconds: float) -> None:
         await sys.modules["asyncio"].sleep(seconds)
 
 
-async def run_all(functions: Iterable[Callable[[], Coroutine[Any, Any, None]]], at_once: int) -> None:
+async def run_all(functions: Iterable[Callable[[], Coroutine[Any, Any, object]]], at_once: int) -> None:
     """Run all of them, so many at a time, each in one of as many tasks."""
     remaining = list(functions)[::-1]
 

@@ -19,9 +19,11 @@ from .servers import SPEC_SILENT
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 
-# How often within `patience` the exchange sees to the app. Where the machine stood still for longer, that does not
-# count: the app has had no time.
+# How often within `patience` the exchange sees to the app. What the machine takes longer than planned for one of these
+# turns does not count: the app has had no time.
 _TURNS_WITHIN_PATIENCE = 4
+
+_LEAST_TURN = 0.001
 
 # The share of `patience` that an app has in a function in which it has hung before.
 _OF_PATIENCE_IN_A_KNOWN_HANG = 0.04
@@ -164,6 +166,7 @@ class Exchange:
         self._progress_at = 0.0
         self._waited = 0.0  # seconds in which the app has got no further
         self._turns = 0  # of the event loop in these
+        self._planned = 0.0  # seconds to the next of them
         self._known_hangs = KnownHangs() if known_hangs is None else known_hangs
         self._was_abandoned = False
         self.is_in_thread = False  # whether the app, which has hung, waits for a thread
@@ -194,8 +197,8 @@ class Exchange:
                     return self._make_hang()
                 if self._is_in_known_hang():
                     return self._make_known_hang()
-                before = now
-                await task.wait(self._seconds_to_next_turn(now))
+                before, self._planned = now, self._seconds_to_next_turn(now)
+                await task.wait(self._planned)
         finally:
             self._is_over = True
             await task.abandon()
@@ -212,24 +215,21 @@ class Exchange:
         since = self._progress_at if self._left_at is None else max(self._left_at, self._cancelled_at or 0)
         if since > before:
             before, self._waited, self._turns = since, 0.0, 0
-        self._waited += min(now - before, self._longest_turn())
+        self._waited += min(now - before, self._planned)
         self._turns += 1
 
     def _seconds_to_next_turn(self, now: float) -> float:
-        moments = [now + min(self._turn(), self._patience - self._waited)]
+        moments = [now + min(self._turn(), max(self._patience - self._waited, _LEAST_TURN))]
         if self._cancels_at is not None:
             moments.append(self._cancels_at)
         if self._leaves_at is not None and not self._simulated_server.has_left:
             moments.append(self._leaves_at)
         return min(moments) - now
 
-    def _longest_turn(self) -> float:
-        return self._patience / _TURNS_WITHIN_PATIENCE
-
     def _turn(self) -> float:
         """Seconds between two turns in which the exchange sees to the app."""
         share = _OF_PATIENCE_IN_A_KNOWN_HANG if self._known_hangs else 1
-        return min(self._longest_turn() * share, self._seconds_to_turn)
+        return min(self._patience / _TURNS_WITHIN_PATIENCE * share, self._seconds_to_turn)
 
     def _is_in_known_hang(self) -> bool:
         """Whether the app waits where it has hung before, and not for a cancellation by the server that is to come."""
