@@ -123,8 +123,9 @@ def _innermost(chain: list[Frame]) -> Frame:
 
 
 def is_in_app(file: str) -> bool:
-    """Whether a source file is the app's own, and no library's."""
-    return _is_outside_package(file) and not file.startswith(("<", *(path + os.sep for path in _LIBRARIES)))
+    """Whether a source file is the app's own, and no library's, which may be compiled elsewhere."""
+    is_of_library = file.startswith(("<", *(path + os.sep for path in _LIBRARIES))) or file.endswith(".pyx")
+    return _is_outside_package(file) and not is_of_library
 
 
 def _is_outside_package(file: str) -> bool:

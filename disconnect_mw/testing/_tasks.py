@@ -167,7 +167,7 @@ class AsyncioTask(AppTask):
         tasks = [task for task in tasks if getattr(task, "get_context", lambda: context)().get(_EXCHANGE) is self]
         tasks.sort(key=lambda task: task.get_name())
         coroutines = [self._abandonable.coroutine, *(task.get_coro() for task in tasks)]
-        return [list(_frames_of(coroutine)) for coroutine in coroutines]
+        return [list(frames_of(coroutine)) for coroutine in coroutines]
 
 
 class TrioTask(AppTask):
@@ -206,8 +206,8 @@ class TrioTask(AppTask):
             await waiter
 
     def await_chains(self) -> list[list[Frame]]:
-        others = self._tasks()[1:]
-        return [list(_frames_of(self._abandonable.coroutine)), *(list(task.iter_await_frames()) for task in others)]
+        others = [task.iter_await_frames() for task in self._tasks()[1:]]
+        return [list(frames_of(self._abandonable.coroutine)), *(list(filter(_has_line, frames)) for frames in others)]
 
     def _tasks(self) -> list[Any]:
         tasks = [self._task]
@@ -257,9 +257,12 @@ async def run_all(functions: Iterable[Callable[[], Coroutine[Any, Any, object]]]
                 group.create_task(work())
 
 
-def _frames_of(coroutine: Any) -> Iterator[Frame]:
+def frames_of(coroutine: Any) -> Iterator[Frame]:
     """Return the frames of a suspended coroutine and of what it awaits."""
-    for awaitable in _frames.chain(coroutine):
-        frame = _frames.frame_of(awaitable)
-        if frame is not None:
-            yield frame, frame.f_lineno
+    frames = [frame for frame in map(_frames.frame_of, _frames.chain(coroutine)) if frame is not None]
+    return filter(_has_line, [(frame, frame.f_lineno) for frame in frames])
+
+
+def _has_line(frame: tuple[types.FrameType, int | None]) -> bool:
+    """Whether it has one. Compiled code has frames without (BlackSheep's)."""
+    return frame[1] is not None

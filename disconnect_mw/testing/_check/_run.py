@@ -20,7 +20,7 @@ from ._options import OR_NAME, Options
 from ._report import Report
 from ._side import Side, without_middleware
 from ._stays import Stay, stay_twice
-from ._watch import watching
+from ._watch import Seen, seen_now, watching
 
 _BARE_SHARE = 0.25
 """Of the patience. The bare app is not judged, and some servers have it hang in each route."""
@@ -85,7 +85,9 @@ class Run:
     async def _read_document(self) -> Any:
         for path in DOCUMENTS:
             client = self._with_state(HTTPClient(path, headers=self._options.headers))
+            token = seen_now.set(Seen())  # so that what it logs of a 404 is not shown
             outcome = await Exchange(self._options.app, client, SPEC_SILENT, self._options.patience).play()
+            seen_now.reset(token)
             if isinstance(outcome, Hang) or outcome.status != 200:
                 continue
             try:

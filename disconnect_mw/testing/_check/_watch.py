@@ -13,8 +13,9 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ... import _backends, _frames
+from ... import _backends
 from .._hang import is_in_app, relative
+from .._tasks import frames_of
 
 seen_now: contextvars.ContextVar[Seen | None] = contextvars.ContextVar("disconnect_mw.testing.seen", default=None)
 """The exchange that a task, a log record, a connection or a file belongs to; threads of anyio and asyncio have it."""
@@ -117,8 +118,7 @@ def describe_task(task: Any, started_at: str = "") -> str:
     """The coroutine of a task, and where it waits, or where it was started."""
     coroutine = _coroutine(task)
     name = str(getattr(coroutine, "__qualname__", coroutine))
-    frames = [frame for frame in map(_frames.frame_of, _frames.chain(coroutine)) if frame is not None]
-    own = [frame for frame in frames if is_in_app(frame.f_code.co_filename)]
+    own = [frame for frame, _ in frames_of(coroutine) if is_in_app(frame.f_code.co_filename)]
     if own:
         return f"{name}, at {_line(own[-1], own[-1].f_lineno)}"
     return f"{name}, started at {started_at}" if started_at else name
