@@ -141,10 +141,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--cache", type=Path, help="keep the environment of the rivals in this directory (default: a temporary one)"
     )
-    parser.add_argument("--plot", type=Path, metavar="SVG", help="draw the comparison, and save its numbers beside it")
     parser.add_argument(
-        "--redraw", type=Path, metavar="SVG", help="draw it from the numbers beside it; measure nothing"
+        "--plot",
+        type=Path,
+        metavar="X.svg",
+        help="draw the comparison as X-light.svg and X-dark.svg, and save its numbers as X.json",
     )
+    parser.add_argument("--redraw", type=Path, metavar="X.svg", help="draw it from X.json; measure nothing")
     options = parser.parse_args(arguments)
     if options.plot is not None and (
         options.quick or options.rows or len(options.workloads) < len(WORKLOADS) or "comparison" not in options.parts

@@ -97,9 +97,10 @@ def uncancel(backend: Backend) -> None:
 def close(sender: Sender, backend: Backend, token: Any) -> None:
     """Wake no send of `sender` from now on, and take back what was swallowed."""
     blocked.discard(sender, token)
-    for task in [task for task, woken in _woken.items() if woken is sender]:
-        del _woken[task]
-        backend.uncancel(task)
+    if _woken:
+        for task in [task for task, woken in _woken.items() if woken is sender]:
+            del _woken[task]
+            backend.uncancel(task)
 
 
 def _current_task(backend: Backend) -> Any:

@@ -6,6 +6,7 @@ import contextvars
 import enum
 import functools
 import inspect
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,10 @@ _THREADS = 32
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS, "disconnect_mw")
+
+
+# A child has the pool of its parent, and none of the threads. Windows has no fork, and nothing to register there.
+getattr(os, "register_at_fork", dict)(after_in_child=_threads.cache_clear)
 
 
 class _Root(Protocol):
@@ -171,7 +176,8 @@ class DisconnectCallback:
             if inspect.isawaitable(result) and root is not None:
                 root.backend.call_in(root.token, functools.partial(self._finish, root, function, result))
         except BaseException as exception:
-            if not isinstance(exception, Exception) and not is_cancelled_error(exception):
+            # A thread of the pool is none that an exit could end.
+            if not (self._in_thread or isinstance(exception, Exception) or is_cancelled_error(exception)):
                 raise
             log_failure(function)
         finally:

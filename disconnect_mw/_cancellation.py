@@ -29,9 +29,6 @@ _TURNS_TO_REACT = 32
 _TURNS_TO_LEAVE_SEND = 32
 _SECONDS_TO_LEAVE_SEND = 0.1
 
-# Apps that are cancelled in one turn of an event loop, at most.
-_CANCELLATIONS_A_TURN = 64
-
 # Seconds that such a framework has from then on to end the handler.
 _SECONDS_TO_END_BY_ITSELF = 10.0
 
@@ -45,7 +42,7 @@ class Block:
     __slots__ = ("scope",)
 
     def __init__(self, scope: Any) -> None:
-        self.scope = scope
+        self.scope: Any = scope
 
 
 class Told(NamedTuple):
@@ -97,8 +94,8 @@ class Cancellation:
         self._awaited: object = None  # by the app's task, when it was first tried
         self._turns = _TURNS_TO_REACT
         self.blocks: tuple[Block, ...] = ()  # the shielded blocks that are under way
-        self.is_due = False  # a cancellation waits for the last of them to end
-        self.is_over = False  # the time for which the disconnect is withheld
+        self.is_due: bool = False  # a cancellation waits for the last of them to end
+        self.is_over: bool = False  # the time for which the disconnect is withheld
         self._turns_to_leave_send = _TURNS_TO_LEAVE_SEND
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -205,18 +202,8 @@ def _call(callback: Callable[[], None]) -> None:
         report("the app could not be cancelled")
 
 
-class _Turn:
-    """One turn of an event loop: how many apps it cancels, and those whose turn comes later."""
-
-    __slots__ = ("admitted", "waiting")
-
-    def __init__(self, waiting: collections.deque[Callable[[], None]]) -> None:
-        self.admitted = 0
-        self.waiting = waiting
-
-
-_turns: weakref.WeakKeyDictionary[Any, _Turn] = weakref.WeakKeyDictionary()
-"""By the token of the event loop, where an app is cancelled in this turn."""
+_waiting: weakref.WeakKeyDictionary[Any, collections.deque[Callable[[], None]]] = weakref.WeakKeyDictionary()
+"""By the token of the event loop, where an app is cancelled in this turn, those whose turn comes later."""
 
 
 def admits(backend: Backend, token: Any, cancel: Callable[[], None]) -> bool:
@@ -224,28 +211,27 @@ def admits(backend: Backend, token: Any, cancel: Callable[[], None]) -> bool:
 
     Thousands of clients may leave at once, and each app that is cancelled has its clean-up in the next turn.
     """
-    turn = _turns.get(token)
-    if turn is None:
-        turn = _begin_turn(backend, token, collections.deque())
-    if turn.admitted >= _CANCELLATIONS_A_TURN:
-        turn.waiting.append(cancel)
+    waiting = _waiting.get(token)
+    if waiting is not None:
+        waiting.append(cancel)
         return False
-    turn.admitted += 1
+    _begin_turn(backend, token, collections.deque())
     return True
 
 
-def _begin_turn(backend: Backend, token: Any, waiting: collections.deque[Callable[[], None]]) -> _Turn:
-    turn = _turns[token] = _Turn(waiting)
+def _begin_turn(backend: Backend, token: Any, waiting: collections.deque[Callable[[], None]]) -> None:
+    _waiting[token] = waiting
     backend.call_soon(functools.partial(_end_turn, backend, token))
-    return turn
 
 
 def _end_turn(backend: Backend, token: Any) -> None:
-    waiting = _turns.pop(token).waiting
+    waiting = _waiting.pop(token)
     if waiting:
-        _begin_turn(backend, token, waiting)
-        for _ in range(min(len(waiting), _CANCELLATIONS_A_TURN)):
-            waiting.popleft()()
+        _call(waiting.popleft())  # which asks again
+        if token in _waiting:
+            _waiting[token].extend(waiting)
+        else:
+            _begin_turn(backend, token, waiting)
 
 
 def is_left_stuck(scope: AppScope) -> bool:

@@ -24,7 +24,7 @@ from ._blocked_sends import can_block
 from ._cancellation import Block, Cancellation, Told, admits
 from ._disconnected import Disconnected
 from ._errors import ClientDisconnected, is_disconnect_error
-from ._frames import frame_of, is_running, package_of
+from ._frames import is_running, outermost_package, package_of
 from ._messages import BODY_REMAINING, RESPONSE_REMAINING, Message, Remaining, field
 from ._options import Options, Policy
 from ._reader import Reader
@@ -38,8 +38,8 @@ Receive = Callable[[], Awaitable[Message]]
 
 _OURS = __name__.partition(".")[0]
 
-# Packages whose code may be the outermost of a task that another one than the server has made.
-_NO_SERVERS = frozenset({"", _OURS, "anyio", "asgiref", "asyncio", "trio"})
+# Packages whose code may be the outermost of a task that another one has made.
+_NO_SERVERS = frozenset({"", "anyio", "asgiref", "asyncio", "opentelemetry", "sentry_sdk", "trio"})
 
 _OPEN, _COMPLETE, _DISCONNECTED = State.OPEN, State.COMPLETE, State.DISCONNECTED
 _APP, _READER = Receiver.APP, Receiver.READER
@@ -305,8 +305,9 @@ class Connection(abc.ABC):
         return False
 
     def status(self) -> int | None:
-        """The status of the response that had begun when the client left."""
-        return None
+        """The status of the response, or of the denial of a WebSocket, that had begun when the client left."""
+        record = self.record()
+        return self._start.get("status") if record is not None and record.phase == "during the response" else None
 
     # Receiving
 
@@ -505,6 +506,9 @@ class Connection(abc.ABC):
         Not where the response is complete: a blocked last message, once woken, is the normal end.
         """
         if isinstance(self._send, MutedSend):
+            assert self.disconnected is not None
+            if field(message, "type") not in _messages.STARTS:
+                self.disconnected.lose_body()
             is_of_server = isinstance(cause, Exception) and not isinstance(cause, Woken)
             await self._send(message, cause if is_of_server else None)
 
@@ -536,6 +540,8 @@ class Connection(abc.ABC):
         """Mute what the app sends from now on."""
         disconnected = Disconnected(self.disconnect_message, self._make_record(), self._remaining)
         self.disconnected = disconnected
+        if self._remaining is BODY_REMAINING:
+            disconnected.begun = self._start
         self._remaining = ()
         self._send = muted = MutedSend(
             send=self.backend.unwrap(self.server_send),
@@ -602,6 +608,10 @@ class Connection(abc.ABC):
 
     def exchange(self) -> Exchange | None:
         return None if self.disconnected is None else self.disconnected.exchange
+
+    def is_observed(self) -> bool:
+        """Whether an observer wants to hear of the end of the app."""
+        return self.disconnected is not None and bool(self.disconnected.at_end)
 
     def is_ours(self, exception: BaseException) -> bool:
         """Whether this connection raised `exception` (P5): told by the identity of its message."""
@@ -868,7 +878,11 @@ class Connection(abc.ABC):
         may_know = self.is_watched() and self.disconnect_message is None and may_read
         if may_know and is_cancelled_error(exception) and self._is_cancelled_by_server():
             self.require_cancellation().is_over = True  # there is nothing to end any more
-            await self.require_reader().look_once()
+            try:
+                await self.require_reader().look_once()
+            except BaseException as second:  # echocorn cancels at the end of the stream, and of the connection
+                if not is_cancelled_error(second):
+                    raise
 
     def _is_cancelled_by_server(self) -> bool:
         """Whether it may be the server that has cancelled the app, and its own `receive` that the app was given.
@@ -907,9 +921,9 @@ class Connection(abc.ABC):
         return messages
 
     def server(self) -> str:
-        """The package of the server, where that is known: of whoever runs the task."""
-        package = package_of(frame_of(self.backend.coroutine(self.task)))
-        return "" if package in _NO_SERVERS else package
+        """The package of the server, where that is known: of whoever runs the task. "" if that may be this package."""
+        package = outermost_package(self.backend.coroutine(self.task), _NO_SERVERS)
+        return "" if package == _OURS else package
 
     async def _pass_on(self, messages: list[Message]) -> None:
         """Send these to outer middleware, and log what it raises."""

@@ -16,7 +16,7 @@ _BYTES_TO_KEEP = 1 << 16
 
 
 class _Body(enum.Enum):
-    """What the app has sent of the body of a response that it began after the disconnect."""
+    """What the app has sent of the body of its response after the disconnect."""
 
     NONE = "none"
     BEGUN = "one piece, and no end yet"
@@ -34,6 +34,8 @@ class Disconnected:
     __slots__ = (
         "_body",
         "_piece",
+        "at_end",
+        "begun",
         "bytes_muted",
         "chunks_muted",
         "exchange",
@@ -49,18 +51,22 @@ class Disconnected:
     )
 
     def __init__(self, message: Message, record: Disconnect | None, remaining: Remaining) -> None:
-        self.since = monotonic()
-        self.message = message  # what every `receive` answers
-        self.record = record  # None where the exchange was over
-        self.remaining = remaining  # what the server, and outer middleware, have not got
-        self.unsent = remaining  # what the app has not sent, not even into a muted send
-        self.is_guessed = False  # from an exception alone: the server has not delivered the disconnect
-        self.is_cancelled = False  # the app, by this middleware
+        self.since: float = monotonic()
+        self.message: Message = message  # what every `receive` answers
+        self.record: Disconnect | None = record  # None where the exchange was over
+        self.remaining: Remaining = remaining  # what the server, and outer middleware, have not got
+        self.unsent: Remaining = remaining  # what the app has not sent, not even into a muted send
+        self.is_guessed: bool = False  # from an exception alone: the server has not delivered the disconnect
+        self.is_cancelled: bool = False  # the app, by this middleware
         self.start: Message = None  # the app's own start, sent after the disconnect
+        self.begun: Message = None  # or before, if no trailers are to follow
         self._body: _Body = _Body.NONE
         self._piece = b""  # of the body
-        self.messages_muted = self.bytes_muted = self.chunks_muted = 0
+        self.messages_muted: int = 0
+        self.bytes_muted: int = 0
+        self.chunks_muted: int = 0
         self.exchange: Exchange | None = None  # once the app has ended
+        self.at_end: tuple[Callable[[Exchange], object], ...] = ()  # what observers want to be called with that
 
     def count(self, message: Message) -> None:
         self.messages_muted += 1
@@ -68,12 +74,15 @@ class Disconnected:
         if _messages.field(message, "more_body"):
             self.chunks_muted += 1
 
-    def keep(self, message: Message) -> None:
-        """Keep the app's own response as long as it is one piece: a client that has only half-closed gets it (P11)."""
-        kind = _messages.field(message, "type")
+    def keep(self, kind: Any, message: Message) -> None:
+        """Keep the app's own response as long as it is one piece: a client that has only half-closed gets it (P11).
+
+        So with a body whose start the server has had already: BaseHTTPMiddleware outside would end it before its
+        announced length.
+        """
         if kind in _messages.STARTS and self.start is None:
             self.start = message
-        elif kind == "http.response.body" and self.start is not None:
+        elif kind == "http.response.body" and (self.start is not None or self.begun is not None):
             self._keep_body(message.get("body", b""), bool(_messages.field(message, "more_body")))
         elif kind is not None:
             self._body = _Body.LOST
@@ -88,9 +97,19 @@ class Disconnected:
         if self._body is _Body.BEGUN and not goes_on:
             self._body = _Body.WHOLE
 
+    def lose_body(self) -> None:
+        """The server was given a part of the body, and may have taken it: it is never sent again."""
+        self._body, self._piece = _Body.LOST, b""
+
     def has_whole_response(self) -> bool:
-        """Whether the app has sent all of a response, in one piece, after the disconnect, and not in a clean-up."""
+        """Whether the app has sent all of a body in one piece after the disconnect, and not in a clean-up."""
         return self._body is _Body.WHOLE and not self.is_cancelled
+
+    def _is_all_that_was_announced(self) -> bool:
+        """Whether the piece is the whole body of the response that had begun, and no rest of it."""
+        if self.begun is None or not self._piece:
+            return False
+        return _messages.announced_length(self.begun) == len(self._piece)
 
     def for_outside(self, message: Message) -> Message:
         """A message that the app sends after the disconnect, for whoever stands outside (P11).
@@ -110,11 +129,13 @@ class Disconnected:
         remaining, self.remaining = self.remaining, ()
         if remaining is _messages.CLOSE_REMAINING:
             return []
+        last = {"type": "http.response.body", "body": self._piece, "more_body": False}
         if self.has_whole_response() and remaining is first:
-            last = {"type": "http.response.body", "body": self._piece, "more_body": False}
             return [self.for_outside(self.start), last]
         if self.is_guessed and remaining is not first:
             return []  # should the client be there after all: better a response that is cut than one that looks whole
+        if remaining is _messages.BODY_REMAINING and self.has_whole_response() and self._is_all_that_was_announced():
+            return [last]
         if self.start is not None and remaining is first:
             start = _messages.without_length(self.for_outside(self.start))
             return [start, *_messages.copy_messages(after(remaining, start))]

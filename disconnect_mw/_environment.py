@@ -6,21 +6,22 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from ._options import CHOICES, NOT_GIVEN, Policy, check_grace, check_max_orphans, check_send_timeout
 from ._telling import LOGGER
 
+# Characters of a value that are shown where it is wrong.
+_CHARACTERS = 100
+
 PREFIX = "DISCONNECT_MW_"
 LOG, APP = f"{PREFIX}LOG", f"{PREFIX}APP"
 
-T = TypeVar("T")
-
 
 def _policy(text: str) -> str:
-    if text not in get_args(Policy):
+    if text.lower() not in get_args(Policy):
         raise ValueError
-    return text
+    return text.lower()
 
 
 def _grace(text: str) -> float | None:
@@ -52,12 +53,15 @@ _complained: set[str] = set()
 def complete(**options: Any) -> dict[str, Any]:
     """These options, of which those that are `NOT_GIVEN` are taken from their variables.
 
-    A variable that is empty counts as unset. Raises `ValueError`, and logs the same sentence, for a value that is not
-    valid: Starlette makes its middleware in the lifespan, whose exceptions uvicorn takes for "not supported".
+    A variable that is empty counts as unset; blanks around a value, and its case, do not matter. Raises `ValueError`,
+    and logs the same sentence, for a value that is not valid: Starlette makes its middleware in the lifespan, whose
+    exceptions uvicorn takes for "not supported".
     """
-    log = os.environ.get(LOG)
+    log = _text(LOG)
     if log:
         _configure_logging(log)
+    if LOGGER.disabled and LOGGER.handlers:  # by logging.config, after the app had asked for the lines
+        LOGGER.disabled = False
     for name in os.environ:
         if name.startswith(PREFIX) and name not in {LOG, APP, *VARIABLES.values()} and name not in _complained:
             _complained.add(name)
@@ -80,13 +84,21 @@ def complete(**options: Any) -> dict[str, Any]:
 def _read(option: str) -> Any:
     default, convert, takes = _OPTIONS[option]
     variable = VARIABLES[option]
-    text = os.environ.get(variable)
+    text = _text(variable)
     if not text:
         return default
     try:
         return convert(text)
     except ValueError:
-        raise _error(f"{variable} must be {takes}, not {text!r}") from None
+        raise _error(f"{variable} must be {takes}, not {_shown(text)}") from None
+
+
+def _text(variable: str) -> str:
+    return os.environ.get(variable, "").strip()
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}…")
 
 
 def _configure_logging(text: str) -> None:
@@ -96,9 +108,10 @@ def _configure_logging(text: str) -> None:
         return
     level, _, format = (part.strip() for part in text.partition(","))
     try:
-        logging.configure(level.upper(), format or "text")  # type: ignore[arg-type]  # it is checked there
+        logging.configure(level, format.lower() or "text")  # type: ignore[arg-type]  # it is checked there
     except ValueError:
-        raise _error(f"{LOG} must be a level, 'info', or a level and a format, 'info,json', not {text!r}") from None
+        takes = "a level, 'info', or a level and a format, 'info,json'"
+        raise _error(f"{LOG} must be {takes}, not {_shown(text)}") from None
 
 
 def _error(sentence: str) -> ValueError:
@@ -111,10 +124,12 @@ def _error(sentence: str) -> ValueError:
 
 def load_app() -> Any:
     """The app, or what the factory returns, that the variable names. Raises `ValueError` where it names none."""
-    path = os.environ.get(APP, "")
-    module_name, colon, name = path.partition(":")
-    if not (module_name and colon and name):
-        raise _error(f"{APP} must be the import path of an app, as 'package.module:app', not {path!r}")
+    path = _text(APP)
+    module_name, colon, name = (part.strip() for part in path.partition(":"))
+    if not (module_name and colon and name) or module_name.startswith(".") or {"/", "\\"} & {*module_name}:
+        raise _error(f"{APP} must be the import path of an app, as 'package.module:app', not {_shown(path)}")
+    if module_name == f"{__package__}.app":
+        raise _error(f"{APP} is {path!r}, which serves the app that it names: it must name another one")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -127,25 +142,23 @@ def load_app() -> Any:
             found = getattr(found, attribute)
         except AttributeError:
             raise _error(f"{APP} is {path!r}, but there is no {attribute!r} in {module_name!r}") from None
-    if is_factory or _takes_nothing(found):
+    if is_factory and not _takes(found, 0):
+        raise _error(f"{APP} is {path!r}, which is no factory but {found!r}: a factory takes no arguments")
+    if is_factory or takes_nothing(found):
         found = found()
     if not callable(found):
         raise _error(f"{APP} is {path!r}, which is no ASGI application but {found!r}")
     return found
 
 
-def _takes_nothing(found: Any) -> bool:
+def takes_nothing(found: Any) -> bool:
     """Whether it is a factory, which no application is: that takes one argument (ASGI 2) or three."""
+    return _takes(found, 0) and not _takes(found, 3)
+
+
+def _takes(found: Any, count: int) -> bool:
     try:
-        inspect.signature(found).bind()
+        inspect.signature(found).bind(*[None] * count)
     except (TypeError, ValueError):
-        return False
-    return not _takes_three(found)
-
-
-def _takes_three(found: Any) -> bool:
-    try:
-        inspect.signature(found).bind(None, None, None)
-    except TypeError:
         return False
     return True

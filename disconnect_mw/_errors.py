@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 
@@ -133,16 +134,25 @@ def remove_disconnect_errors(
     `is_ours` tells by identity whether this connection raised an exception. Of an exception group the rest is kept. A
     chain of `raise … from …` is walked; an exception that came up while another was handled (`__context__`) is the
     app's own, and so is one that is no `Exception`: a cancellation, an exit.
+
+    Where the traceback of what the disconnect caused shows an exception of the app's own as well, the one is left with
+    the other: the app was handling a bug when its client left, and the bug would go with it.
     """
 
     def is_explained(exception: BaseException) -> bool:
-        return not isinstance(exception, BaseExceptionGroup) and _is_of_disconnect(exception, is_ours, set())
+        return (
+            not isinstance(exception, BaseExceptionGroup)
+            and _is_of_disconnect(exception, is_ours, set())
+            and not _shows_bug(exception, is_ours, set())
+        )
 
     if not isinstance(exception, BaseExceptionGroup):
         return None if is_explained(exception) else exception
     rest: BaseException | None = exception.split(is_explained)[1]
+    lost = _groups(exception)[0 if rest is None else 1 :]  # what is left of the outermost has its cause and context
     # split makes a new group even where it takes nothing out.
-    return exception if rest is not None and len(_leaves(rest)) == len(_leaves(exception)) else rest
+    is_whole = rest is not None and len(_leaves(rest)) == len(_leaves(exception))
+    return exception if is_whole or any(_shows_bug(one, is_ours, set()) for one in lost) else rest
 
 
 def _is_of_disconnect(exception: BaseException, is_ours: Callable[[BaseException], bool], seen: set[int]) -> bool:
@@ -157,6 +167,66 @@ def _is_of_disconnect(exception: BaseException, is_ours: Callable[[BaseException
     return False
 
 
+# What an app handles that is no bug: the answers that frameworks send for an exception, and with that are done with it;
+# and the ends of a wait, in whose `except` block a WebSocket's heartbeat is sent. asyncio's TimeoutError has no words.
+_ANSWERS = frozenset(
+    {
+        ("starlette.exceptions", "HTTPException"),
+        ("starlette.exceptions", "WebSocketException"),
+        ("fastapi.exceptions", "RequestValidationError"),
+        ("fastapi.exceptions", "WebSocketRequestValidationError"),
+        ("django.http.response", "Http404"),
+        ("django.core.exceptions", "PermissionDenied"),
+        ("werkzeug.exceptions", "HTTPException"),  # Quart's and Flask's
+        ("litestar.exceptions.http_exceptions", "HTTPException"),
+        ("falcon.http_error", "HTTPError"),
+        ("falcon.http_status", "HTTPStatus"),
+        ("blacksheep.exceptions", "HTTPException"),
+    }
+)
+_ENDS_OF_A_WAIT = frozenset(
+    {
+        ("builtins", "StopIteration"),
+        ("builtins", "StopAsyncIteration"),
+        ("asyncio.queues", "QueueEmpty"),
+        ("_queue", "Empty"),
+        ("anyio", "EndOfStream"),
+        ("anyio", "WouldBlock"),
+        ("trio", "EndOfChannel"),
+        ("trio", "TooSlowError"),
+        ("trio", "WouldBlock"),
+    }
+)
+
+
+def _is_answer(exception: BaseException) -> bool:
+    # Werkzeug's word for a client that has left is an `HTTPException` as well.
+    return _is_named(exception, _ANSWERS) and not _is_named(exception, _FRAMEWORK_ERRORS)
+
+
+def _is_end_of_wait(exception: BaseException) -> bool:
+    return (type(exception) is TimeoutError and not exception.args) or _is_named(exception, _ENDS_OF_A_WAIT)
+
+
+def _shows_bug(exception: BaseException, is_ours: Callable[[BaseException], bool], seen: set[int]) -> bool:
+    """Whether a traceback of `exception` shows, behind it, an exception that the disconnect did not cause."""
+    link: BaseException | None = exception
+    while link is not None and id(link) not in seen and not _is_answer(link):
+        seen.add(id(link))
+        if is_ours(link):
+            link = link.__context__  # its cause is the server's
+        else:
+            link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        for leaf in [] if link is None else _leaves(link):
+            if leaf is not link and _shows_bug(leaf, is_ours, seen):
+                return True
+            if isinstance(leaf, Exception) and not (
+                _is_answer(leaf) or _is_end_of_wait(leaf) or _is_of_disconnect(leaf, is_ours, set())
+            ):
+                return True
+    return False
+
+
 _STARLETTE_BASE = "starlette.middleware.base"
 
 
@@ -166,7 +236,8 @@ def _cause(exception: Exception) -> BaseException | None:
     Starlette's BaseHTTPMiddleware raises the app's exception again, `from` its context: an exception that merely came
     up while another was handled then looks as if it was raised from that. After it no cause can be trusted.
     """
-    return None if (_STARLETTE_BASE, "call_next") in _frames_passed(exception) else exception.__cause__
+    passed = {(frame.f_globals.get("__name__"), frame.f_code.co_name) for frame in _frames(exception)}
+    return None if (_STARLETTE_BASE, "call_next") in passed else exception.__cause__
 
 
 # BaseHTTPMiddleware's, for an app that sent nothing; asgiref's WsgiToAsgi's, for a cut upload.
@@ -181,19 +252,26 @@ def _is_known_by_origin(exception: Exception) -> bool:
     return any(
         type(exception) is kind
         and exception.args == (text,)
-        and [module for module, _ in _frames_passed(exception)[-1:]] == [raised_in]
+        and [frame.f_globals.get("__name__") for frame in _frames(exception)[-1:]] == [raised_in]
         for kind, text, raised_in in _KNOWN_BY_ORIGIN
     )
 
 
-def _frames_passed(exception: Exception) -> list[tuple[object, str]]:
-    """Module and function of each frame that `exception` came through, the innermost last."""
+def _frames(exception: BaseException) -> list[FrameType]:
+    """The frames that `exception` came through: first the one that caught it, the innermost last."""
     frames = []
     traceback = exception.__traceback__
     while traceback is not None:
-        frames.append((traceback.tb_frame.f_globals.get("__name__"), traceback.tb_frame.f_code.co_name))
+        frames.append(traceback.tb_frame)
         traceback = traceback.tb_next
     return frames
+
+
+def _groups(exception: BaseException) -> list[BaseException]:
+    """The group, and those in it."""
+    if not isinstance(exception, BaseExceptionGroup):
+        return []
+    return [exception, *(group for part in exception.exceptions for group in _groups(part))]
 
 
 def _leaves(exception: BaseException) -> list[BaseException]:

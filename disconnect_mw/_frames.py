@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
 # What a suspended awaitable awaits, and its frame, by its kind.
@@ -22,34 +23,59 @@ def chain(awaitable: Any) -> Iterator[Any]:
     while awaitable is not None and id(awaitable) not in seen:
         seen.add(id(awaitable))
         yield awaitable
-        awaitable = _awaited_by(awaitable)
+        if type(awaitable) is types.CoroutineType:  # as nearly all of them
+            awaitable = awaitable.cr_await
+        else:
+            awaitable = _awaited_by(awaitable)
 
 
-def descendants(coroutine: Any) -> list[Any]:
-    """The tasks of each group (asyncio's, anyio's) and gathering that `coroutine` has open, and of those in turn."""
-    tasks: dict[int, Any] = {}  # by identity, as are the groups: a mock may be equal to anything
-    groups: dict[int, Any] = {}
-    coroutines = [coroutine]
+def family(coroutine: Any) -> tuple[list[Any], list[Any]]:
+    """The tasks of each group (asyncio's, anyio's) and gathering that `coroutine` has open, and of those in turn.
+
+    And all that these and `coroutine` await. A departure asks, so the referents of a whole chain are asked for at once.
+    """
+    tasks: dict[int, Any] = {}  # by identity: a mock may be equal to anything
+    coroutines, awaited = [coroutine], []
     for one in coroutines:  # to which more are added meanwhile
-        for awaitable in chain(one):
-            variables = gc.get_referents(awaitable)
-            shared = [thing for thing in variables if type(thing) is types.CellType]  # with a function inside
-            for thing in (*variables, *gc.get_referents(*shared)):
-                if id(thing) not in groups:
-                    groups[id(thing)] = thing
-                    found = {id(task): task for task in _members(thing) if id(task) not in tasks}
-                    tasks |= found
-                    coroutines += [task.get_coro() for task in found.values()]
-    return [*tasks.values()]
+        of_one = list(chain(one))
+        awaited += of_one
+        variables = _referents(of_one)
+        shared = [thing for thing in variables if type(thing) is types.CellType]  # with a function inside
+        for thing in (*variables, *_referents(shared)):
+            if type(thing).__name__ in _MEMBERS:
+                found = {id(task): task for task in _members(thing) if id(task) not in tasks}
+                tasks |= found
+                coroutines += [task.get_coro() for task in found.values()]
+    return [*tasks.values()], awaited
+
+
+# What most of a frame's variables are.
+_PLAIN = frozenset(
+    (
+        *(type(None), bool, bytes, dict, float, int, list, set, str, tuple, type),
+        *(types.CodeType, types.CoroutineType, types.FunctionType, types.ModuleType),
+    )
+)
+
+
+def _referents(things: list[Any]) -> list[Any]:
+    """What these refer to, without what is no group, no scope, and holds none."""
+    return [thing for thing in gc.get_referents(*things) if type(thing) not in _PLAIN]
+
+
+_MEMBERS = {"TaskGroup": "_tasks", "_GatheringFuture": "_children"}
+"""Where a group, or a gathering, has its tasks: that is private to these."""
 
 
 def _members(thing: Any) -> list[Any]:
-    """The tasks of a group or a gathering, which are private to these."""
     kind = type(thing)
-    if kind.__module__.partition(".")[0] not in ("asyncio", "anyio"):
+    if _package_of_type(kind) not in ("asyncio", "anyio"):
         return []
-    tasks = getattr(thing, {"TaskGroup": "_tasks", "_GatheringFuture": "_children"}.get(kind.__name__, ""), ())
-    return [task for task in tasks if hasattr(task, "get_coro")]
+    return [task for task in getattr(thing, _MEMBERS[kind.__name__], ()) if hasattr(task, "get_coro")]
+
+
+def _package_of_type(kind: type) -> str:
+    return str(kind.__module__).partition(".")[0]
 
 
 def ending_scopes(task: Any) -> list[Any]:
@@ -58,17 +84,17 @@ def ending_scopes(task: Any) -> list[Any]:
     A `with` block keeps the method by which it is left on the stack of its frame, which refers to the scope.
     """
     found: dict[int, Any] = {}
-    for awaitable in chain(task.get_coro()):
-        things = [awaitable]
-        seen = {id(awaitable)}
-        for thing in things:  # to which more are added meanwhile
-            for held in _held_by(thing):
-                if id(held) not in seen:
-                    seen.add(id(held))
-                    if _is_ending(held, task):
-                        found[id(held)] = held
-                    elif type(held) in _HOLDERS:
-                        things.append(held)
+    things = list(chain(task.get_coro()))
+    seen = set(map(id, things))
+    while things:
+        held = {id(thing): thing for thing in _held_by(things) if id(thing) not in seen}
+        seen |= held.keys()
+        things = []
+        for key, thing in held.items():
+            if type(thing) in _HOLDERS:
+                things.append(thing)
+            elif _is_ending(thing, task):
+                found[key] = thing
     return [*found.values()]
 
 
@@ -86,15 +112,20 @@ _HOLDERS = frozenset(
 )
 
 
-def _held_by(thing: Any) -> Iterator[Any]:
-    """What `thing` refers to, and in place of a method or of anyio's group the scope itself."""
-    things = gc.get_referents(thing)
-    if type(thing) in _STACKS:
-        things = [callback for _, callback in getattr(thing, "_exit_callbacks", ())]
-    for held in things:
+_SCOPES = frozenset({"Timeout", "TaskGroup", "CancelScope"})
+"""The names of asyncio's and anyio's classes. Nearly all that a frame refers to is of another name."""
+
+
+def _held_by(things: list[Any]) -> Iterator[Any]:
+    """The scopes, and their holders, that these refer to, a scope's method for the scope."""
+    callbacks = [getattr(stack, "_exit_callbacks", ()) for stack in things if type(stack) in _STACKS]
+    for held in (*_referents(things), *(callback for added in callbacks for _, callback in added)):
         scope = held.__self__ if type(held) is types.MethodType else held
-        is_anyios = str(type(scope).__module__).partition(".")[0] == "anyio"
-        yield getattr(scope, "cancel_scope", scope) if is_anyios else scope
+        kind = type(scope)
+        if kind in _HOLDERS:
+            yield scope
+        elif kind.__name__ in _SCOPES:
+            yield getattr(scope, "cancel_scope", scope) if _package_of_type(kind) == "anyio" else scope
 
 
 def _is_ending(scope: Any, task: Any) -> bool:
@@ -103,7 +134,7 @@ def _is_ending(scope: Any, task: Any) -> bool:
     All that is private to these, but for one half of anyio's.
     """
     kind = type(scope)
-    match str(kind.__module__).partition(".")[0], kind.__name__:
+    match _package_of_type(kind), kind.__name__:
         case "asyncio", "Timeout":
             is_ending = getattr(getattr(scope, "_state", None), "name", "") == "EXPIRING"
             return is_ending and getattr(scope, "_task", task) is task
@@ -140,6 +171,21 @@ def frame_of(awaitable: Any) -> types.FrameType | None:
     return None if kind is None else getattr(awaitable, kind[1], None)  # Cython's generators have none
 
 
+def outermost_package(coroutine: Any, ignored: Set[str]) -> str:
+    """The package of the outermost frame of a task, suspended or the one that runs, that is of none of these."""
+    outermost = frame_of(coroutine)
+    packages: list[str] = []  # not the frames, of which this function's own would refer to itself
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None and frame is not outermost:
+        packages.append(package_of(frame))
+        frame = frame.f_back
+    if frame is None:  # another task runs
+        packages = [package_of(frame_of(one)) for one in chain(coroutine)][::-1]
+    else:
+        packages.append(package_of(frame))
+    return next((package for package in reversed(packages) if package not in ignored), "")
+
+
 def package_of(frame: types.FrameType | None) -> str:
     """The package of the code of a frame; "" where there is none (a server in Rust)."""
     return "" if frame is None else str(frame.f_globals.get("__name__")).partition(".")[0]
@@ -160,9 +206,13 @@ def owners(codes: Iterable[types.CodeType], awaitable: Any) -> list[Any]:
 
     Not asked of `f_locals`: reading those of a live frame keeps what they hold alive (3.11, 3.12).
     """
-    return gc.get_referents(awaitable) if any(is_running(code, awaitable) for code in codes) else []
+    return gc.get_referents(awaitable) if _code_of(awaitable) in codes else []
 
 
 def is_running(code: types.CodeType, awaitable: Any) -> bool:
     """Whether `awaitable` is a coroutine of the function with this `code`."""
-    return getattr(type(awaitable), "cr_code", None) is not None and awaitable.cr_code is code
+    return _code_of(awaitable) is code
+
+
+def _code_of(coroutine: Any) -> Any:
+    return coroutine.cr_code if hasattr(type(coroutine), "cr_code") else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -63,7 +64,7 @@ class HTTPConnection(Connection):
                     self.body = _COMPLETE
                     self._reading = _READER  # only the disconnect can still come
                     return message
-            except (AttributeError, KeyError, TypeError):
+            except (KeyError, TypeError):
                 if field(message, "type") == "http.request":  # without `more_body`, which is false then
                     self.body = _COMPLETE
                     self._reading = _READER
@@ -285,12 +286,15 @@ class HTTPConnection(Connection):
         return bool(length) and sum(map(_messages.payload, messages)) == length
 
     def _without_keep_alive(self, scope: Any, messages: list[Message]) -> list[Message]:
+        if not messages or sys.modules.keys().isdisjoint(_KEEP_LOST_CONNECTIONS):
+            return messages
         server = self.server()
-        if server not in _KEEP_LOST_CONNECTIONS or scope.get("http_version") not in ("1.0", "1.1") or not messages:
+        if server not in _KEEP_LOST_CONNECTIONS or scope.get("http_version") not in ("1.0", "1.1"):
             return messages
         assert self.disconnected is not None
         if field(messages[0], "type") != "http.response.start":  # that the rest is missing closes the connection
-            return [] if package_of_call(self.server_send) == server else messages
+            is_direct = package_of_call(self.server_send) == server
+            return [] if is_direct and not _messages.payload(messages[0]) else messages
         if self.disconnected.has_whole_response():  # for a client that may have half-closed only
             return messages
         headers = [*(messages[0].get("headers") or ()), (b"connection", b"close")]
@@ -298,10 +302,6 @@ class HTTPConnection(Connection):
 
     def _new_disconnect(self) -> Message:
         return {"type": self.DISCONNECT}
-
-    def status(self) -> int | None:
-        record = self.record()
-        return self._start.get("status") if record is not None and record.phase == "during the response" else None
 
     def _phase(self) -> Phase:
         if self._remaining is not RESPONSE_REMAINING:
@@ -371,7 +371,7 @@ class WatchedHTTPConnection(HTTPConnection):
         """As `set_spec_version`, at less cost for what is no request with a body."""
         if has_body:
             self.set_spec_version(scope)
-        elif self.options.policy != "mute":
+        else:
             scope["asgi"] = {**scope["asgi"], "spec_version": "2.4"}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
 Message = Any
 """A message as it came. Neither side promises a dict, and each message is passed on as it is."""
@@ -30,7 +29,7 @@ _BODY_AND_TRAILERS_REMAINING: Remaining = (_BODY, _TRAILERS)
 _TRAILERS_REMAINING: Remaining = (_TRAILERS,)
 HANDSHAKE_REMAINING: Remaining = (_CLOSE,)
 CLOSE_REMAINING: Remaining = (_CLOSE,)
-_DENIAL_BODY_REMAINING: Remaining = (_DENIAL_BODY,)
+DENIAL_BODY_REMAINING: Remaining = (_DENIAL_BODY,)
 
 STARTS = ("http.response.start", "websocket.http.response.start")
 _BODIES = ("http.response.body", "http.response.pathsend", "http.response.zerocopysend")
@@ -46,7 +45,7 @@ _IN_ORDER: Mapping[Any, tuple[Remaining, ...]] = {
     "websocket.close": (HANDSHAKE_REMAINING, CLOSE_REMAINING),
     "websocket.send": (CLOSE_REMAINING,),
     "websocket.http.response.start": (HANDSHAKE_REMAINING,),
-    "websocket.http.response.body": (_DENIAL_BODY_REMAINING,),
+    "websocket.http.response.body": (DENIAL_BODY_REMAINING,),
 }
 
 _NO_STATUS_RECEIVED = 1005
@@ -82,7 +81,7 @@ def after_websocket(remaining: Remaining, message: Mapping[str, Any]) -> Remaini
     if kind == "websocket.accept":
         return CLOSE_REMAINING
     if kind == "websocket.http.response.start":
-        return _DENIAL_BODY_REMAINING
+        return DENIAL_BODY_REMAINING
     if kind == "websocket.close" or (kind == "websocket.http.response.body" and not message.get("more_body")):
         return ()
     return remaining
@@ -110,9 +109,9 @@ def announces_body(scope: Mapping[str, Any]) -> bool:
     return scope.get("http_version") not in ("1.0", "1.1") and scope.get("method") not in ("GET", "HEAD", "OPTIONS")
 
 
-def announced_length(scope: Mapping[str, Any]) -> int | None:
-    """The announced length of the request body in bytes, if there is one."""
-    for name, value in scope.get("headers") or ():
+def announced_length(headed: Mapping[str, Any]) -> int | None:
+    """The length in bytes that a scope, or an `http.response.start`, announces of its body; None if it does not."""
+    for name, value in headed.get("headers") or ():
         if name.lower() == b"content-length" and value.strip().isdigit():
             return int(value)
     return None
@@ -149,13 +148,15 @@ def with_code(message: Message) -> Message:
 
 def payload(message: Message) -> int:
     """The payload of `message` in bytes."""
-    body = field(message, "body") or field(message, "bytes") or field(message, "text") or b""
     try:
+        body = message.get("body") or message.get("bytes") or message.get("text") or b""
         return len(body if not isinstance(body, str) or body.isascii() else body.encode(errors="surrogatepass"))
-    except TypeError:  # no ASGI message: the server complains of it
+    except (AttributeError, TypeError):  # no ASGI message: the server complains of it
         return 0
 
 
 def quoted(text: Any, safe: str = "/") -> str:
     """`text` as it stood in the request line: what the client chose to put there must not break the log's lines."""
+    from urllib.parse import quote  # not imported until there is a line to write
+
     return quote(str(text), safe, errors="replace")

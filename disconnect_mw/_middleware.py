@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _backends, _options
 from ._connection import NO_PARTS, Connection
@@ -45,42 +45,48 @@ inside: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
 
 
 class DisconnectMiddleware:
-    """Give `app` one behaviour when its client goes away, on every ASGI server.
+    """Gives an ASGI app one behaviour when its client leaves, on every server.
 
-    `app` is an ASGI application, of either the single or the double callable. `policy` is for HTTP, `websocket_policy`
-    for WebSocket; each is
+    In Starlette and FastAPI, or around any ASGI app::
 
-    - `"mute"`: what the app sends after the disconnect is dropped, and `receive` answers the disconnect on every call:
-      whoever listens hears of it, everything else goes on to its end;
-    - `"finish"`: what the app sends is dropped, and `receive` withholds the disconnect until the app's last message, so
-      that the app goes on to its end under every framework. A request body that was cut is told at once. On a
-      WebSocket as `"mute"`;
-    - `"cancel"`: what the app sends is dropped, and the app is ended once, so that `finally` blocks may await. Whoever
-      waits in `receive` (or has polled it within the last second) is told, and ends the app its own way: if after
-      50 ms and 32 turns of the event loop the app still awaits what it awaited, it is cancelled, else it has 10 s. A
-      task that was told, and still runs, has 10 s to clean up after a cut upload and in a WebSocket, and 1 s elsewhere.
-      Where nobody listens the app is cancelled at once, as `asyncio.timeout` does it, in the task that the server runs
-      it in; on trio by a cancel scope. Never after the app's last message;
-    - `"raise"`: `send` raises `ClientDisconnected`, which ends quietly at the edge of this middleware if the app lets
-      it out.
+        app.add_middleware(DisconnectMiddleware)
+        app = DisconnectMiddleware(app, policy="cancel", grace=5)
 
-    `grace` is the number of seconds for which an app may go on after its client has left, under any policy, before it
-    is ended. Under `"cancel"` and `"finish"` the disconnect is withheld as long. None is 0 under `"cancel"` and no
-    limit under the others; `math.inf` is no limit, without the warning of an app that goes on for 10 s.
+    While the client is there the app receives and sends the very same messages. Exceptions of the app's own always
+    pass, and so does a cancellation by other code.
 
-    `max_orphans` is how many apps of this install may go on for nobody in this process. When one more would, the one
-    that has gone on longest is ended, but none in a `shield()`. None is no limit.
+    `policy` is for HTTP, `websocket_policy` for WebSocket. After the disconnect what the app sends is dropped, under
+    each but `"raise"`.
 
-    `send_timeout` is the number of seconds that the client may take to drain one message where the server waits for
-    that; after it the client counts as disconnected. None is no limit.
+    - `"mute"`: `receive` answers the disconnect on every call. An app that listens hears of it; any other goes on to
+      its end.
+    - `"finish"`: `receive` withholds the disconnect until the app's last message, so that the app goes on to its end
+      under every framework. A request body that was cut is told at once. On a WebSocket it is as `"mute"`.
+    - `"cancel"`: the app is ended once, so that `finally` blocks may await. Where it waits in `receive`, or has polled
+      it within the last second, it is told, and ends its own way: if after 50 ms and 32 turns of the event loop it
+      still awaits what it awaited, it is cancelled, else it has 10 s. A task that was told, and still runs, has 10 s to
+      clean up after a cut upload and in a WebSocket, and 1 s elsewhere. Any other app is cancelled at once, as
+      `asyncio.timeout` does it, in the task that the server runs it in; on trio by a cancel scope. Never after the
+      app's last message.
+    - `"raise"`: `send` raises `ClientDisconnected`, which ends quietly at this middleware if the app lets it out.
 
-    `policy_for` is called with the scope of each HTTP and WebSocket exchange, and returns its policy, or None for the
-    one of this middleware. It is not async. Or it is a mapping from patterns of the path (`fnmatch.fnmatchcase`) to
-    policies, of which the first that matches counts.
+    `grace`: seconds for which an app may go on after its client has left, under any policy, before it is ended. Under
+    `"cancel"` and `"finish"` the disconnect is withheld as long. None is 0 under `"cancel"` and no limit under the
+    others; `math.inf` is no limit, without the warning of an app that goes on for 10 s.
 
-    `on_disconnect` is called with a `Disconnect`, once for each client that leaves before the app has sent its last
-    message, as soon as that is known. If it returns an awaitable, that is awaited in a task of its own, which may
-    outlive the exchange. What it raises is logged, and changes nothing.
+    `max_orphans`: how many apps of this install may go on without a client in this process. When one more would, the
+    one that has gone on longest is ended, but none in a `shield()`. None is no limit.
+
+    `send_timeout`: seconds that the client may take to drain one message, where the server waits for that; after it the
+    client counts as disconnected. None is no limit.
+
+    `policy_for`: a function of the scope that returns the policy of the exchange, or None for the one of this
+    middleware; it is not async. Or a mapping from patterns of the path (`fnmatch.fnmatchcase`) to policies, of which
+    the first that matches counts: `{"/v1/*": "cancel"}`.
+
+    `on_disconnect`: a function that is called with a `Disconnect`, once for each client that leaves before the app has
+    sent its last message, as soon as that is known. If it returns an awaitable, that is awaited in a task of its own,
+    which may outlive the exchange. What it raises is logged, and changes nothing.
 
     An option that is not passed is read from its variable in the environment: `DISCONNECT_MW_POLICY`,
     `DISCONNECT_MW_WEBSOCKET_POLICY`, `DISCONNECT_MW_GRACE`, `DISCONNECT_MW_SEND_TIMEOUT` and
@@ -88,9 +94,6 @@ class DisconnectMiddleware:
     `DISCONNECT_MW_LOG`, a level, has the log lines appear (`disconnect_mw.observe.logging`).
 
     Raises `TypeError` or `ValueError` at once for invalid arguments, and `ValueError` for a variable's.
-
-    While the client is there the app receives and sends the very same messages. An exception of the app's own always
-    passes, and so does a cancellation by other code.
 
     Under a policy other than `"mute"`, with `grace` or `on_disconnect`, and for every WebSocket, the middleware checks
     for a disconnect even if the app does not call `receive`: 50 to 75 ms after the start, then once a second. Once
@@ -106,6 +109,10 @@ class DisconnectMiddleware:
     _policy_for: Callable[[Any], Policy | None] | None
     _has_complained: bool
     _usual: type[HTTPConnection] | None
+    _sets_version: bool  # of every usual exchange
+
+    has_installs: ClassVar[bool] = False
+    """Whether there has been one in this process."""
 
     if TYPE_CHECKING:
 
@@ -144,6 +151,7 @@ class DisconnectMiddleware:
                     "version"
                 )
             self._app = single_callable(app)
+            DisconnectMiddleware.has_installs = True
             from ._environment import complete  # not imported before it is used
 
             found = complete(
@@ -173,6 +181,7 @@ class DisconnectMiddleware:
             self._policy_for = _options.check_policy_for(policy_for)
             self._has_complained = False
             self._usual = None
+            self._sets_version = policy != "mute"
             if policy_for is None and self._options == Options("mute"):
                 self._usual = HTTPConnection
             elif policy_for is None and send_timeout is None and self._options.needs_watcher:
@@ -211,7 +220,9 @@ class DisconnectMiddleware:
                 connection.unchecked = watch(connection, connection.backend, token, copy_context())
                 if usual is ToldHTTPConnection:
                     connection.messages_sent = connection.bytes_sent = 0
-            if has_body or usual is not HTTPConnection:
+                if has_body or self._sets_version:
+                    connection.set_usual_version(scope, has_body)
+            elif has_body:
                 connection.set_usual_version(scope, has_body)
         else:
             kind, is_told = scope.get("type"), LOGGER.isEnabledFor(_INFO)
@@ -367,7 +378,7 @@ async def _judge(connection: Connection, exception: BaseException | None) -> tup
     if connection.parts.outer is None:
         exchange = connection.make_exchange(rest, exception if has_suppressed else None)
         log_exchange(exchange, connection.backend)
-        if OBSERVERS:
+        if connection.is_observed():
             from ._observers import tell_of_end  # not imported unless used
 
             tell_of_end(connection, exchange)

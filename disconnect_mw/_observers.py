@@ -11,37 +11,67 @@ from typing import Any, Protocol
 from ._disconnected import Disconnected
 from ._options import Options, name_of
 from ._records import Disconnect, Exchange
-from ._telling import LOGGER, OBSERVERS, route_of
+from ._telling import LOGGER, OBSERVERS, find_route
 
 
 @dataclass(frozen=True, eq=False)
 class Departure:
-    """A client that has left, and whose app still runs."""
+    """A client that has left, and whose app still runs. Observers are called with one."""
 
     disconnect: Disconnect
+    """The record of the client that left."""
     policy: str
     """What the middleware does about it: `"mute"`, `"finish"`, `"cancel"` or `"raise"`."""
-    route: str
-    """The route, where the framework has put it into the scope (Starlette, FastAPI); else the path."""
     scope: Any
+    """The scope of the exchange."""
     task: Any
-    """Of the app: a task of asyncio; something else on trio."""
+    """The task of the app: of asyncio; something else on trio."""
     context: contextvars.Context | None
-    """In which the middleware was called, where that was kept."""
+    """The context in which the middleware was called, where that was kept; else None."""
     _disconnected: Disconnected
 
     @property
+    def route(self) -> str:
+        """The route that the framework has put into the scope by now (Starlette, FastAPI, Litestar).
+
+        `"(no route)"` where it has put none there; the path where the framework is another one.
+        """
+        return label_of(self.scope, self.disconnect.path)
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether `route` is final. It is not where other middleware has kept the request from the framework's router.
+
+        Then it may be another one once the app has ended.
+        """
+        return find_route(self.scope) is not None or not _is_unrouted(self.scope)
+
+    @property
     def seconds(self) -> float:
-        """For which the app has gone on since then."""
+        """The seconds for which the app has gone on since then."""
         return monotonic() - self._disconnected.since
 
     @property
     def bytes_muted(self) -> int:
-        """What the app has sent since then."""
+        """The bytes that the app has sent since then."""
         return self._disconnected.bytes_muted
 
 
+NO_ROUTE = "(no route)"
+
+
+def label_of(scope: Any, path: str) -> str:
+    """What an exchange is counted by. See `Departure.route`."""
+    return find_route(scope) or (NO_ROUTE if _is_unrouted(scope) else path)
+
+
+def _is_unrouted(scope: Any) -> bool:
+    """Whether a framework that states the route has not done so. (Starlette before 1.7 states the endpoint alone.)"""
+    return ("app" in scope or "litestar_app" in scope) and "endpoint" not in scope
+
+
 Observer = Callable[[Departure], "Callable[[Exchange], object] | None"]
+"""What `subscribe` takes: a function of a `Departure` that returns None, or a function of its `Exchange`."""
 
 
 class _Departed(Protocol):
@@ -55,9 +85,6 @@ class _Departed(Protocol):
     def context(self) -> contextvars.Context | None: ...
 
 
-_at_end: dict[_Departed, list[Callable[[Exchange], object]]] = {}
-
-
 def tell_of_departure(connection: _Departed, disconnect: Disconnect) -> None:
     """Call the observers, unless it was the server that shut down. What they raise is logged, and changes nothing."""
     if disconnect.is_shutdown:
@@ -66,33 +93,20 @@ def tell_of_departure(connection: _Departed, disconnect: Disconnect) -> None:
     departure = Departure(
         disconnect,
         connection.options.policy,
-        route_of(scope, disconnect.path),
         scope,
         connection.task,
         connection.context(),
         connection.disconnected,
     )
     found = [_call(observer, departure) for observer in [*OBSERVERS]]
-    at_end = [function for function in found if function is not None]
-    if at_end:
-        _at_end[connection] = at_end
+    connection.disconnected.at_end = tuple(function for function in found if function is not None)
 
 
 def tell_of_end(connection: _Departed, exchange: Exchange) -> None:
     """The app has ended: call what the observers returned."""
-    for function in _at_end.pop(connection, ()):
+    functions, connection.disconnected.at_end = connection.disconnected.at_end, ()
+    for function in functions:
         _call(function, exchange)
-
-
-def add(observer: Observer) -> None:
-    OBSERVERS.append(observer)
-
-
-def remove(observer: Observer) -> None:
-    if observer in OBSERVERS:
-        OBSERVERS.remove(observer)
-    if not OBSERVERS:
-        _at_end.clear()  # `tell_of_end` is not called any more
 
 
 def _call(function: Callable[[Any], Any], argument: object) -> Any:

@@ -6,7 +6,6 @@ import fnmatch
 import functools
 import inspect
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -15,10 +14,12 @@ from ._orphans import Orphans
 from ._records import Disconnect
 
 Policy = Literal["mute", "finish", "cancel", "raise"]
-"""What `send` does after the disconnect, and what becomes of the app.
+"""What becomes of an app whose client has left.
 
-`"mute"`: nothing, and the app hears of the disconnect if it listens. `"finish"`: nothing, and the app does not hear of
-it before its last message. `"cancel"`: nothing, and the app is ended. `"raise"`: it raises `ClientDisconnected`.
+- `"mute"`: it goes on; what it sends is dropped, and it hears of the disconnect if it listens.
+- `"finish"`: it goes on to its end; what it sends is dropped, and it does not hear of the disconnect before.
+- `"cancel"`: it is ended once, and may clean up.
+- `"raise"`: its next `send` raises `ClientDisconnected`.
 """
 
 
@@ -144,7 +145,9 @@ class PathPolicies:
 def _check_seconds(option: str, how_many: str, seconds: object) -> float | None:
     if seconds is None:
         return None
-    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real):
+    from numbers import Real  # not imported unless an option needs it
+
+    if isinstance(seconds, bool) or not isinstance(seconds, Real):
         raise TypeError(f"{option} must be {how_many} seconds, or None, not {seconds!r}: pass a number")
     try:
         return float(seconds)

@@ -106,8 +106,8 @@ class Reader:
         self._source = source
         self._has_delivered = has_delivered  # a message, at any time
         self._is_asked = has_delivered  # by the app, at any time
-        self.prefers_task = prefers_task
-        self.has_woken_app = False  # in its own read, because the disconnect is known
+        self.prefers_task: bool = prefers_task
+        self.has_woken_app: bool = False  # in its own read, because the disconnect is known
         self._mark: object = None  # the read of a task of our own
         self._task: Handle | None = None
         self._ahead: list[Message] = []  # read before the app asked
@@ -121,9 +121,9 @@ class Reader:
         self._asking = 0  # tasks that are in `receive`
         self._answers = 0  # of the disconnect
         self._told: set[Any] = set()  # the tasks that got one
-        self.told_at = 0.0  # when the first of them did, on the clock of monotonic()
-        self.is_answering = False  # a read of the app's own has brought the disconnect, which it is about to get
-        self.has_read_disconnect = False  # the server has nothing more to deliver
+        self.told_at: float = 0.0  # when the first of them did, on the clock of monotonic()
+        self.is_answering: bool = False  # a read of the app's own has brought the disconnect, which it is about to get
+        self.has_read_disconnect: bool = False  # the server has nothing more to deliver
 
     async def receive(self) -> Message:
         self._asking += 1
@@ -234,13 +234,11 @@ class Reader:
         one finds what a task has read by then. trio's own channels, and so Hypercorn's `receive`, give nothing in a
         cancelled scope.
         """
-        scope = self._source.backend.cancelled_scope()
-        if scope is None:
+        if not self._source.backend.peeks_itself():
             return False
         mark = self._mark = object()
         try:
-            with scope:
-                await self._read(mark)
+            await self._read(mark)
         except BaseException:
             self.receive_cancelled()
             self._start(reads_on=self._source.is_http)

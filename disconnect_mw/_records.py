@@ -12,25 +12,27 @@ Ended = Literal["returned", "cancelled", "raised", "suppressed"]
 
 @dataclass(frozen=True)
 class Disconnect:
-    """A client that left before the app had sent its last message."""
+    """The record of a client that left before the app had sent its last message."""
 
     protocol: Literal["http", "websocket"]
+    """Of the exchange; `"http"` is HTTP/1.1 as well as HTTP/2."""
     method: str | None
-    """Of the request; None for a WebSocket."""
+    """The method of the request; None for a WebSocket."""
     path: str
+    """The path of the request, `scope["path"]`: decoded, without the query."""
     peer: tuple[str, int] | None
-    """Host and port, as in `scope["client"]`; None where the server does not state them."""
+    """The client's host and port, `scope["client"]`; None where the server does not state them."""
     phase: Phase
     """How far the exchange had come."""
     code: int | None
-    """The close code of a WebSocket (RFC 6455, 7.4): 1005 where the close frame had none, 1006 where none came; else
-    None."""
+    """The close code of a WebSocket (RFC 6455, 7.4): 1005 where the close frame had none, 1006 where no close frame
+    came. None for HTTP."""
     seconds: float
-    """From the call of the app until the disconnect was known."""
+    """The seconds from the call of the app until the disconnect was known."""
 
     @property
     def is_shutdown(self) -> bool:
-        """Whether it was no client that left, but the server that shut down: close code 1012 (RFC 6455's registry).
+        """Whether the server has shut down, and no client has left: close code 1012 (RFC 6455's registry).
 
         uvicorn gives a WebSocket that code.
         """
@@ -39,23 +41,26 @@ class Disconnect:
 
 @dataclass(frozen=True)
 class Exchange:
-    """An exchange whose client left, once the app has ended."""
+    """The record of an exchange whose client left, once the app has ended."""
 
     disconnect: Disconnect
+    """The record of the client that left."""
     status: int | None
-    """Of the response that had begun by then (HTTP)."""
+    """The status of the response, or of the denial of a WebSocket, if that had begun by then."""
     messages_sent: int | None
-    """What the server took, the start of the response included. None where it was not counted: with logger
-    `disconnect_mw` above INFO, since it would cost each message."""
+    """How many messages the server took before the disconnect, the start of the response included. None where they were
+    not counted: with logger `disconnect_mw` above INFO, since that would cost each message."""
     bytes_sent: int | None
-    """Their payload, without files that the server itself sends (pathsend, zerocopysend). None as above."""
+    """The bytes of these messages' bodies, without files that the server itself sends (pathsend, zerocopysend). None
+    where messages were not counted."""
     messages_muted: int
-    """What the app sent after the disconnect."""
+    """How many messages the app sent after the disconnect, which the middleware dropped."""
     bytes_muted: int
+    """The bytes of the bodies of these messages."""
     seconds: float
-    """For which the app went on after the disconnect was known."""
+    """The seconds for which the app went on after the disconnect was known."""
     ended: Ended
-    """`"cancelled"`: by this middleware or by other code. `"suppressed"`: with an exception that the disconnect caused,
-    and that ended at the edge of this middleware."""
+    """How the app ended: it `"returned"`; it was `"cancelled"`, by this middleware or by other code; it `"raised"` an
+    exception of its own; or the disconnect caused its exception, which this middleware `"suppressed"`."""
     exception: str | None
-    """The class name of the exception that the app raised, and that this middleware let pass or suppressed."""
+    """The class name of the exception with which the app ended, passed on or suppressed; None if it raised none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -120,6 +121,8 @@ class MutedSend:
         _blocked_sends.uncancel(self._backend)
         if self._raises(message):
             await self._give_turn()
+            if cause is None or sys.exception() is not None:  # `from` would hide what the app is handling (P5)
+                raise ClientDisconnected(disconnected.message)
             raise ClientDisconnected(disconnected.message) from cause
         if kind is not None and disconnected.unsent:
             disconnected.unsent = self._after(disconnected.unsent, message)
@@ -127,7 +130,7 @@ class MutedSend:
                 self._completed()
         if self._outer is not None and self._outer.scope is not None:
             await self._hand_on(disconnected.for_outside(message), kind)
-        disconnected.keep(message)
+        disconnected.keep(kind, message)
         await self._give_turn()
 
     async def _give_turn(self) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from typing import Any
 
 
 class State(enum.Enum):
+    # Enum's own is a Python function.
+    __hash__: Callable[[Any], int] = object.__hash__  # type: ignore[assignment]  # which is a method's function
+
     OPEN = "open"
     COMPLETE = "complete"  # the app has sent its last message
     DISCONNECTED = "disconnected"  # the client left before that
 
 
 class Cause(enum.Enum):
+    __hash__: Callable[[Any], int] = object.__hash__  # type: ignore[assignment]
+
     LAST_MESSAGE = "the app's last message is on its way"
     LAST_MESSAGE_REFUSED = "the server did not take the last message"
     DISCONNECT_RECEIVED = "the server delivered a disconnect"

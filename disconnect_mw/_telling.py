@@ -172,15 +172,28 @@ def _warn(connections: Iterable[Abandoned], backend: Backend, token: Any) -> Non
 
 
 def route_of(scope: Any, path: str) -> str:
-    """The route, where the framework has put it into the scope (Starlette, FastAPI), with what it is mounted at.
+    """The route that the framework has put into the scope, else the path."""
+    return find_route(scope) or path
 
-    Else the path. FastAPI 0.165 keeps the prefix of an included router in a context of its own.
+
+def find_route(scope: Any) -> str | None:
+    """The route, where the framework has put it into the scope (Starlette, FastAPI, Litestar), with its mounts.
+
+    What is mounted, and states no route of its own, is one route. FastAPI 0.165 keeps the prefix of an included router
+    in a context of its own.
     """
     context = (scope.get("fastapi") or {}).get("effective_route_context") if "fastapi" in scope else None
-    for route in (getattr(context, "path_format", None), getattr(scope.get("route"), "path", None)):
-        if isinstance(route, str):
-            return f"{str(scope.get('root_path') or '').rstrip('/')}{route}"
-    return path
+    route = scope.get("route")
+    is_mount = "app_root_path" in scope if route is None else hasattr(route, "routes")
+    for found in (
+        getattr(context, "path_format", None),
+        None if is_mount else getattr(route, "path", None),
+        scope.get("path_template"),
+        "/{path}" if is_mount else None,
+    ):
+        if isinstance(found, str):
+            return f"{str(scope.get('root_path') or '').rstrip('/')}{found}"
+    return None
 
 
 abandoned: SharedTimer[Abandoned] = SharedTimer(_UNTIL_WARNED, _warn, is_exact=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -31,12 +33,17 @@ class SharedTimer(Generic[_Thing]):
 
     With `is_exact` not before so many seconds, and within half as many again: three timers of half the seconds. (No
     clock costs as little.)
+
+    Calls it with at most `a_turn` things in one turn of the event loop: thousands of exchanges may have begun at once.
     """
 
-    def __init__(self, seconds: float, callback: Callback[_Thing], is_exact: bool = False) -> None:
+    def __init__(
+        self, seconds: float, callback: Callback[_Thing], is_exact: bool = False, a_turn: int = sys.maxsize
+    ) -> None:
         self.seconds = seconds
         self._callback = callback
         self._is_exact = is_exact
+        self._a_turn = a_turn
         # By the identity of the loop's token, since a WeakKeyDictionary costs as much as all the rest. The loop's own
         # timer holds what waits, so that both go when a loop ends before its timers.
         self._waiting: dict[int, weakref.ref[_Waiting[_Thing]]] = {}
@@ -88,6 +95,13 @@ class SharedTimer(Generic[_Thing]):
         else:
             self._waiting.pop(id(token), None)
             self._recent = lambda: None
+        self._call(things, backend, token)
+
+    def _call(self, things: dict[_Thing, Any], backend: Backend, token: Any) -> None:
+        if len(things) > self._a_turn:
+            rest = things  # of which some may be removed before their turn
+            things = {thing: rest.pop(thing) for thing in [*itertools.islice(rest, self._a_turn)]}
+            backend.call_soon(functools.partial(self._call, rest, backend, token))
         try:
             self._callback(things, backend, token)
         except Exception:  # asyncio would only report it to its exception handler, trio would end the run

@@ -32,20 +32,26 @@ class EndedExchange:
     policy: Policy
 
     def __init__(self, exchange: Exchange, policy: Policy) -> None:
-        self.exchange = exchange
+        self.exchange: Exchange = exchange
         self.policy = policy
 
 
 def ended(connection: Connection) -> Any:
     """What the scope has under `KEY` once the exchange of `connection` is over."""
-    exchange, parts = connection.exchange(), connection.parts
-    if exchange is None or (parts.outer is None and parts.before is not None):  # a sub-request with the same scope
-        return parts.before
+    exchange, before = connection.exchange(), connection.parts.before
+    if exchange is None or before is not None:  # of an inner install; of a sub-request with the same scope
+        return before
     return EndedExchange(exchange, connection.options.policy)
 
 
 def connection(exchange: Any) -> ClientConnection:
-    """The handler's view of its client, from a scope, or from an object that has one (`request`, `websocket`).
+    """A handler's view of its client, from a scope, or from an object that has one (`request`, `websocket`).
+
+    In an endpoint of any framework::
+
+        client = disconnect_mw.connection(request)
+        async with client.shield():
+            await database.commit()
 
     The middleware may stand anywhere around the caller. Raises `LookupError` if it stands nowhere around it, and
     `TypeError` for an object that has no scope.
@@ -72,7 +78,7 @@ def _watch(root: Connection) -> None:
 
 
 class ClientConnection:
-    """The client of one exchange.
+    """A handler's view of its client, made by `disconnect_mw.connection(request)`.
 
     From the first time that `connected` or `disconnect` is asked, the middleware checks for a disconnect even if the
     app does not call `receive`: after 50 to 75 ms, then once a second; once nothing but the disconnect can come, a task
@@ -101,7 +107,7 @@ class ClientConnection:
 
     @property
     def disconnect(self) -> Disconnect | None:
-        """The record of the disconnect, once it is known. May be asked from any thread."""
+        """The record of the disconnect, once it is known; None while the client is there. From any thread."""
         found = self._found
         if isinstance(found, EndedExchange):
             return found.exchange.disconnect
@@ -116,7 +122,7 @@ class ClientConnection:
 
     @property
     def exchange(self) -> Exchange | None:
-        """The record of the exchange, once the app has ended, if its client had left before."""
+        """The record of the exchange, once the app has ended, if its client had left before; else None."""
         found = self._found
         if isinstance(found, Connection):
             return found.root.exchange()
@@ -124,7 +130,7 @@ class ClientConnection:
 
     @property
     def policy(self) -> Policy:
-        """What becomes of the app when its client leaves. It can be set until then.
+        """The policy of this exchange: what becomes of the app when its client leaves. It can be set until then.
 
         Setting it to another policy raises `ClientDisconnected` once the client has left: an app that lets that out
         ends quietly. It raises `TypeError` or `ValueError` for a value that is no policy, and does nothing when the
@@ -151,7 +157,9 @@ class ClientConnection:
             _watch(root)
 
     async def wait_disconnected(self) -> Disconnect | None:
-        """Wait until the client has left. None if the exchange ends, or the response is complete, without that.
+        """Wait until the client has left, and return the record of that.
+
+        Returns None if the exchange ends, or the response is complete, with the client there.
 
         To be awaited on the event loop that runs the exchange; raises `RuntimeError` on another one.
         """
@@ -183,11 +191,16 @@ class ClientConnection:
     ) -> DisconnectCallback:
         """Call `callback(*arguments)` once, when the client leaves; at once if it has left already. From any thread.
 
-        This stops what cannot be cancelled, the work of a thread: `with client.on_disconnect(connection.interrupt):`.
+        This stops what cannot be cancelled, the work of a thread::
+
+            with client.on_disconnect(database.interrupt):
+                rows = database.execute(query)
+
         It is called on the event loop of the exchange, and must return soon; or, `in_thread`, in one of 32 threads that
         are there for this, for what blocks. If it returns an awaitable, that is awaited in a task of its own. What it
-        raises is logged, and changes nothing. It is not called if the exchange ends, or the response is complete, with
-        the client there. Where the exchange has ended without its client, it is called in the caller's thread.
+        raises is logged, and changes nothing; but `SystemExit` and `KeyboardInterrupt` end the loop, as anywhere on it.
+        It is not called if the exchange ends, or the response is complete, with the client there. Where the exchange
+        has ended without its client, it is called in the caller's thread.
 
         Returns a handle: `cancel()`, or leaving it as a context manager, has it not called any more. Raises `TypeError`
         for what is no function, and for an async one with `in_thread`.
@@ -205,7 +218,7 @@ class ClientConnection:
         return handle
 
     def shield(self) -> Shield:
-        """`async with client.shield():` a block that is not cancelled in the middle because the client has left.
+        """A block that is not cancelled in the middle because the client has left: `async with client.shield():`.
 
         The cancellation by this middleware comes at the end of the block. So does the disconnect for other tasks that
         wait to receive it, since frameworks cancel on it: Starlette ends a stream, Quart and Django everything. Once

@@ -20,6 +20,10 @@ from ._timers import SharedTimer
 _UNTIL_FIRST_CHECK = 0.05
 _BETWEEN_CHECKS = 1.0
 
+# Checks in one turn of an event loop, at most: the first of an exchange may find that its client has left.
+_FIRST_CHECKS_A_TURN = 4
+_CHECKS_A_TURN = 64
+
 Check = Callable[[contextvars.Context], None]
 
 
@@ -72,10 +76,12 @@ def _check_again(watchers: dict[Watcher, Any], backend: Backend, token: Any) -> 
         watcher.check_again(backend, token)
 
 
-first_checks: SharedTimer[Watched] = SharedTimer(_UNTIL_FIRST_CHECK, _check_first, is_exact=True)
+first_checks: SharedTimer[Watched] = SharedTimer(
+    _UNTIL_FIRST_CHECK, _check_first, is_exact=True, a_turn=_FIRST_CHECKS_A_TURN
+)
 """Exchanges that have not been checked yet, each with its context. Nearly all are over before."""
 
-_checks: SharedTimer[Watcher] = SharedTimer(_BETWEEN_CHECKS, _check_again)
+_checks: SharedTimer[Watcher] = SharedTimer(_BETWEEN_CHECKS, _check_again, a_turn=_CHECKS_A_TURN)
 
 
 class Waiting(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 from . import _messages
 from ._connection import Connection
 from ._errors import is_lost_websocket_error
-from ._messages import CLOSE_REMAINING, HANDSHAKE_REMAINING, Message, after_websocket, field
+from ._messages import CLOSE_REMAINING, DENIAL_BODY_REMAINING, HANDSHAKE_REMAINING, Message, after_websocket, field
 from ._records import Phase
 from ._spec_version import replace_version, right_version, stated_version
 from ._state import Body, Cause, Listener
@@ -34,6 +34,8 @@ class WebSocketConnection(Connection):
     def _before_send(self, message: Mapping[str, Any]) -> None:
         if self._remaining:  # else complete, or muted
             self._remaining = after_websocket(self._remaining, message)
+            if self._remaining is DENIAL_BODY_REMAINING:
+                self._start = message
             if not self._remaining and self.reader is not None:
                 self.reader.stop_reading()  # granian's send waits as long as any task is in its receive
 
@@ -87,4 +89,6 @@ class WebSocketConnection(Connection):
         return {"type": self.DISCONNECT, "code": 1006, "reason": ""}
 
     def _phase(self) -> Phase:
+        if self._remaining is DENIAL_BODY_REMAINING:
+            return "during the response"
         return "before the handshake" if self._remaining is HANDSHAKE_REMAINING else "while open"

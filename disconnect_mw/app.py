@@ -9,4 +9,5 @@ from __future__ import annotations
 from ._environment import load_app
 from ._middleware import DisconnectMiddleware
 
-app = DisconnectMiddleware(load_app())
+app: DisconnectMiddleware = DisconnectMiddleware(load_app())
+"""The app that the server is to be given."""

@@ -12,9 +12,9 @@ from ._view import connection as _connection
 
 
 async def client_connection(connection: HTTPConnection) -> ClientConnection:
-    """Return `disconnect_mw.connection(request)`; for HTTP and WebSocket endpoints."""
+    """The dependency behind `Client`: `disconnect_mw.connection(request)`, for HTTP and WebSocket endpoints."""
     return _connection(connection)
 
 
 Client = Annotated[ClientConnection, Depends(client_connection)]
-"""The type of an endpoint's parameter that is to be a `ClientConnection`."""
+"""Annotates a parameter of an endpoint, `client: Client`: FastAPI gives it the `ClientConnection` of its exchange."""

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from prometheus_client import multiprocess
+try:
+    from prometheus_client import multiprocess
+except ImportError:
+    raise SystemExit("This example needs prometheus-client: pip install prometheus-client") from None
 
 worker_class = "asgi"
 workers = 2

@@ -1,27 +1,17 @@
-"""python-socketio: `uvicorn socketio_app:app`. A client that leaves comes to `disconnect()`, as without it."""
+"""python-socketio: `uvicorn socketio_app:app`. Sentry, tracing and metrics go around this `app`.
 
-import asyncio
+A client that leaves comes to `disconnect()`, as without it. Over long polling Engine.IO takes a cut POST for a whole
+one, and logs what it cannot read of it: `install()` has its logger drop that.
+"""
 
 from disconnect_mw import DisconnectMiddleware
+from disconnect_mw.observe.logging import install
 
 try:
     import socketio
+    from endpoints.socketio import server
 except ImportError:
     raise SystemExit("This example needs python-socketio: pip install python-socketio uvicorn websockets") from None
 
-server = socketio.AsyncServer(async_mode="asgi")
-
-
-@server.event
-async def work(sid):
-    await server.emit("tick", to=sid)
-
-
-@server.event
-async def disconnect(sid, reason):
-    await asyncio.sleep(0.1)
-    print("the stream has stopped", flush=True)
-
-
-# Around the app, and inside of Sentry, tracing and metrics.
 app = DisconnectMiddleware(socketio.ASGIApp(server))
+install()

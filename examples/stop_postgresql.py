@@ -1,14 +1,23 @@
-"""A query of PostgreSQL, in a thread, that ends when its client leaves."""
+"""A query of PostgreSQL, in a thread, that ends when its client leaves.
+
+`DATABASE=postgresql://… uvicorn stop_postgresql:app`, GET /sleep/60.
+"""
 
 from __future__ import annotations
 
 import os
 
-import psycopg
-from fastapi import FastAPI, Response
-
 from disconnect_mw import DisconnectMiddleware
-from disconnect_mw.fastapi import Client
+
+try:
+    import psycopg
+    from fastapi import FastAPI, Response
+
+    from disconnect_mw.fastapi import Client
+except ImportError:
+    raise SystemExit('This example needs psycopg and FastAPI: pip install "psycopg[binary]" fastapi uvicorn') from None
+if "DATABASE" not in os.environ:
+    raise SystemExit("This example needs a database: set DATABASE to its URL, postgresql://…")
 
 app = FastAPI()
 app.add_middleware(DisconnectMiddleware)

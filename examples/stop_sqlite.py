@@ -1,13 +1,32 @@
-"""A query of SQLite, in a thread, that ends when its client leaves."""
+"""A query of SQLite, in a thread, that ends when its client leaves.
+
+    DISCONNECT_MW_LOG=info uvicorn stop_sqlite:app
+
+A query that would take hours ends with its client, and the thread is free:
+
+    curl --max-time 1 http://127.0.0.1:8000/count/1000000000000
+
+        counting
+        interrupted
+        INFO:     client disconnected: GET /count/1000000000000 from ..., before the response: ... and returned
+
+    curl http://127.0.0.1:8000/count/1000
+
+        1000
+"""
 
 from __future__ import annotations
 
 import sqlite3
 
-from fastapi import FastAPI, Response
-
 from disconnect_mw import DisconnectMiddleware
-from disconnect_mw.fastapi import Client
+
+try:
+    from fastapi import FastAPI, Response
+
+    from disconnect_mw.fastapi import Client
+except ImportError:
+    raise SystemExit("This example needs FastAPI: pip install fastapi uvicorn") from None
 
 app = FastAPI()
 app.add_middleware(DisconnectMiddleware)

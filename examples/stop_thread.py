@@ -1,19 +1,23 @@
-"""Work of our own, in a thread, that ends when its client leaves."""
+"""Work of our own, in a thread, that ends when its client leaves: `uvicorn stop_thread:app`, GET /jobs/1000."""
 
 from __future__ import annotations
 
 import threading
 
-from fastapi import FastAPI, Response
-
 from disconnect_mw import DisconnectMiddleware
-from disconnect_mw.fastapi import Client
+
+try:
+    from fastapi import FastAPI, Response
+
+    from disconnect_mw.fastapi import Client
+except ImportError:
+    raise SystemExit("This example needs FastAPI: pip install fastapi uvicorn") from None
 
 app = FastAPI()
 app.add_middleware(DisconnectMiddleware)
 
 
-@app.get("/work/{steps}")
+@app.get("/jobs/{steps}")
 def work(steps: int, client: Client) -> Response:
     has_left = threading.Event()
     with client.on_disconnect(has_left.set):

@@ -1,15 +1,24 @@
-"""A gateway, in a thread, that leaves its upstream when its own client leaves."""
+"""A gateway, in a thread, that leaves its upstream when its own client leaves.
+
+`UPSTREAM=http://… uvicorn stop_upstream:app`, GET /answer.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
 
-import httpx
-from fastapi import FastAPI, Response
-
 from disconnect_mw import DisconnectMiddleware
-from disconnect_mw.fastapi import Client
+
+try:
+    import httpx
+    from fastapi import FastAPI, Response
+
+    from disconnect_mw.fastapi import Client
+except ImportError:
+    raise SystemExit("This example needs httpx and FastAPI: pip install httpx fastapi uvicorn") from None
+if "UPSTREAM" not in os.environ:
+    raise SystemExit("This example needs an upstream: set UPSTREAM to its URL, http://…")
 
 app = FastAPI()
 app.add_middleware(DisconnectMiddleware)

@@ -1,15 +1,18 @@
-"""An app with the bill: at /departures/ at any time, and in the log when it shuts down."""
+"""An app with the bill: `uvicorn summary_app:app`. At /departures/ at any time, and on stderr when it shuts down."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI
-from fastapi.responses import StreamingResponse
-
 from disconnect_mw import DisconnectMiddleware
 from disconnect_mw.observe import summary
+
+try:
+    from fastapi import FastAPI
+    from fastapi.responses import StreamingResponse
+except ImportError:
+    raise SystemExit("This example needs FastAPI: pip install fastapi uvicorn") from None
 
 app = FastAPI()
 app.add_middleware(DisconnectMiddleware)

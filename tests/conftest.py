@@ -38,6 +38,7 @@ SLOW = [
     for name in (
         "real",
         "test_benchmarks.py",
+        "test_check.py",
         "test_demo.py",
         "test_enumerated.py",
         "test_testing_check.py",

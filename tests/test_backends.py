@@ -43,7 +43,8 @@ def drive(coroutine: Any, steps: int = 100) -> Any:
     raise AssertionError(f"{coroutine} goes on after {steps} steps")
 
 
-def test_an_app_that_is_driven_by_hand_gets_through_a_departure() -> None:
+@pytest.mark.parametrize("installs", [1, 2])
+def test_an_app_that_is_driven_by_hand_gets_through_a_departure(installs: int) -> None:
     sent: list[Any] = []
     incoming = [REQUEST, DISCONNECT]
 
@@ -59,7 +60,10 @@ def test_an_app_that_is_driven_by_hand_gets_through_a_departure() -> None:
         assert await receive() == DISCONNECT
         await send(CHUNK)
 
-    drive(DisconnectMiddleware(app)(http_scope(), receive, send))
+    installed: Any = app
+    for _ in range(installs):
+        installed = DisconnectMiddleware(installed)
+    drive(installed(http_scope(), receive, send))
     assert sent == [START, EMPTY_FINAL]
 
 
@@ -131,6 +135,25 @@ def test_a_read_by_hand_that_ends_after_the_departure_is_known_answers_it() -> N
     drive(DisconnectMiddleware(app)(http_scope(), receive, send))
 
 
+def test_a_read_by_hand_that_is_given_up_keeps_no_other_from_the_server() -> None:
+    incoming = [REQUEST]
+
+    async def receive() -> Any:
+        while not incoming:
+            await pause()
+        return incoming.pop(0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert await receive() == REQUEST
+        reading = receive()
+        reading.send(None)
+        reading.close()
+        incoming.append(DISCONNECT)
+        assert await receive() == DISCONNECT
+
+    drive(DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer.send))
+
+
 @pytest.mark.anyio
 async def test_where_nobody_tests_nothing_stands_between(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_middleware, "inside", None)
@@ -147,6 +170,18 @@ async def test_where_nobody_tests_nothing_stands_between(monkeypatch: pytest.Mon
 def test_without_trio_none_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "trio")
     assert not _backends.is_trio_running()
+
+
+def test_a_trio_that_is_being_imported_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio", types.ModuleType("trio"))
+    assert not _backends.is_trio_running()
+
+
+def test_without_asyncio_nothing_is_a_queue_or_a_cancellation_of_its(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, cancellation = asyncio.Queue[None](), asyncio.CancelledError()
+    assert _backends.is_asyncio_queue(queue) and _backends.is_cancelled_error(cancellation)
+    monkeypatch.delitem(sys.modules, "asyncio")
+    assert not (_backends.is_asyncio_queue(queue) or _backends.is_cancelled_error(cancellation))
 
 
 def test_without_asyncio_there_is_no_loop() -> None:
@@ -534,3 +569,8 @@ def test_an_app_that_callbacks_of_asyncio_drive_is_served() -> None:
 
     asyncio.run(main())
     assert sent == [START, EMPTY_FINAL]
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
+def test_an_exit_counts_as_a_cancellation_by_others(error: BaseException) -> None:
+    assert ASYNCIO.split_cancellation(error) == (error, None)

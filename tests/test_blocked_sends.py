@@ -95,6 +95,13 @@ async def test_a_send_that_is_blocked_wakes_when_the_disconnect_is_known(listens
         assert [outcome.__cause__ for outcome in outcomes] == [None] * 2
 
 
+def test_where_no_such_server_is_loaded_none_can_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    for modules, can_block in ((("not.loaded",), False), (("not.loaded", "asyncio"), True)):
+        monkeypatch.setattr(_blocked_sends, "BLOCKING", modules)
+        monkeypatch.setattr(_blocked_sends, "_modules", (0, False))
+        assert _blocked_sends.can_block() is can_block
+
+
 async def through_a_generator(send: Any) -> AsyncGenerator[None, None]:
     await send(CHUNK)
     yield

@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
 
-from disconnect_mw import DisconnectMiddleware, connection
+from disconnect_mw import DisconnectMiddleware, _telling, connection
 
+from .support.apps import through
 from .support.messages import CHUNK, DISCONNECT, REQUEST, START, http_scope
 from .support.records import ended
-from .support.serving import on_asyncio
+from .support.serving import on_asyncio, turns
 
 FIRST = {"type": "http.request", "body": b"part", "more_body": True}
 
@@ -97,6 +100,60 @@ async def test_a_departure_is_told_before_and_after_the_first_check(
     assert not connection(scope).connected
 
 
+async def cancelled_again(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel)  # in the turn in which the edge finds out
+
+
+@pytest.mark.parametrize("policy", ["mute", "finish", "cancel", "raise"])
+async def test_a_departure_is_told_where_the_server_cancels_twice(
+    policy: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """echocorn does. Nothing is left of the exchange: no timer would find one that is over."""
+    caplog.set_level("INFO", logger="disconnect_mw")
+    waiting = _recorded(monkeypatch, _telling.abandoned)
+    scope, told = await play(cancelled_again, Server([REQUEST]), 0.15, "cancels, then tells", policy=policy)
+    assert [disconnect.phase for disconnect in told] == ["before the response"]
+    assert ended(scope) == "cancelled"
+    assert len(caplog.records) == 1
+    assert not any(waiting)
+
+
+def _recorded(monkeypatch: pytest.MonkeyPatch, timer: Any) -> list[dict[Any, Any]]:
+    """What the timer's `add` will return: the exchanges that wait for it."""
+    waiting: list[dict[Any, Any]] = []
+    add = timer.add
+
+    def recorded(*arguments: Any) -> dict[Any, Any]:
+        waiting.append(add(*arguments))
+        return waiting[-1]
+
+    monkeypatch.setattr(timer, "add", recorded)
+    return waiting
+
+
+async def test_a_base_exception_of_the_servers_receive_passes_the_edge() -> None:
+    class Stop(BaseException):
+        pass
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise asyncio.CancelledError
+
+    def stop() -> Any:
+        raise Stop
+
+    server = Server([REQUEST], stop)
+    server.leave()
+    with pytest.raises(Stop):
+        await DisconnectMiddleware(app, policy="cancel")(http_scope(), server.receive, server.send)
+
+
 async def test_a_cancellation_without_a_departure_is_none() -> None:
     """And the server's `receive` is not cancelled: gunicorn's `asgi` worker would take the client for gone."""
     server = Server([REQUEST])
@@ -104,6 +161,40 @@ async def test_a_cancellation_without_a_departure_is_none() -> None:
     scope, told = await play(reads_its_body, server, 0.01, "tells, then cancels")
     assert (told, server.reads, server.closed) == ([], 2, 1)
     assert connection(scope).connected
+
+
+async def test_a_cancel_scope_of_middleware_outside_has_nothing_read() -> None:
+    """It is not the server that has cancelled the app, and what would be read in the scope is lost."""
+    server = Server([REQUEST])
+    with anyio.move_on_after(0.01) as scope:
+        await DisconnectMiddleware(reads_its_body, policy="cancel")(http_scope(), server.receive, server.send)
+    assert (scope.cancelled_caught, server.reads) == (True, 1)
+
+
+async def test_a_receive_of_middleware_that_opens_a_group_of_tasks_is_not_called_at_the_end() -> None:
+    server = Server([REQUEST])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="No response returned"):
+        inner = DisconnectMiddleware(app, policy="cancel")
+        await BaseHTTPMiddleware(inner, through)(http_scope(), server.receive, server.send)
+    await turns()
+    assert server.reads == 1
+
+
+async def test_nothing_is_read_for_an_app_that_has_failed() -> None:
+    server = Server([REQUEST])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await DisconnectMiddleware(app, policy="cancel")(http_scope(), server.receive, server.send)
+    assert server.reads == 1
 
 
 async def test_nothing_is_read_of_a_body_that_the_app_has_not_asked_for() -> None:
@@ -121,8 +212,9 @@ async def test_a_receive_that_raises_tells_nothing() -> None:
 
 
 async def test_a_message_that_is_no_disconnect_tells_nothing() -> None:
-    _, told = await play(reads_its_body, Server([REQUEST], lambda: dict(FIRST)), 0.01, "tells, then cancels")
-    assert told == []
+    server = Server([REQUEST], lambda: dict(FIRST))
+    _, told = await play(reads_its_body, server, 0.01, "tells, then cancels")
+    assert (told, server.reads) == ([], 2)
 
 
 async def test_an_app_that_has_ended_pushes_out_no_orphan() -> None:

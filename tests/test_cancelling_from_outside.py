@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -197,8 +198,9 @@ async def test_a_cancel_scope_around_the_server_is_heard_in_the_middle_of_the_cl
 
 
 @on_asyncio
-async def test_ours_waits_until_somebody_elses_is_taken_back() -> None:
+async def test_ours_waits_until_somebody_elses_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The two could not be told apart."""
+    monkeypatch.setattr(_asyncio, "_UNTIL_SWALLOWED", 3600.0)
     far = http()
     steps: list[str] = []
 
@@ -270,28 +272,41 @@ SLOW = 0.08
 """Seconds that a clean-up takes: longer than until our cancellation would be tried again."""
 
 
-async def forever(cleaned_up: list[str]) -> None:
+class CleanUp:
+    """In which the client leaves: how many have begun, and how many have come to their end."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self.leave = leave
+        self.begun = self.whole = 0
+
+    async def run(self) -> None:
+        self.begun += 1
+        self.leave()
+        await asyncio.sleep(SLOW)
+        self.whole += 1
+
+
+async def forever(clean_up: CleanUp) -> None:
     try:
         await asyncio.Event().wait()
     finally:
-        await asyncio.sleep(SLOW)
-        cleaned_up.append("whole")
+        await clean_up.run()
 
 
-async def in_timeout(cleaned_up: list[str]) -> None:
+async def in_timeout(clean_up: CleanUp) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.01):
-            await forever(cleaned_up)
+            await forever(clean_up)
 
 
-async def in_timeout_of_a_stack(cleaned_up: list[str]) -> None:
+async def in_timeout_of_a_stack(clean_up: CleanUp) -> None:
     with contextlib.suppress(TimeoutError):
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(asyncio.timeout(0.01))
-            await forever(cleaned_up)
+            await forever(clean_up)
 
 
-async def in_timeout_of_a_generator(cleaned_up: list[str]) -> None:
+async def in_timeout_of_a_generator(clean_up: CleanUp) -> None:
     @contextlib.asynccontextmanager
     async def limited() -> Any:
         async with asyncio.timeout(0.01):
@@ -299,15 +314,15 @@ async def in_timeout_of_a_generator(cleaned_up: list[str]) -> None:
 
     with contextlib.suppress(TimeoutError):
         async with limited():
-            await forever(cleaned_up)
+            await forever(clean_up)
 
 
-async def in_wait_for(cleaned_up: list[str]) -> None:
+async def in_wait_for(clean_up: CleanUp) -> None:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(forever(cleaned_up), 0.01)
+        await asyncio.wait_for(forever(clean_up), 0.01)
 
 
-async def in_group(cleaned_up: list[str]) -> None:
+async def in_group(clean_up: CleanUp) -> None:
     async def fail() -> None:
         await asyncio.sleep(0.01)
         raise ValueError
@@ -315,25 +330,24 @@ async def in_group(cleaned_up: list[str]) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(fail())
-            group.create_task(forever(cleaned_up))
+            group.create_task(forever(clean_up))
             await asyncio.Event().wait()
     except* ValueError:
         pass
 
 
-async def in_anyio_scope(cleaned_up: list[str]) -> None:
+async def in_anyio_scope(clean_up: CleanUp) -> None:
     with anyio.move_on_after(0.01):
         try:
             await asyncio.Event().wait()
         finally:
             with anyio.CancelScope(shield=True):
-                await asyncio.sleep(SLOW)
-                cleaned_up.append("whole")
+                await clean_up.run()
 
 
-async def in_anyio_group(cleaned_up: list[str]) -> None:
+async def in_anyio_group(clean_up: CleanUp) -> None:
     async with anyio.create_task_group() as group:
-        group.start_soon(in_anyio_scope, cleaned_up)
+        group.start_soon(in_anyio_scope, clean_up)
         await anyio.sleep(0.01)
         group.cancel_scope.cancel()
 
@@ -355,13 +369,11 @@ async def test_what_a_scope_of_the_app_has_ended_cleans_up_before_ours_comes(sco
     """Else that scope takes ours for its own, or ours comes out with it (case `cancel_lost_in_apps_own_timeout`)."""
     far = http()
     http_scope = far.scope()
-    cleaned_up: list[str] = []
+    clean_up = CleanUp(far.leave)
 
     async def app(_: Any, receive: Any, send: Any) -> None:
         await receive()
-        asyncio.get_running_loop().call_later(0.03, far.leave)
-        await scope(cleaned_up)
-        assert far.has_left
+        await scope(clean_up)
         await asyncio.Event().wait()
 
     async def server() -> int:
@@ -371,7 +383,7 @@ async def test_what_a_scope_of_the_app_has_ended_cleans_up_before_ours_comes(sco
     assert await asyncio.wait_for(server(), SECONDS) == 0
     assert ended(http_scope) == "cancelled"
     if scope is not in_wait_for or sys.version_info >= (3, 12):  # before, it leaves its task when it is cancelled
-        assert cleaned_up == ["whole"]
+        assert (clean_up.begun, clean_up.whole) == (1, 1)
 
 
 @on_asyncio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import logging
 import os
@@ -24,20 +25,23 @@ import pytest
 import uvicorn
 
 import disconnect_mw
+from disconnect_mw import _throw_away
 from disconnect_mw.__main__ import main
-from disconnect_mw._demo import environment as environment_module
 from disconnect_mw._demo import run as run_module
 from disconnect_mw._demo import server as server_module
 from disconnect_mw._demo.app import serve
 from disconnect_mw._demo.environment import this_environment, throw_away_environment
-from disconnect_mw._demo.report import Report
+from disconnect_mw._demo.report import _NEXT, Report, make_console
 from disconnect_mw._demo.run import play
 from disconnect_mw._demo.scenes import SCENES, Evidence, Scene, faults
 from disconnect_mw._demo.server import DemoError, Server
+from disconnect_mw._environment import APP, LOG
 
 PACKAGE = Path(disconnect_mw.__file__).parent
-EVENTS, *_, FEED = SCENES
+UPLOAD, FEED, *_, EVENTS = SCENES
 SECONDS = 60.0  # no wait here is longer
+
+PLAIN = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR", "NO_COLOR")}
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs /bin/sh and signals")
 
@@ -54,7 +58,7 @@ def demo(*arguments: str, directory: Path) -> subprocess.Popen[str]:
             stderr=subprocess.PIPE,
             text=True,
             cwd=directory,
-            env={**os.environ, "PYTHONPATH": import_path, "TMPDIR": str(directory)},
+            env={**PLAIN, "PYTHONPATH": import_path, "TMPDIR": str(directory)},
         )
     finally:
         signal.signal(signal.SIGINT, before)
@@ -68,23 +72,25 @@ class Terminal(io.StringIO):
 # The main job
 
 
-def test_the_demo_shows_both_sides_within_15_seconds_in_80_columns(tmp_path: Path) -> None:
-    started = time.monotonic()
+def test_the_demo_shows_both_sides_in_80_columns(tmp_path: Path) -> None:
     process = demo("demo", directory=tmp_path)
     output, errors = process.communicate(timeout=SECONDS)
     assert (process.returncode, errors) == (0, ""), output
-    assert time.monotonic() - started < 15
     assert max(map(len, output.splitlines())) <= 80
     assert "\033" not in output
     assert f"uvicorn {uvicorn.__version__} " in output
     assert f"disconnect-mw {disconnect_mw.__version__} " in output
     assert all(scene.title in output for scene in SCENES)
-    # What hurts today, and its absence.
-    assert re.search(r"the log +2 ERRORs, 2 tracebacks +no ERROR, 2 INFO lines", output)
-    assert "starlette.requests.ClientDisconnect" in output
-    assert re.search(r"the app's work +saved, not mailed +saved, mailed", output)
-    assert "INFO: disconnect_mw: client disconnected: GET /report from 127.0.0.1" in output
-    assert output.endswith("With the middleware everything was as promised.\n")
+    # What hurts today, and its absence, first.
+    first = output[: output.index(FEED.title)]
+    assert UPLOAD.title in first
+    assert re.search(r"log +2 ERRORs, 2 tracebacks +no ERROR, 2 INFO lines", first)
+    traceback = r"Traceback \(most recent call last\):\n +\.\.\. \d+ lines\n +starlette.requests.ClientDisconnect\n"
+    assert re.search(traceback, first)
+    assert "INFO:     disconnect_mw: client disconnected: POST /upload from" in first
+    assert re.search(r"app +computed, cleaned up +stopped, cleaned up", output)
+    assert "disconnect_mw: client disconnected: GET /report from 127.0.0.1" in " ".join(output.split())
+    assert "With the middleware everything was as promised.\n\nWhat to do next\n" in output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -99,7 +105,8 @@ def test_a_middleware_that_does_nothing_makes_the_exit_status_1(tmp_path: Path) 
     assert max(map(len, output.splitlines())) <= 80
     verdict = output[output.index("With the middleware this was not as promised:") :]
     assert "events: 0 INFO lines for 2 clients that left" in verdict
-    assert "report: 'saved, not mailed', not 'saved, mailed'" in verdict
+    assert "answer: 'computed, cleaned up', not 'stopped, cleaned up'" in verdict
+    assert "What to do next" not in verdict
     assert re.search(r"upload: [1-9]\d* ERROR lines and [1-9]\d* tracebacks in the log", verdict)
 
 
@@ -122,9 +129,16 @@ def test_the_demo_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
 # The command line
 
 
-def test_without_a_command_it_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_it_shows_what_one_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it shows has the names of what there is."""
     assert main([]) == 0
-    assert "demo" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert re.search(r"^    demo  ", shown, re.MULTILINE)
+    assert max(map(len, shown.splitlines())) <= 80 + len("on every ASGI server.")  # one line of the package's own
+    assert "from disconnect_mw import DisconnectMiddleware" in shown
+    assert set(re.findall(r"DISCONNECT_MW_\w+", shown)) == {LOG, APP}
+    assert importlib.util.find_spec("disconnect_mw.app") is not None
+    assert "asgi_visit(app, HTTPClient(" in shown
 
 
 @pytest.mark.parametrize(
@@ -195,7 +209,11 @@ def test_a_reader_that_has_seen_enough_is_no_traceback(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("missing", "named"),
-    [({"uvicorn"}, "uvicorn, which is"), ({"uvicorn", "starlette"}, "uvicorn, starlette, which are")],
+    [
+        ({"uvicorn"}, "uvicorn, which is"),
+        ({"uvicorn", "starlette"}, "starlette, uvicorn, which are"),
+        ({"rich"}, "rich, which is"),
+    ],
 )
 def test_a_missing_extra_is_named(
     missing: set[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -237,7 +255,7 @@ def test_another_uvicorn_is_shown_in_a_throw_away_environment(
     )
     assert main(["demo", "--uvicorn", version]) == 0
     output = capsys.readouterr().out
-    assert output.startswith(f"Installing uvicorn {version} in a throw-away environment (uv) ...\n... ")
+    assert re.match(rf"Installing uvicorn {version} in a throw-away environment \(uv\): \d+ s\n", output)
     installed = (tmp_path / "installed").read_text().split()
     websockets = "websockets<14" if version == "0.13.4" else "websockets"
     assert installed[-5:] == [f"uvicorn=={version}", "starlette", "asgiref", "httptools", websockets]
@@ -300,25 +318,22 @@ def test_without_uv_it_is_venv_and_pip(
     pip.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    output = io.StringIO()
+    output = Terminal()
     with pytest.raises(DemoError, match=told):
-        throw_away_environment("9.9.9", tmp_path, output)
+        throw_away_environment("9.9.9", tmp_path, make_console(output))
     assert "(venv and pip) ..." in output.getvalue()
 
 
 @posix_only
 def test_an_installation_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal the seconds are counted in one line meanwhile."""
+    """On a terminal something moves meanwhile."""
     fake_uv(tmp_path, monkeypatch, make="exec sleep 60", install="exit 0")
-    monkeypatch.setattr(environment_module, "_SECONDS_TO_INSTALL", 0.3)
-    monkeypatch.setattr(environment_module, "_SECONDS_BETWEEN_SIGNS", 0.1)
+    monkeypatch.setattr(_throw_away, "SECONDS_TO_INSTALL", 0.3)
+    monkeypatch.setattr(_throw_away, "_SECONDS_BETWEEN_SIGNS", 0.1)
     output = Terminal()
     with pytest.raises(DemoError, match="was not installed within 0 s: try again"):
-        throw_away_environment("0.28.0", tmp_path, output)
-    shown = output.getvalue()
-    assert shown.startswith("\rInstalling uvicorn 0.28.0 in a throw-away environment (uv) ... 0 s\r")
-    assert shown.endswith(" s\n")
-    assert shown.count("\n") == 1
+        throw_away_environment("0.28.0", tmp_path, make_console(output))
+    assert "Installing uvicorn 0.28.0 in a throw-away environment (uv) ..." in output.getvalue()
 
 
 # The servers
@@ -492,7 +507,7 @@ def changed(**changes: Any) -> Evidence:
 
 
 def report_of(evidence: Evidence, output: io.StringIO) -> bool:
-    report = Report(output)
+    report = Report(make_console(output))
     report.add(EVENTS, evidence, evidence)
     return report.end()
 
@@ -533,29 +548,51 @@ def test_the_first_error_of_an_exception_group_names_what_is_in_it() -> None:
     evidence = dataclasses.replace(GOOD, log=GROUP)
     assert evidence.first_error == [
         "ERROR:    Exception in ASGI application",
+        "Exception Group Traceback (most recent call last):",
+        "  ... 4 lines",
         "uvicorn.protocols.utils.ClientDisconnected",
     ]
+    short = dataclasses.replace(GOOD, log="ERROR:    one\nValueError: two\nINFO:     three\n")
+    assert short.first_error == ["ERROR:    one", "ValueError: two"]
 
 
 def test_different_ends_are_not_shown_as_one() -> None:
     output = io.StringIO()
     report_of(changed(is_running=True), output)
-    assert "still running / stopped, ba..." in output.getvalue()
+    assert "still running / stopped, background" in " ".join(output.getvalue().split())
 
 
 @pytest.mark.parametrize(
-    ("environ", "is_coloured"),
-    [({}, True), ({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+    ("environ", "is_terminal", "is_coloured"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"FORCE_COLOR": "1"}, False, True),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"TERM": "dumb"}, True, False),
+    ],
 )
 def test_colour_is_for_terminals_that_want_it(
-    environ: dict[str, str], is_coloured: bool, monkeypatch: pytest.MonkeyPatch
+    environ: dict[str, str], is_terminal: bool, is_coloured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    terminal, plain = Terminal(), io.StringIO()
-    report_of(dataclasses.replace(GOOD, log=GROUP), terminal)
-    report_of(dataclasses.replace(GOOD, log=GROUP), plain)
-    assert ("\033[31m" in terminal.getvalue()) is is_coloured
-    assert re.sub(r"\033\[\d*m", "", terminal.getvalue()) == plain.getvalue()
+    output = Terminal() if is_terminal else io.StringIO()
+    report_of(dataclasses.replace(GOOD, log=GROUP), output)
+    assert ("\033[31m" in output.getvalue()) is is_coloured
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_it_fits_into_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words are the same in every width."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    output = io.StringIO()
+    report_of(GOOD, output)
+    lines = output.getvalue().splitlines()
+    narrowest = max(len(f"    {command}") for _, command in _NEXT)
+    assert max(map(len, lines)) <= columns
+    if columns >= narrowest:
+        assert all(f"    {command}" in lines for _, command in _NEXT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import io
+import json
 import logging
 import logging.config
 import sys
@@ -194,13 +195,25 @@ TREES: st.SearchStrategy[Any] = st.recursive(
 def is_caused(tree: Any) -> bool:
     """Whether the departure has caused all of it."""
     match tree:
-        case "ours" | "word" | ("word", _):
+        case "ours" | "word":
             return True
+        case ("word", cause):
+            return not has_bug(cause)
         case ("bug", cause):
             return is_caused(cause)
         case ("group", members):
             return all(map(is_caused, members))
     return False
+
+
+def has_bug(tree: Any) -> bool:
+    """Whether the traceback of what was raised from it shows an exception of the app's own."""
+    match tree:
+        case "cancelled":
+            return False
+        case ("group", members):
+            return any(map(has_bug, members))
+    return not is_caused(tree)
 
 
 def grown(tree: Any, ours: ClientDisconnected) -> BaseException:
@@ -320,6 +333,74 @@ async def test_a_body_that_is_cut_is_no_error_of_litestar(is_bug: bool, monkeypa
     assert "litestar" in install()
     await upload_to(app)
     assert len(told.told) == is_bug
+
+
+# Socket.IO over long polling, which takes a cut POST for a whole one
+
+
+async def ask_socketio(app: Any, method: str, session: str, messages: list[Any]) -> bytes:
+    """Make one request of a session, and return the body of the response."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0) if len(messages) > 1 else messages[0]
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = http_scope(
+        method=method,
+        path="/socket.io/",
+        query_string=f"EIO=4&transport=polling{session}".encode(),
+        headers=[(b"content-length", b"1000")],
+        client=("127.0.0.1", 1234),
+        server=("127.0.0.1", 80),
+    )
+    await DisconnectMiddleware(app)(scope, receive, send)
+    return b"".join(message.get("body", b"") for message in sent)
+
+
+class OwnJSON:
+    """A decoder of the app's own, with a bug."""
+
+    dumps = staticmethod(json.dumps)
+
+    @staticmethod
+    def loads(text: str, **options: Any) -> Any:
+        raise Bug(text)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("part", "ends", "decoder", "told"),
+    [
+        (b'42["work",{"a"', DISCONNECT, json, 0),
+        ('42["wörk'.encode()[:6], DISCONNECT, json, 0),
+        (b'42["work",{"a"', DISCONNECT, OwnJSON, 1),
+        (b'42["work",{"a"', {"type": "http.request", "body": b"}"}, json, 1),
+    ],
+    ids=["a packet", "a letter", "the app's decoder", "a client that is there"],
+)
+async def test_a_post_that_is_cut_is_no_error_of_socketio(
+    part: bytes, ends: Any, decoder: Any, told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socketio  # type: ignore[import-untyped]  # it has no types
+
+    server = socketio.AsyncServer(async_mode="asgi", json=decoder, async_handlers=False, monitor_clients=False)
+    app = socketio.ASGIApp(server)
+    records = Records()
+    monkeypatch.setattr(logging.getLogger("engineio.server"), "handlers", [records])
+    assert "engineio.server" in install()
+    whole = {"type": "http.request", "body": b"", "more_body": False}
+    opened = await ask_socketio(app, "GET", "", [whole])
+    session = "&sid=" + json.loads(opened[1:])["sid"]
+    await ask_socketio(app, "POST", session, [{**whole, "body": b"40"}])
+    records.told.clear()
+    await ask_socketio(app, "POST", session, [{"type": "http.request", "body": part, "more_body": True}, ends])
+    await asyncio.sleep(0)
+    assert [record.levelname for record in records.told if record.exc_info] == ["ERROR"] * told
+    await server.shutdown()
 
 
 # BlackSheep, one of whose tasks sends after another one has received the disconnect

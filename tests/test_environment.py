@@ -68,6 +68,11 @@ def test_an_argument_wins_and_none_is_one(monkeypatch: pytest.MonkeyPatch) -> No
     assert options_of(CancelOnDisconnect(endpoint)) == ["cancel", "mute", 2.5, 30, 7]
 
 
+def test_blanks_around_a_value_and_its_case_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, {"DISCONNECT_MW_POLICY": " Cancel\n", "DISCONNECT_MW_GRACE": " 2.5 ", "DISCONNECT_MW_LOG": " "})
+    assert options_of(DisconnectMiddleware(endpoint)) == ["cancel", "raise", 2.5, None, None]
+
+
 def test_a_grace_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, {"DISCONNECT_MW_GRACE": "inf"})
     assert options_of(DisconnectMiddleware(endpoint))[2] == math.inf
@@ -85,6 +90,14 @@ def test_a_grace_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SEND_TIMEOUT", "inf", "must be more than zero seconds; unset it for no limit, not 'inf'"),
         ("MAX_ORPHANS", "0", "must be a whole number of apps, 1 or more; unset it for no limit, not '0'"),
         ("MAX_ORPHANS", "2.5", "must be a whole number of apps, 1 or more; unset it for no limit, not '2.5'"),
+        (
+            "MAX_ORPHANS",
+            "9" * 5000,  # more digits than Python makes a number of
+            f"must be a whole number of apps, 1 or more; unset it for no limit, not '{'9' * 100}…'",
+        ),
+        ("LOG", "notset", "must be a level, 'info', or a level and a format, 'info,json', not 'notset'"),
+        ("LOG", "10", "must be a level, 'info', or a level and a format, 'info,json', not '10'"),
+        ("LOG", ",json", "must be a level, 'info', or a level and a format, 'info,json', not ',json'"),
         ("LOG", "loud", "must be a level, 'info', or a level and a format, 'info,json', not 'loud'"),
         ("LOG", "info,yaml", "must be a level, 'info', or a level and a format, 'info,json', not 'info,yaml'"),
     ],
@@ -119,7 +132,11 @@ def test_a_misspelt_variable_is_told_once(monkeypatch: pytest.MonkeyPatch, caplo
 
 @pytest.mark.parametrize(
     ("value", "level", "formatter"),
-    [("info", logging.INFO, "TextFormatter"), ("Debug, json", logging.DEBUG, "JSONFormatter")],
+    [
+        ("info", logging.INFO, "TextFormatter"),
+        ("Debug, json", logging.DEBUG, "JSONFormatter"),
+        (" INFO,JSON ", logging.INFO, "JSONFormatter"),
+    ],
 )
 def test_the_log_is_configured_without_code(
     monkeypatch: pytest.MonkeyPatch, value: str, level: int, formatter: str
@@ -188,6 +205,7 @@ def load(monkeypatch: pytest.MonkeyPatch, path: str) -> Any:
         ("served:inside.app", "app"),
         ("served:create()", "app"),
         ("served:create", "app"),
+        (" served : app\n", "app"),
         ("served:made", "made"),
         ("served:variadic", "variadic"),
     ],
@@ -203,8 +221,8 @@ def test_the_app_that_the_variable_names_is_served(monkeypatch: pytest.MonkeyPat
 @pytest.mark.usefixtures("package")
 def test_an_app_of_the_double_callable_is_no_factory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(monkeypatch, "served:OfASGI2")._app is not None
-    assert not _environment._takes_nothing(sys.modules["served"].OfASGI2)
-    assert not _environment._takes_nothing(type)  # which has no signature
+    assert not _environment.takes_nothing(sys.modules["served"].OfASGI2)
+    assert not _environment.takes_nothing(type)  # which has no signature
 
 
 @pytest.mark.usefixtures("package")
@@ -214,6 +232,21 @@ def test_an_app_of_the_double_callable_is_no_factory(monkeypatch: pytest.MonkeyP
         ("", "must be the import path of an app, as 'package.module:app', not ''"),
         ("served", "must be the import path of an app, as 'package.module:app', not 'served'"),
         ("served:", "must be the import path of an app, as 'package.module:app', not 'served:'"),
+        (" ", "must be the import path of an app, as 'package.module:app', not ''"),
+        (":app", "must be the import path of an app, as 'package.module:app', not ':app'"),
+        ("./served.py:app", "must be the import path of an app, as 'package.module:app', not './served.py:app'"),
+        ("..served:app", "must be the import path of an app, as 'package.module:app', not '..served:app'"),
+        ("inside/served:app", "must be the import path of an app, as 'package.module:app', not 'inside/served:app'"),
+        (
+            "inside\\served:app",
+            "must be the import path of an app, as 'package.module:app', not 'inside\\\\served:app'",
+        ),
+        (
+            "disconnect_mw.app:app",
+            "is 'disconnect_mw.app:app', which serves the app that it names: it must name another",
+        ),
+        ("served:app()", "is 'served:app()', which is no factory but <function app at "),
+        ("served:inside()", "is 'served:inside()', which is no factory but namespace("),
         ("serve.it:app", "is 'serve.it:app', but there is no module 'serve': look at sys.path"),
         ("served:ap", "is 'served:ap', but there is no 'ap' in 'served'"),
         ("served:inside.ap", "is 'served:inside.ap', but there is no 'ap' in 'served'"),

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import errno
 import pickle
+import queue
 import socket
 import ssl
 import traceback
@@ -13,19 +14,23 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
+import trio
 import websockets.exceptions
 from asgiref.wsgi import WsgiToAsgi
+from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException, WebSocketException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from disconnect_mw import ClientDisconnected, DisconnectMiddleware
-from disconnect_mw._errors import is_disconnect_error, remove_disconnect_errors
+from disconnect_mw._errors import is_disconnect_error, is_lost_websocket_error, remove_disconnect_errors
 
 from .support.messages import http_scope
 
@@ -197,7 +202,7 @@ WORDS = [
     WebSocketDisconnect(code=1001),
     named("django.core.exceptions", "RequestAborted")(),
     named("quart.wrappers.base", "ClientDisconnectedError")(),
-    named("werkzeug.exceptions", "ClientDisconnected")(),
+    named("werkzeug.exceptions", "ClientDisconnected", named("werkzeug.exceptions", "HTTPException"))(),
 ]
 
 
@@ -436,6 +441,219 @@ def test_the_group_that_was_raised_is_not_changed() -> None:
     assert shape(exception) == (EXCEPTIONS, "a", [ONE, (EXCEPTIONS, "b", [OWN, TWO])])
 
 
+# What the app was handling when its client left
+
+
+class Bug(Exception):
+    pass
+
+
+def raised_in(*handled: BaseException) -> BaseException:
+    """A word for the disconnect, raised in the `except` block of the last; each was raised in that of another."""
+
+    def run(*left: BaseException) -> None:
+        if not left:
+            raise ClientDisconnect
+        try:
+            raise left[0]
+        except type(left[0]):
+            run(*left[1:])
+
+    with pytest.raises(ClientDisconnect) as caught:
+        run(*handled)
+    return caught.value
+
+
+@pytest.mark.parametrize("word", WORDS, ids=repr)
+def test_a_bug_that_is_being_handled_when_the_client_leaves_passes(word: Exception) -> None:
+    """`except KeyError: report(await request.body())`: the report finds that the client has left."""
+    with pytest.raises(type(word)) as caught:
+        try:
+            raise Bug
+        except Bug:
+            raise copy.copy(word)
+    assert remove_disconnect_errors(caught.value, lambda one: one is caught.value) is caught.value
+
+
+@pytest.mark.parametrize("word", [ClientDisconnect(), WebSocketDisconnect(code=1011)], ids=repr)
+def test_a_bug_from_which_the_app_says_that_the_client_left_passes(word: Exception) -> None:
+    """`except Bug as bug: raise WebSocketDisconnect(1011) from bug`."""
+    exception = raised(copy.copy(word), raised(Bug()))
+    assert left_of(exception) is exception
+
+
+def test_a_bug_passes_however_far_behind_it_is() -> None:
+    for exception in (
+        raised_in(Bug(), TimeoutError(), ClientDisconnect()),
+        raised_in(asyncio.CancelledError(), Bug(), TimeoutError()),
+        raised(RuntimeError("read failed"), raised_in(Bug())),
+        raised_in(raised(RuntimeError(), Bug())),
+        raised_in(ExceptionGroup("tasks", [ClientDisconnect(), Bug()])),
+        raised_in(group("tasks", ClientDisconnect(), raised_in(Bug()))),
+        raised_in(raised(ExceptionGroup("tasks", [ClientDisconnect()]), Bug())),
+    ):
+        assert left_of(exception) is exception
+
+
+def test_in_a_group_the_one_that_hides_a_bug_is_left() -> None:
+    hides = raised_in(Bug())
+    assert shape(left_of(group("tasks", OWN, hides, ClientDisconnect()))) == (EXCEPTIONS, "tasks", [hides])
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_group_that_was_raised_while_a_bug_was_handled_passes(deep: bool) -> None:
+    """`except Bug: async with TaskGroup(): …`."""
+    exception = raised_while(Bug(), group("tasks", OWN, ClientDisconnect()))
+    if deep:
+        exception = group("all", ONE, exception)
+    assert left_of(exception) is exception
+
+
+def test_a_bug_that_the_author_leaves_out_of_the_traceback_is_left_out() -> None:
+    assert left_of(raised_while(Bug(), ClientDisconnect(), suppress=True)) is None
+
+
+ANSWERS = [
+    HTTPException(404),
+    WebSocketException(1008),
+    RequestValidationError([]),
+    named("django.http.response", "Http404")(),
+    named("werkzeug.exceptions", "NotFound", named("werkzeug.exceptions", "HTTPException"))(),
+    named("litestar.exceptions.http_exceptions", "HTTPException")(),
+]
+WAITS = [
+    TimeoutError(),  # asyncio.timeout's
+    StopAsyncIteration(),
+    asyncio.QueueEmpty(),
+    queue.Empty(),
+    anyio.EndOfStream(),
+    anyio.WouldBlock(),
+    trio.TooSlowError(),
+    trio.WouldBlock(),
+    trio.EndOfChannel(),
+    asyncio.CancelledError(),
+    GeneratorExit(),
+]
+
+
+@pytest.mark.parametrize("handled", [*ANSWERS, *WAITS], ids=repr)
+def test_what_an_app_handles_that_is_no_bug_does_not_pass(handled: BaseException) -> None:
+    """A framework answers a 404, a WebSocket sends its heartbeat, and finds that the client has left."""
+    assert left_of(raised_in(copy.copy(handled))) is None
+    assert left_of(raised_in(ExceptionGroup("", [handled]) if isinstance(handled, Exception) else handled)) is None
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=repr)
+def test_what_an_answer_was_raised_from_has_been_answered(answer: Exception) -> None:
+    """`except KeyError: raise HTTPException(404)`."""
+    assert left_of(raised_in(KeyError("item"), answer)) is None
+
+
+def test_another_timeout_is_a_bug() -> None:
+    exception = raised_in(TimeoutError("the database"))
+    assert left_of(exception) is exception
+
+
+def test_what_the_server_raised_is_no_bug() -> None:
+    """uvicorn's comes from that of `websockets`, which comes from one that was read long before."""
+    servers = raised(OSError(), raised(websockets.exceptions.ConnectionClosedError(None, None), EOFError()))
+    ours = raised(ClientDisconnected(DISCONNECT), servers)
+    assert remove_disconnect_errors(ours, lambda one: one is ours) is None
+
+
+@pytest.mark.parametrize("raises_from", [False, True])
+@pytest.mark.anyio
+async def test_at_the_edge_a_bug_passes_whose_handler_sends_what_the_server_does_not_take(raises_from: bool) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            raise Bug
+        except Bug:
+            await send({"type": "http.response.body", "body": b"sorry", "more_body": True})
+
+    async def receive() -> Any:
+        return {"type": "http.request"} if not received.is_set() else await nothing_more()
+
+    async def lost(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            received.set()
+            raise BrokenPipeError(errno.EPIPE, "broken pipe") from (EOFError() if raises_from else None)
+
+    received = anyio.Event()
+    with pytest.raises(ClientDisconnected) as caught:
+        await DisconnectMiddleware(app, policy="raise")(http_scope(), receive, lost)
+    assert "Bug" in "".join(traceback.format_exception(caught.value))
+
+
+def test_contexts_that_go_round_end() -> None:
+    """`except* …: raise group.exceptions[0]` makes the group the context of its own part."""
+    word = ClientDisconnect()
+    word.__context__ = ExceptionGroup("tasks", [word])
+    assert left_of(word) is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("policy", ["mute", "finish", "cancel", "raise"])
+@pytest.mark.parametrize("layers", [0, 1, 2])
+async def test_at_the_edge_a_bug_passes_whose_report_meets_the_disconnect(layers: int, policy: Any) -> None:
+    async def upload(request: Request) -> Response:
+        try:
+            raise Bug
+        except Bug:
+            await request.body()  # to report it
+            raise
+
+    app = Starlette(routes=[Route("/", upload)], middleware=[Middleware(Passing)] * layers)
+    exception = await raised_by(DisconnectMiddleware(app, policy=policy))
+    assert "Bug" in "".join(traceback.format_exception(exception))
+
+
+@pytest.mark.anyio
+async def test_at_the_edge_a_bug_passes_whose_handler_sends() -> None:
+    """Policy `raise`: nothing of the bug is left out of the traceback."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        try:
+            raise Bug
+        except Bug:
+            await send({"type": "http.response.start", "status": 400, "headers": []})
+
+    exception = await raised_by(DisconnectMiddleware(app, policy="raise"))
+    assert isinstance(exception, ClientDisconnected) and isinstance(exception.__context__, Bug)
+    assert not exception.__suppress_context__
+
+
+@pytest.mark.anyio
+async def test_a_heartbeat_that_meets_the_disconnect_ends_at_the_edge(caplog: pytest.LogCaptureFixture) -> None:
+    """It is sent when a wait is over, in the block of the `TimeoutError`."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        websocket = WebSocket(scope, receive, send)
+        await websocket.accept()
+        while True:
+            try:
+                with anyio.fail_after(0):
+                    await anyio.sleep_forever()
+            except TimeoutError:
+                await websocket.send_text("are you there?")
+
+    async def lost(message: Any) -> None:
+        if message["type"] == "websocket.send":
+            raise BrokenPipeError(errno.EPIPE, "broken pipe")
+
+    received = iter([{"type": "websocket.connect"}])
+
+    async def receive() -> Any:
+        return next(received, {"type": "websocket.disconnect", "code": 1006})
+
+    scope = {"type": "websocket", "path": "/", "headers": []}
+    with anyio.fail_after(10):
+        await DisconnectMiddleware(app)(scope, receive, lost)
+    assert not caplog.records
+
+
 # BaseHTTPMiddleware
 
 
@@ -551,3 +769,9 @@ async def test_an_error_raised_while_the_disconnect_was_handled_is_the_apps_own(
     exception = await raised_by(app)
     assert isinstance(exception, OSError)
     assert left_of(exception) is exception
+
+
+def test_the_word_of_granian_for_a_lost_websocket_is_a_runtime_error() -> None:
+    assert is_lost_websocket_error(RuntimeError("ASGI flow error"))
+    assert not is_lost_websocket_error(ValueError("ASGI flow error"))
+    assert not is_lost_websocket_error(RuntimeError("another"))

@@ -1,8 +1,18 @@
-"""What a suspended task awaits, where its code is compiled (Cython): such generators have no frame."""
+"""What a suspended task awaits, and the scopes that it is in."""
 
 from __future__ import annotations
 
-from disconnect_mw._frames import chain, frame_of, is_of_package
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from disconnect_mw._frames import chain, ending_scopes, frame_of, is_of_package
+
+from .support.serving import SECONDS, on_asyncio, turns
 
 
 class CompiledGenerator:
@@ -15,3 +25,56 @@ def test_a_compiled_generator_has_no_frame_and_belongs_to_no_package() -> None:
     assert [*chain(generator)] == [generator]
     assert frame_of(generator) is None
     assert not is_of_package("a2wsgi", generator)
+
+
+class CleansUp:
+    """Enters a scope, which ends at once, and cleans up in it until it may go."""
+
+    def __init__(self) -> None:
+        self.scope: Any = None
+        self.may_go = asyncio.Event()
+
+    async def _clean_up(self) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.may_go.wait()
+
+    async def timeout(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0) as self.scope:
+                await self._clean_up()
+
+    async def group(self) -> None:
+        async def fail() -> None:
+            raise LookupError
+
+        with contextlib.suppress(BaseExceptionGroup):
+            async with asyncio.TaskGroup() as self.scope:
+                self.scope.create_task(self._clean_up())
+                self.scope.create_task(fail())
+
+    async def cancel_scope(self) -> None:
+        with anyio.CancelScope() as self.scope:
+            self.scope.cancel()
+            await self._clean_up()
+
+
+@pytest.mark.anyio
+@on_asyncio
+@pytest.mark.parametrize("enters", [CleansUp.timeout, CleansUp.group, CleansUp.cancel_scope])
+async def test_a_scope_that_ends_is_of_the_task_that_has_entered_it(enters: Callable[[CleansUp], Any]) -> None:
+    async def holds(scope: Any) -> None:
+        await cleans_up.may_go.wait()
+
+    cleans_up = CleansUp()
+    inside = asyncio.ensure_future(enters(cleans_up))
+    await turns()
+    outside = asyncio.ensure_future(holds(cleans_up.scope))
+    await turns()
+    found = ending_scopes(inside), ending_scopes(outside)
+    cleans_up.may_go.set()
+    with anyio.fail_after(SECONDS):
+        await asyncio.gather(inside, outside)
+    assert found == ([cleans_up.scope], [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import types
 from collections.abc import Awaitable, Callable
@@ -15,12 +16,12 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 
 from disconnect_mw import DisconnectMiddleware, _backends, _cancellation, _reader, connection
-from disconnect_mw.testing import HTTPSimulatedServer, servers
+from disconnect_mw.testing import HTTPSimulatedServer, WebSocketSimulatedServer, servers
 
-from .support.messages import CHUNK, DISCONNECT, FINAL, START
+from .support.messages import ACCEPT, CHUNK, DISCONNECT, FINAL, START
 from .support.records import ended, gone
 from .support.serving import GRACE_AT_HAND, SECONDS, Until, grace_at_hand, left, on_asyncio, serve, shielded, turns
-from .support.simulated_server import http
+from .support.simulated_server import http, websocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
 
@@ -97,12 +98,13 @@ async def test_an_app_that_polls_is_told_by_its_next_look() -> None:
     assert ended(scope) == "returned"
 
 
-async def test_a_poll_that_comes_later_than_a_listener_has_to_react_is_waited_for() -> None:
+@pytest.mark.parametrize("seconds", [0.001, -math.inf], ids=["for a time", "in a cancelled scope, as Starlette"])
+async def test_a_poll_that_comes_later_than_a_listener_has_to_react_is_waited_for(seconds: float) -> None:
     far = http()
 
     async def app(scope: Any, receive: Any, send: Any) -> Any:
         await receive()
-        with anyio.move_on_after(0.001):
+        with anyio.move_on_after(seconds):
             await receive()
         far.leave()
         await anyio.sleep(4 * SECONDS_TO_REACT)
@@ -111,6 +113,39 @@ async def test_a_poll_that_comes_later_than_a_listener_has_to_react_is_waited_fo
         return message
 
     assert await serve(app, far, policy="cancel") == DISCONNECT
+
+
+async def test_a_websocket_that_has_polled_once_is_told_by_its_next_poll() -> None:
+    """Its poll was the app's own read, not one that waits for ours as after the body of a request."""
+    far = websocket()
+
+    async def app(scope: Any, receive: Any, send: Any) -> Any:
+        await receive()
+        await send(ACCEPT)
+        with anyio.move_on_after(0.001):
+            await receive()
+        far.leave()
+        await anyio.sleep(4 * SECONDS_TO_REACT)
+        message = await receive()
+        await anyio.sleep(2 * SECONDS_TO_REACT)
+        return message["type"]
+
+    assert await serve(app, far, websocket_policy="cancel") == "websocket.disconnect"
+
+
+async def test_a_task_whose_own_read_raises_in_place_of_the_disconnect_is_told() -> None:
+    """granian 1.7.6. So it may clean up."""
+    far = WebSocketSimulatedServer(servers.GRANIAN_1_7_6.websocket)
+
+    async def app(scope: Any, receive: Any, send: Any) -> Any:
+        await receive()
+        await send(ACCEPT)
+        far.leave()
+        message = await receive()
+        await anyio.sleep(2 * SECONDS_TO_REACT)
+        return message["type"]
+
+    assert await serve(app, far, websocket_policy="cancel") == "websocket.disconnect"
 
 
 async def test_an_app_that_polled_long_ago_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,8 @@ ACCEPT = {"type": "websocket.accept"}
 TEXT = {"type": "websocket.send", "text": "caf\u00e9"}  # of five bytes
 BYTES = {"type": "websocket.send", "bytes": b"new"}
 CLOSE = {"type": "websocket.close", "code": 1000}
+DENIAL = {"type": "websocket.http.response.start", "status": 401, "headers": []}
+DENIAL_END = {"type": "websocket.http.response.body", "body": b"no"}
 
 
 def http_scope(**more: Any) -> dict[str, Any]:
@@ -182,6 +184,12 @@ def websocket_line(where: str, sent: str, muted: str, ended: str = "returned") -
             [CONNECT, LEFT],
             2,
             websocket_line("while open", "2 messages", " (5 bytes), 1 message muted (5 bytes)", SUPPRESSED),
+        ),
+        (
+            [..., DENIAL, ..., DENIAL_END],
+            [CONNECT, LEFT],
+            9,
+            websocket_line(RESPONDING, "status 401, 1 message", " (0 bytes), 1 message muted (2 bytes)"),
         ),
     ],
 )

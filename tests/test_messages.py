@@ -322,6 +322,8 @@ CONTENT_LENGTH, NO_CONTENT, CHUNKED = (
         ("GET", "1.1", [CHUNKED], True),
         ("POST", "1.0", [], False),
         ("GET", "2", [], False),
+        ("HEAD", "2", [], False),
+        ("OPTIONS", "2", [], False),
         ("POST", "2", [], True),
         ("POST", "2", [NO_CONTENT], False),
         ("GET", "2", [CONTENT_LENGTH], True),

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from starlette.middleware.cors import CORSMiddleware
 
 from disconnect_mw import DisconnectMiddleware, connection
 from disconnect_mw._telling import OBSERVERS
@@ -194,12 +195,117 @@ async def test_what_is_no_exchange_passes(lines: Lines) -> None:
     assert await logged(lifespan)({"type": "lifespan"}, receive, send) == (receive, send)
 
 
-async def test_without_the_middleware_that_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_the_middleware_that_is_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DisconnectMiddleware, "has_installs", False)
     app = AccessLog(answers, logger=logging.getLogger("access"))
     for _ in range(2):
         await call(app, http())
     warnings = [record.getMessage() for record in caplog.records if record.name == "disconnect_mw"]
     assert warnings == ["the access log tells of no disconnect: there is no DisconnectMiddleware around this app"]
+
+
+async def test_where_other_middleware_answers_nothing_is_told(
+    lines: Lines, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CORSMiddleware answers a preflight, and the request does not come to the middleware."""
+    monkeypatch.setattr(DisconnectMiddleware, "has_installs", False)
+    app = AccessLog(
+        CORSMiddleware(DisconnectMiddleware(answers), allow_origins=["*"]), logger=logging.getLogger("access")
+    )
+    headers = [(b"origin", b"http://a"), (b"access-control-request-method", b"GET")]
+    await call(app, http(), http_scope(method="OPTIONS", headers=headers))
+    assert '"OPTIONS / HTTP/1.1" 200 2 ' in lines.only
+    assert [record for record in caplog.records if record.name == "disconnect_mw"] == []
+
+
+async def test_a_head_has_no_bytes(lines: Lines) -> None:
+    await call(logged(answers), http(), http_scope(method="HEAD"))
+    assert '"HEAD / HTTP/1.1" 200 0 ' in lines.only
+
+
+@pytest.mark.parametrize("format", ["common", "combined", "json"])
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        {"query_string": "a=1"},
+        {"query_string": None},
+        {"raw_path": "/raw"},
+        {"raw_path": None},
+        {"headers": None},
+        {"headers": [("user-agent", "a browser")]},
+        {"client": None},
+        {"client": []},
+        {"client": "unix:"},
+        {"client": ("", None)},
+        {"http_version": None},
+        {"method": None},
+        {"path": None},
+    ],
+    ids=str,
+)
+async def test_a_scope_that_is_malformed_has_a_line(lines: Lines, malformed: Any, format: str) -> None:
+    await call(AccessLog(answers, logger=logging.getLogger("access"), format=format), http(), http_scope(**malformed))  # type: ignore[arg-type]  # one of three
+    assert "200" in lines.only
+
+
+@pytest.mark.parametrize("missing", ["query_string", "raw_path", "headers", "client", "http_version", "method"])
+async def test_a_scope_that_lacks_something_has_a_line(lines: Lines, missing: str) -> None:
+    scope = http_scope()
+    scope.pop(missing, None)
+    await call(logged(answers, format="combined"), http(), scope)
+    assert "200" in lines.only
+
+
+async def test_what_the_client_chose_does_not_break_the_line(lines: Lines) -> None:
+    await call(logged(answers), http(), http_scope(http_version='1.1"\r\nX', method='G"\nET', raw_path=b"/\r\n"))
+    assert r'"G\"\x0aET /\x0d\x0a HTTP/1.1\"\x0d\x0aX" 200 14 ' in lines.only
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_line_that_cannot_be_written_changes_nothing(caplog: pytest.LogCaptureFixture, fails: bool) -> None:
+    """The app's own error least of all."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answers(scope, receive, send)
+        if fails:
+            raise KeyError("the app's own")
+
+    access_log = AccessLog(app, format="combined", logger=logging.getLogger("access"))
+    scope = http_scope(headers=[("no pair",)])
+    far = http()
+    if fails:
+        with pytest.raises(KeyError, match="the app's own"):
+            await access_log(scope, far.receive, far.send)
+    else:
+        await access_log(scope, far.receive, far.send)
+    assert caplog.messages == [
+        "writing a line of the access log failed: please report this. The app goes on as it would without the "
+        "middleware."
+    ]
+
+
+async def test_a_message_that_is_none_is_the_server_s_to_refuse(lines: Lines) -> None:
+    class Takes:
+        async def __call__(self, message: Any) -> None: ...
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in (None, {"type": ["a"]}, {"type": "http.response.start", "status": 201}):
+            await send(message)
+
+    await AccessLog(app, logger=logging.getLogger("access"))(http_scope(), http().receive, Takes())
+    assert " 201 0 " in lines.only
+
+
+def test_a_logger_without_a_level_gets_one() -> None:
+    """Else the root logger's counts, which is at WARNING, and nothing is written."""
+    logger = logging.getLogger("access without a level")
+    AccessLog(answers, logger=logger)
+    assert logger.level == logging.INFO
+    logger.setLevel("ERROR")
+    AccessLog(answers, logger=logger)
+    assert logger.level == logging.ERROR
 
 
 @pytest.mark.usefixtures("soon")

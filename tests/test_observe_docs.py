@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import textwrap
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ import sentry_sdk
 from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
 
-from disconnect_mw import DisconnectMiddleware
+from disconnect_mw import DisconnectMiddleware, _middleware
 from disconnect_mw._telling import LOGGER, OBSERVERS
-from disconnect_mw.observe import access, prometheus, summary
+from disconnect_mw.observe import _filter, access, prometheus, summary
 
 from .support.apps import leaving
 from .support.messages import http_scope
@@ -27,10 +28,12 @@ from .support.simulated_server import http
 pytestmark = pytest.mark.anyio
 
 DOCS = (Path(__file__).parent.parent / "docs" / "observe.rst").read_text(encoding="utf-8")
-BLOCKS = {
-    re.findall(r"^(.+)\n-+\n", DOCS[: found.start()], re.MULTILINE)[-1]: textwrap.dedent(found[1])
-    for found in re.finditer(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", DOCS, re.MULTILINE)
-}
+BLOCKS: dict[str, str] = {}
+"""By the section, and for its second with that number."""
+
+for found in re.finditer(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", DOCS, re.MULTILINE):
+    section = re.findall(r"^(.+)\n-+\n", DOCS[: found.start()], re.MULTILINE)[-1]
+    BLOCKS[f"{section}, 2" if section in BLOCKS else section] = textwrap.dedent(found[1])
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +44,9 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Its integrations patch the classes of middleware for good, of the whole process.
     init = functools.partial(sentry_sdk.init, auto_enabling_integrations=False)
     monkeypatch.setattr(sentry_sdk, "init", init)
+    monkeypatch.setattr(_middleware, "inside", None)
+    filtered = [logging.getLogger(None if name == "root" else name) for name in (*_filter.LOGGERS, "myapp")]
+    filters = [(one, one.filters[:]) for one in filtered]
     loggers = [LOGGER, access.ACCESS_LOGGER]
     before = [(one, one.handlers[:], one.level, one.propagate) for one in loggers]
     yield
@@ -49,6 +55,8 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         logger.handlers[:] = handlers
         logger.setLevel(level)
         logger.propagate = propagate
+    for logger, kept in filters:
+        logger.filters[:] = kept
     sentry_sdk.init(dsn=None, default_integrations=False)
 
 
@@ -59,6 +67,12 @@ async def test_what_is_shown_runs(section: str) -> None:
     async with LifespanManager(app):
         if section in ("Your own", "Prometheus", "OpenTelemetry", "The bill", "The access log"):
             assert len(OBSERVERS) == 1
+        if section == "The lines of servers and frameworks":
+            assert isinstance(logging.getLogger("asyncio").filters[-1], _filter.DisconnectFilter)
+        if section == "The lines of servers and frameworks, 2":
+            assert isinstance(logging.getLogger("myapp").filters[-1], _filter.DisconnectFilter)
+        if section == "Stopping a thread":
+            assert "/count" in {getattr(route, "path", None) for route in app.routes}
         assert await serve(leaving, http()) == "done"
 
 
@@ -86,6 +100,12 @@ async def test_what_one_writes_oneself_is_told_twice(capsys: pytest.CaptureFixtu
 def line_of(found: Any) -> str:
     assert found is not None
     return str(found.group())
+
+
+def test_the_loggers_that_are_named_are_those_that_are_filtered() -> None:
+    named = line_of(re.search(r"onto each known logger that is there: of (.*);", DOCS)).lower()
+    packages = {**dict.fromkeys(_filter.LOGGERS.values()), "mcp": None, "engineio": None}
+    assert all(package in named.replace("engine.io", "engineio") for package in packages)
 
 
 def test_the_line_of_the_access_log_is_such_a_line() -> None:

@@ -46,9 +46,8 @@ class Telemetry:
         self.meter_provider = MeterProvider([self._reader], shutdown_on_exit=False)
 
     def instrument(self, **options: Any) -> Any:
-        return opentelemetry.instrument(
-            tracer_provider=self.tracer_provider, meter_provider=self.meter_provider, **options
-        )
+        given = {"tracer_provider": self.tracer_provider, "meter_provider": self.meter_provider, **options}
+        return opentelemetry.instrument(**given)
 
     def around(self, app: Any) -> Any:
         return OpenTelemetryMiddleware(
@@ -166,7 +165,7 @@ def fastapi(telemetry: Telemetry, far: Any, instrumentation: str) -> FastAPI:
     options: Any = {"telemetry": {"tracer_provider": telemetry.tracer_provider, "metrics": False, "logs": False}}
     app = FastAPI(**options if instrumentation == "its own" else {"telemetry": {"tracing": False}})
 
-    @app.get("/work/{name}")
+    @app.get("/jobs/{name}")
     async def work(request: Request, name: str) -> str:
         far.leave()
         await until_known(connection(request))
@@ -188,10 +187,10 @@ async def test_the_span_of_fastapi_has_an_event(telemetry: Telemetry, instrument
     app = fastapi(telemetry, far, instrumentation)
     if not outside:
         app.add_middleware(DisconnectMiddleware)
-    await call(DisconnectMiddleware(app) if outside else app, far, http_scope(path="/work/x"))
+    await call(DisconnectMiddleware(app) if outside else app, far, http_scope(path="/jobs/x"))
     check(telemetry)
     (point,) = telemetry.points()["client.disconnects"]
-    assert point.attributes["http.route"] == "/work/{name}"
+    assert point.attributes["http.route"] == "/jobs/{name}"
 
 
 async def test_the_metrics_tell_of_each_departure(telemetry: Telemetry) -> None:
@@ -358,13 +357,40 @@ async def test_routes_are_bounded(telemetry: Telemetry, caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
 async def test_two_that_tell_harm_no_request(telemetry: Telemetry) -> None:
-    stops = [telemetry.instrument(), telemetry.instrument()]
+    """With metrics of two providers, and one for spans."""
+    stops = [telemetry.instrument(), telemetry.instrument(meter_provider=MeterProvider())]
     far = http()
     await call(telemetry.around(DisconnectMiddleware(left_by(far))), far)
     for stop in stops:
         stop()
     assert [event.name for event in telemetry.events()] == [opentelemetry.EVENT] * 2
     assert "end" not in vars(telemetry.server_span())
+
+
+def test_to_instrument_twice_is_refused(telemetry: Telemetry) -> None:
+    """As Prometheus' registry refuses it: each departure would count twice."""
+    stop = telemetry.instrument()
+    with pytest.raises(ValueError, match=re.escape("OpenTelemetry is told of departures already: call instrument()")):
+        telemetry.instrument()
+    stop()
+    stop()
+    telemetry.instrument()
+    assert len(OBSERVERS) == 1
+
+
+async def test_what_is_stopped_counts_down_what_goes_on(telemetry: Telemetry) -> None:
+    stop = telemetry.instrument()
+    counts: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await leaving(scope, receive, send)
+        stop()
+        counts.append(telemetry.points()["client.disconnect.orphans"][0].value)
+
+    await serve(app, http())
+    counts.append(telemetry.points()["client.disconnect.orphans"][0].value)
+    assert counts == [1, 0]
+    assert [point.count for point in telemetry.points()["client.disconnect.wasted.duration"]] == [1]
 
 
 @pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)

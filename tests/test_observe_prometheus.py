@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import promql_parser
 import pytest
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -130,7 +130,8 @@ async def test_ten_thousand_departures_leave_no_series_more_than_routes_and_phas
     assert len(samples(registry)["client_disconnect_muted_bytes_total"]) == 4
     assert caplog.messages == [
         'the label `route` of client_disconnects_total has 3 routes, and all others from now on are "other", beginning '
-        "with '/3': raise max_routes, or use a framework that puts the route into the scope (Starlette, FastAPI)"
+        "with '/3': raise max_routes, or use a framework that puts the route into the scope (Starlette, FastAPI, "
+        "Litestar)"
     ]
 
 
@@ -159,10 +160,48 @@ async def test_the_default_is_the_registry_of_the_process() -> None:
 
 
 def test_twice_in_one_registry_is_refused(registry: CollectorRegistry) -> None:
-    prometheus.instrument(registry=registry)
+    stop = prometheus.instrument(registry=registry)
     with pytest.raises(ValueError, match="Duplicated timeseries"):
         prometheus.instrument(registry=registry)
     assert len(OBSERVERS) == 1
+    stop()
+    stop()
+    prometheus.instrument(registry=registry)
+    stop()
+    assert len(OBSERVERS) == 1 and registry.get_sample_value("client_disconnect_orphans") == 0, "of the other"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "client_disconnects",
+        "client_disconnect_wasted_seconds",
+        "client_disconnect_muted_bytes",
+        "client_disconnect_orphans",
+    ],
+)
+def test_what_the_registry_has_already_leaves_it_as_it_was(registry: CollectorRegistry, name: str) -> None:
+    other = Gauge(name, "The app's own.", registry=registry)
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        prometheus.instrument(registry=registry)
+    assert [family.name for family in registry.collect()] == [name]
+    assert OBSERVERS == []
+    registry.unregister(other)
+    prometheus.instrument(registry=registry)
+
+
+async def test_one_that_is_stopped_counts_down_what_goes_on(registry: CollectorRegistry) -> None:
+    """In the file of a worker in multiprocess mode the value would stay."""
+    stop = prometheus.instrument(registry=registry)
+    (gauge,) = [one for one in registry._collector_to_names if isinstance(one, Gauge)]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await leaving(scope, receive, send)
+        assert gauge._value.get() == 1
+        stop()
+
+    await serve(app, http())
+    assert gauge._value.get() == 0
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 from sentry_sdk.transport import Transport
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -255,9 +255,32 @@ async def test_a_bug_in_the_request_of_a_client_that_has_left_is_one_event(trans
 
 
 @pytest.mark.parametrize("has_hooks", [True], indirect=True)
-async def test_a_disconnect_error_of_a_client_that_is_there_is_an_event(transport: Local) -> None:
-    from starlette.requests import ClientDisconnect
+@pytest.mark.parametrize("says", ["reports", "from bug"])
+@pytest.mark.parametrize("install", ["outside", "inside"])
+async def test_a_bug_that_is_being_handled_when_the_client_leaves_is_one_event(
+    transport: Local, install: str, says: str
+) -> None:
+    upload = CutUpload()
 
+    async def endpoint(request: Request) -> Response:
+        try:
+            raise Bug
+        except Bug as bug:
+            if says == "from bug":
+                raise ClientDisconnect from bug
+            await request.body()
+        raise AssertionError("it was cut")
+
+    app: Any = Starlette(routes=[Route("/", endpoint, methods=["POST"])])
+    app = DisconnectMiddleware(SentryAsgiMiddleware(app) if install == "outside" else app)
+    await call(Logging(app if install == "outside" else SentryAsgiMiddleware(app)), upload.far, upload.scope)
+    (event,) = transport.events
+    assert [value["type"] for value in event["exception"]["values"]] == ["Bug", "ClientDisconnect"]
+    assert told(only_transaction(transport))[0] == "internal_error"
+
+
+@pytest.mark.parametrize("has_hooks", [True], indirect=True)
+async def test_a_disconnect_error_of_a_client_that_is_there_is_an_event(transport: Local) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise ClientDisconnect  # of another connection, say
 
@@ -342,6 +365,26 @@ async def test_a_bug_stays_an_internal_error(transport: Local, install: str) -> 
     await call(Logging(wrapped), far)
     assert told(only_transaction(transport))[0] == "internal_error"
     assert transport.kinds() == ["Bug"]
+
+
+@pytest.mark.parametrize("has_hooks", [True], indirect=True)
+async def test_a_bug_in_a_group_stays_an_internal_error_inside_and_outside(transport: Local) -> None:
+    """What comes out of the middleware is a smaller group, of which Sentry has been told."""
+    upload = CutUpload()
+
+    async def endpoint(request: Request) -> Response:
+        async def fail() -> None:
+            raise Bug
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(request.body)
+            tasks.start_soon(fail)
+        raise AssertionError("it was cut")
+
+    app = DisconnectMiddleware(SentryAsgiMiddleware(Starlette(routes=[Route("/", endpoint, methods=["POST"])])))
+    await call(Logging(SentryAsgiMiddleware(app)), upload.far, upload.scope)
+    assert transport.kinds() == ["ExceptionGroup"]
+    assert told(only_transaction(transport))[0] == "internal_error"
 
 
 @pytest.mark.parametrize("has_hooks", [True], indirect=True)

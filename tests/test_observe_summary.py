@@ -143,8 +143,28 @@ async def test_what_a_router_does_not_know_is_one_row_and_routes_are_bounded(
     assert rows == {"/known/{name}": 5, "(no route)": 5}
     for route in ("/c", "/d", "/e"):
         await call(around(stays), http(), at(route))
-    assert [row["route"] for row in summary.figures()["routes"]] == ["(no route)", "/known/{name}", "other", "/c"]
+    assert [row["route"] for row in summary.figures()["routes"]] == [
+        "(no route)",
+        "/known/{name}",
+        "/c",
+        "/d",
+        "other",
+    ]
+    assert caplog.messages == [
+        "the summary of departures has 3 routes, and all others from now on are \"other\", beginning with '/e': use a "
+        "framework that puts the route into the scope (Starlette, FastAPI, Litestar)"
+    ]
+    await call(around(stays), http(), at("/f"))
     assert len(caplog.messages) == 1
+
+
+async def test_of_two_the_outermost_counts() -> None:
+    inner = summary.Summary(DisconnectMiddleware(summary.Summary(goes_on)))
+    scope = at("/a")
+    await call(inner, http(), scope)
+    (row,) = summary.figures()["routes"]
+    assert (row["exchanges"], row["departures"]) == (1, 1)
+    assert "disconnect_mw.summary" not in scope
 
 
 TEXT = r"""disconnect_mw, process \d+: what apps did for clients that had left
@@ -190,6 +210,29 @@ async def test_it_goes_to_stderr_unless_it_is_not_to_be_said(capsys: pytest.Capt
     assert capsys.readouterr().err.endswith("no client left early\n")
 
 
+async def test_of_two_the_outermost_that_reports_says_it() -> None:
+    said: list[str] = []
+    inner = summary.Summary(Starlette(), report=lambda text: said.append("inner"))
+    for app in (inner, summary.Summary(inner, report=lambda text: said.append("outer")), quiet(inner)):
+        async with LifespanManager(app):
+            pass
+    assert said == ["inner", "outer", "inner"]
+
+
+def quiet(app: Any) -> Any:
+    return summary.Summary(app, report=None)
+
+
+async def test_a_report_that_fails_is_logged_and_the_app_shuts_down(caplog: pytest.LogCaptureFixture) -> None:
+    def full(text: str) -> None:
+        raise OSError("the disk is full")
+
+    async with LifespanManager(summary.Summary(Starlette(), report=full)):
+        pass
+    (message,) = caplog.messages
+    assert message.startswith("the report of the summary failed: tests.test_observe_summary.")
+
+
 async def test_what_is_no_exchange_passes() -> None:
     async def other(scope: Any, receive: Any, send: Any) -> Any:
         return receive, send
@@ -226,7 +269,7 @@ async def test_the_page_has_a_bar_for_each_figure_and_escapes_what_a_client_chos
     assert "<script" not in response.text
     assert "/&lt;script&gt;" in response.text
     widths = re.findall(r'title="departures" style="width: ([\d.]+)%"', response.text)
-    assert widths == ["100.0", "50.0"]
+    assert sorted(widths) == ["100.0", "50.0"]  # the rows are sorted by seconds
     assert "clients left early from 3 of 3 exchanges." in response.text
     assert 'href="/departures/json"' in response.text
 

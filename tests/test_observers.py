@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from disconnect_mw import DisconnectMiddleware, Exchange, _observers
+from disconnect_mw import DisconnectMiddleware, Exchange
 from disconnect_mw._telling import OBSERVERS
 from disconnect_mw.observe import Departure, subscribe
 
@@ -26,7 +26,6 @@ pytestmark = pytest.mark.anyio
 def no_observer_remains() -> Iterator[None]:
     yield
     OBSERVERS.clear()
-    assert not _observers._at_end
 
 
 class Recorder:
@@ -138,10 +137,10 @@ async def test_what_an_observer_raises_is_logged_and_changes_nothing(caplog: pyt
     assert len(failures) == 2
 
 
-async def test_who_has_unsubscribed_hears_nothing() -> None:
+async def test_who_has_unsubscribed_hears_nothing_but_the_ends_of_what_it_was_told() -> None:
+    """What it counted up is counted down again."""
     observer, other = Recorder(), Recorder()
     unsubscribe, unsubscribe_other = subscribe(observer), subscribe(other)
-    unsubscribe()
     unsubscribe()
     await serve(leaving, http())
     assert observer.departures == []
@@ -152,7 +151,20 @@ async def test_who_has_unsubscribed_hears_nothing() -> None:
         unsubscribe_other()
 
     await serve(app, http())
-    assert (len(other.departures), len(other.exchanges)) == (2, 1)
+    assert (len(other.departures), len(other.exchanges)) == (2, 2)
+    assert OBSERVERS == []
+    await serve(leaving, http())
+    assert len(other.departures) == 2
+
+
+async def test_to_unsubscribe_twice_does_nothing() -> None:
+    observer = Recorder()
+    unsubscribe = subscribe(observer)
+    unsubscribe()
+    subscribe(observer)
+    unsubscribe()
+    await serve(leaving, http())
+    assert len(observer.departures) == 1
 
 
 async def test_an_observer_that_returns_nothing_hears_no_end() -> None:

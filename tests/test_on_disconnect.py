@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
+import os
 import re
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -19,7 +23,7 @@ from disconnect_mw._connection import Connection
 
 from .support.apps import leaving
 from .support.messages import CHUNK, FINAL, START, http_scope
-from .support.serving import SECONDS, Until, is_trio, serve, turns
+from .support.serving import ON_ASYNCIO, SECONDS, Until, is_trio, serve, turns
 from .support.simulated_server import http, websocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soon")]
@@ -335,14 +339,6 @@ async def test_what_it_raises_is_logged_and_changes_nothing(caplog: pytest.LogCa
 async def test_a_cancelled_error_of_a_callback_is_logged_and_another_base_exception_passes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    import asyncio
-
-    class Stop(BaseException):
-        pass
-
-    def raising(kind: type[BaseException]) -> None:
-        raise kind
-
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await leaving(scope, receive, send)
         client = connection(scope)
@@ -352,6 +348,104 @@ async def test_a_cancelled_error_of_a_callback_is_logged_and_another_base_except
 
     await serve(app, http())
     assert len(caplog.messages) == 1
+
+
+class Stop(BaseException):
+    pass
+
+
+def raising(kind: type[BaseException]) -> None:
+    raise kind
+
+
+@pytest.mark.parametrize("kind", [Stop, SystemExit, asyncio.CancelledError])
+async def test_in_a_thread_whatever_it_raises_is_logged(caplog: pytest.LogCaptureFixture, kind: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        connection(scope).on_disconnect(raising, kind, in_thread=True)
+        await leaving(scope, receive, send)
+        await ends(lambda: bool(caplog.messages))()
+
+    await serve(app, http())
+    assert caplog.messages == ["on_disconnect failed: tests.test_on_disconnect.raising"]
+
+
+@pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
+@pytest.mark.parametrize("in_thread", [False, True])
+@pytest.mark.parametrize("is_later", [False, True])
+async def test_a_cancelled_error_of_an_async_callback_is_logged(
+    caplog: pytest.LogCaptureFixture, is_later: bool, in_thread: bool
+) -> None:
+    """It awaits what other code has cancelled."""
+
+    async def failing() -> None:
+        if is_later:
+            await turns()
+        raise asyncio.CancelledError
+
+    async def app(scope: Any, receive: Any, send: Any) -> str:
+        connection(scope).on_disconnect(lambda: failing(), in_thread=in_thread)
+        await leaving(scope, receive, send)
+        await ends(lambda: bool(caplog.messages))()
+        return "done"
+
+    assert await serve(app, http()) == "done"
+    assert len(caplog.messages) == 1
+
+
+def test_an_async_callback_that_is_cancelled_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """As `asyncio.run` does it, at the end."""
+    ended: list[str] = []
+
+    async def waits() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        connection(scope).on_disconnect(waits)
+        await leaving(scope, receive, send)
+
+    asyncio.run(serve(app, http()))
+    assert (ended, caplog.messages) == (["cancelled"], [])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_after_a_fork_callbacks_have_threads_as_well() -> None:
+    """A server that preloads the app forks its workers."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS * 10)
+    assert (shown.stdout, shown.stderr) == ("parent\nchild\n", "")
+
+
+FORKS = """
+import asyncio, os, threading
+from disconnect_mw import DisconnectMiddleware, connection
+
+def play(name):
+    said = threading.Event()
+
+    def say():
+        print(name, flush=True)
+        said.set()
+
+    async def app(scope, receive, send):
+        connection(scope).on_disconnect(say, in_thread=True)
+        await receive()
+        await asyncio.to_thread(said.wait, 60)
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    asyncio.run(DisconnectMiddleware(app)({"type": "http", "path": "/", "headers": []}, receive, None))
+
+play("parent")
+child = os.fork()
+if not child:
+    play("child")
+    os._exit(0)
+os.waitpid(child, 0)
+"""
 
 
 async def test_a_websocket_has_it_and_nested_installs_call_it_once() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import types
 from typing import Any
 
 import anyio
@@ -54,6 +56,49 @@ async def test_a_response_in_one_piece_goes_out_at_the_end(name: str) -> None:
 
     await DisconnectMiddleware(after_disconnect(server, app))(http_scope(), server.receive, server.send)
     assert server.sent == [STARTS, body(payload)]
+
+
+@pytest.mark.parametrize("name", ["a start and a last body", "one chunk and an empty end", "a buffer"])
+@pytest.mark.parametrize("installs", [1, 2])
+async def test_so_does_a_body_whose_start_the_server_has_had(name: str, installs: int) -> None:
+    """BaseHTTPMiddleware outside would end it before its announced length: h11 complains of that (Hypercorn)."""
+    server = SimulatedServer()
+    messages, payload = IN_ONE_PIECE[name]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(STARTS)
+        server.leave()
+        assert await receive() == DISCONNECT
+        for message in messages:
+            await send(message)
+        assert server.sent == [STARTS]
+
+    for _ in range(installs):
+        app = DisconnectMiddleware(app)
+    await app(http_scope(), server.receive, server.send)
+    assert server.sent == [STARTS, body(payload)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [([body(b"pay", True)], [body(b"load")]), ([], [body(b"pay")]), ([], [body(b"payload", True), body(b"more")])],
+    ids=["the rest of one", "a part of one", "two pieces"],
+)
+async def test_but_no_part_of_a_body_that_had_begun(before: list[Any], after: list[Any]) -> None:
+    server = SimulatedServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        for message in (STARTS, *before):
+            await send(message)
+        server.leave()
+        assert await receive() == DISCONNECT
+        for message in after:
+            await send(message)
+
+    await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
+    assert server.sent == [STARTS, *before, EMPTY_FINAL]
 
 
 NOT_IN_ONE_PIECE = {
@@ -202,7 +247,7 @@ async def test_the_error_of_an_app_that_had_its_body_is_its_own() -> None:
 async def test_what_the_server_was_handed_is_not_sent_a_second_time(fails_at: str) -> None:
     """Middleware outside has had it, although the server's send has reported the disconnect for it."""
     server = SimulatedServer(UVICORN_0_28_0)
-    messages = {"the start": START, "a chunk": CHUNK, "the last message": EMPTY_FINAL}
+    messages = {"the start": STARTS, "a chunk": CHUNK, "the last message": EMPTY_FINAL}
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         for what, message in messages.items():
@@ -276,6 +321,7 @@ async def test_a_server_that_would_keep_the_connection_is_told_to_close_it(
     version: str, outside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hypercorn over HTTP/1.1, where nothing was sent; a response that had begun is left as it is (P11)."""
+    monkeypatch.setitem(sys.modules, "hypercorn", types.ModuleType("hypercorn"))
     monkeypatch.setattr(Connection, "server", lambda connection: "hypercorn")
     monkeypatch.setattr(KeepingServer, "__module__", "hypercorn.protocol")
     sent = []
@@ -301,6 +347,23 @@ async def test_a_server_that_would_keep_the_connection_is_told_to_close_it(
     assert sent[0] == [{**START_499, "headers": headers}, EMPTY_FINAL]
     assert sent[2] == [STARTS, body(b"payload")]
     assert sent[1] == [START] if version == "1.1" and not outside else [START, EMPTY_FINAL]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_server_that_is_told_to_close_gets_the_other_headers_of_the_app_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "hypercorn", types.ModuleType("hypercorn"))
+    monkeypatch.setattr(Connection, "server", lambda connection: "hypercorn")
+    server, start = KeepingServer(), {**START, "headers": [(b"x-own", b"1")]}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server.leave()
+        await receive()
+        await send(start)
+
+    await DisconnectMiddleware(app)({**http_scope(), "http_version": "1.1"}, server.receive, server.send)
+    assert server.sent == [{**start, "headers": [(b"x-own", b"1"), (b"connection", b"close")]}, EMPTY_FINAL]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

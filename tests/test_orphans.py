@@ -201,6 +201,23 @@ async def test_who_has_sent_the_last_message_goes_on_for_somebody() -> None:
     assert await visits.play(3) == ["returned"] * 3
 
 
+async def test_nor_does_he_count_where_the_inner_install_joins_after_it() -> None:
+    def install(app: App) -> App:
+        inner = DisconnectMiddleware(app, max_orphans=1)
+
+        async def between(scope: Any, receive: Any, send: Any) -> None:
+            scope["far"].leave()
+            await gone(connection(scope))
+            if scope["number"] == 1:
+                await send(START)
+                await send(FINAL)
+            await inner(scope, receive, send)
+
+        return DisconnectMiddleware(between, policy="finish")
+
+    assert await Visits(install).play(2) == ["returned"] * 2
+
+
 async def test_nor_does_he_count_while_he_saves_in_a_shielded_block() -> None:
     async def complete(scope: Any, send: Any) -> None:
         if scope["number"] == 0:

@@ -265,6 +265,25 @@ async def test_a_response_that_begins_long_after_the_look_has_its_body_read_away
     await serve(app, far, posting(far))
 
 
+async def test_for_a_body_that_is_left_unread_a_receive_that_has_raised_is_not_called_again() -> None:
+    reads = 0
+
+    async def receive() -> Any:
+        nonlocal reads
+        reads += 1
+        raise LookupError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["asgi"]["spec_version"] == "2.4"
+        await send(START)
+        for _ in range(3):
+            await look(scope)
+        assert reads == 1
+
+    with anyio.fail_after(SECONDS):
+        await DisconnectMiddleware(app)(posting(uploading(5)), receive, http().send)
+
+
 async def test_a_read_that_is_under_way_goes_on_to_the_end_of_the_body() -> None:
     first, more = anyio.Event(), anyio.Event()
     reads: list[bytes] = []
@@ -296,19 +315,21 @@ async def test_a_read_that_is_under_way_goes_on_to_the_end_of_the_body() -> None
 
 async def test_what_was_discarded_is_told_to_an_app_that_asks_too_late(caplog: pytest.LogCaptureFixture) -> None:
     far = uploading(100, 1 << 16)
+    received: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert scope["asgi"]["spec_version"] == "2.4"
         await send(START)
         await turns(110)
-        for _ in range(2):  # it is told once
+        for _ in range(2):  # it is told once, the first time
             with anyio.move_on_after(0.01):
-                await receive()
+                received.append(await receive())
+            assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+                "the app asks for a request body which it had left unread while it answered: it is lost"
+            ]
 
     await serve(app, far, posting(far))
-    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "the app asks for a request body which it had left unread while it answered: it is lost"
-    ]
+    assert received == [], "a part of it would do harm"
 
 
 @pytest.mark.parametrize("case", ["nobody looks", "the server states 2.4", "the app has asked"])

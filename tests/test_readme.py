@@ -2,63 +2,31 @@
 
 from __future__ import annotations
 
-import logging
+import configparser
+import json
 import re
-import textwrap
-import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 import anyio
+import docutils.core  # type: ignore[import-untyped]  # it has no types
 import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 
 import disconnect_mw
-from disconnect_mw import _middleware
 from disconnect_mw._options import Options, Policy
-from disconnect_mw._state import TRANSITIONS, Cause, State
-from disconnect_mw.observe import _filter
-from disconnect_mw.observe.logging import DisconnectFilter
-from disconnect_mw.testing import HTTPClient, Transcript, servers, visit
+from disconnect_mw.testing import HTTPClient, servers, visit
 
-from .support.messages import DISCONNECT, http_scope
-from .support.simulated_server import SimulatedServer
+from .support.messages import DISCONNECT
+from .support.pages import DOCS, TOP, blocks
 
-README = (Path(__file__).parent.parent / "README.rst").read_text(encoding="utf-8")
-ALL_BLOCKS = [
-    textwrap.dedent(block)
-    for block in re.findall(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
-]
-TESTS = [block for block in ALL_BLOCKS if "def test_" in block]
-HANDLERS = next(block for block in ALL_BLOCKS if "client.shield()" in block)
-FILTER = next(block for block in ALL_BLOCKS if "import install" in block)
-BLOCKS = [block for block in ALL_BLOCKS if block not in (*TESTS, HANDLERS, FILTER)]
+README = (TOP / "README.rst").read_text(encoding="utf-8")
+PYTHON = [*blocks(README, "python").values()]
+CONSOLE = blocks(README, "console")
 
-pytest_plugins = ["pytester"]
-
-MYAPP = """
-from fastapi import FastAPI
-from fastapi.responses import StreamingResponse
-from disconnect_mw import DisconnectMiddleware
-
-saved = []
-app = FastAPI()
-
-async def rows():
-    try:
-        for number in range(1000):
-            yield f"{number}\\n"
-    finally:
-        saved.append("the rest")
-
-@app.get("/report")
-async def report():
-    return StreamingResponse(rows())
-"""
-INSTALL = "app.add_middleware(DisconnectMiddleware)"
+SETTINGS = configparser.ConfigParser()
+SETTINGS.read(TOP / "setup.cfg", encoding="utf-8")
 
 
 async def endpoint(scope: Any, receive: Any, send: Any) -> None:
@@ -70,53 +38,19 @@ async def endpoint(scope: Any, receive: Any, send: Any) -> None:
 @pytest.mark.parametrize("framework", [Starlette, FastAPI])
 def test_the_two_lines_install_it(framework: Any) -> None:
     app = framework()
-    exec(BLOCKS[0], {"app": app})
+    exec(PYTHON[0], {"app": app})
     assert [middleware.cls for middleware in app.user_middleware] == [disconnect_mw.DisconnectMiddleware]
 
 
-def test_the_filter_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    logger = logging.getLogger("litestar")
-    monkeypatch.setattr(logger, "filters", [])
-    monkeypatch.setattr(_filter, "LOGGERS", {logger.name: "litestar"})
-    monkeypatch.setattr(_middleware, "inside", None)
-    exec(FILTER)
-    assert [type(one) for one in logger.filters] == [DisconnectFilter]
-
-
 @pytest.mark.anyio
-@pytest.mark.parametrize("block", BLOCKS[1:])
-async def test_any_app_is_wrapped(block: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_any_app_is_wrapped_and_the_line_is_such_a_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "disconnect_mw")
+    (wrap,) = re.findall(r"``(app = DisconnectMiddleware\(app\))``", README)
     names: dict[str, Any] = {"app": endpoint, "DisconnectMiddleware": disconnect_mw.DisconnectMiddleware}
-    lines = block.strip().splitlines()
-    exec("\n".join([*lines[:-1], "app = " + lines[-1].removeprefix("app = ")]), names)
-    server = SimulatedServer()
-
-    async def run() -> None:
-        await names["app"](http_scope(), server.receive, server.send)
-
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run)
-            await anyio.sleep(0)
-            server.leave()
-    assert len(caplog.messages) == 1
-    shown = re.search(r"client disconnected: .*", README)
-    assert shown is not None
-    assert anonymous(shown.group()) == anonymous(caplog.messages[0])
-
-
-@pytest.mark.parametrize("installed", [True, False])
-def test_the_test_of_an_endpoint_is_complete(pytester: pytest.Pytester, installed: bool) -> None:
-    """It passes on every measured server, and without the middleware it fails on those whose send raises."""
-    pytester.makepyfile(myapp=MYAPP + (INSTALL if installed else ""), test_myapp=TESTS[0])
-    result = pytester.runpytest_inprocess(
-        "-p", "no:disconnect_mw", "-p", "_disconnect_mw_pytest", "-p", "no:cacheprovider"
-    )
-    outcomes = result.parseoutcomes()
-    failed = outcomes.get("failed", 0)
-    assert outcomes["passed"] + failed == len(servers.ALL)
-    assert (failed == 0) is installed
+    exec(wrap, names)
+    await visit(names["app"], HTTPClient("/upload", leaves_after_messages=0), servers.UVICORN_0_54_0)
+    (shown,) = re.findall(r"client disconnected: .*", README)
+    assert anonymous(shown) == anonymous(caplog.messages[0])
 
 
 def anonymous(line: str) -> list[str]:
@@ -124,76 +58,87 @@ def anonymous(line: str) -> list[str]:
     return re.findall(r"client disconnected:|from|sent|messages muted|the app went on for|s and raised.*", line)
 
 
+@pytest.mark.anyio
+async def test_the_policy_of_a_path_is_as_shown() -> None:
+    ended: dict[str, str] = {}
+    app = FastAPI()
+
+    @app.get("/{path:path}")
+    async def work(path: str) -> None:
+        ended[path] = "stopped"
+        await anyio.sleep(0.3)
+        ended[path] = "finished"
+
+    exec(PYTHON[1], {"app": app, "DisconnectMiddleware": disconnect_mw.DisconnectMiddleware})
+    for path in ("v1/chat", "agents/run", "page"):
+        await visit(app, HTTPClient(f"/{path}", leaves_after_seconds=0.1), servers.UVICORN_0_54_0)
+    assert ended == {"v1/chat": "stopped", "agents/run": "finished", "page": "finished"}
+    assert len(PYTHON) == 2
+
+
 def test_the_table_of_policies_names_every_policy() -> None:
     assert re.findall(r"^``(\w+)`` +(?:does|raises)", README, re.MULTILINE) == list(get_args(Policy))
 
 
-def test_the_table_of_states_is_the_table() -> None:
-    rows = {
-        name: re.findall(r"``(\w+)``|(unchanged)", rest)
-        for name, rest in re.findall(r"^``(open|complete|disconnected)`` +(.*)$", README, re.MULTILINE)
-    }
-    for state in State:
-        told = [word or state.value for word, _ in rows[state.value]]
-        assert told == [TRANSITIONS[state, cause].value for cause in Cause]
-
-
-def test_what_the_default_options_are_said_to_be_they_are() -> None:
+def test_what_the_default_policies_are_said_to_be_they_are() -> None:
+    assert "``mute`` is the default for HTTP, ``raise`` for WebSocket." in README
     middleware = disconnect_mw.DisconnectMiddleware(endpoint)
-    assert 'policy="mute", websocket_policy="raise"' in README
     assert (middleware._options, middleware._websocket_options) == (Options("mute"), Options("raise"))
 
 
-class Model:
-    """Gives ten tokens, one every 20 ms."""
-
-    def __init__(self) -> None:
-        self.given: list[str] = []
-
-    async def tokens(self) -> AsyncIterator[str]:
-        for number in range(10):
-            await anyio.sleep(0.02)
-            self.given.append(str(number))
-            yield str(number)
-
-    async def answer(self) -> list[str]:
-        return [token async for token in self.tokens()]
+def test_the_seconds_of_the_servers_are_those_of_the_records() -> None:
+    seconds = {"gunicorn": servers.GUNICORN_27_0_1, "Daphne": servers.DAPHNE_4_2_3}
+    for name, server in seconds.items():
+        (told,) = re.findall(rf"{name}(?:'s ``asgi`` worker)? after (\d+) s", README)
+        assert float(told) == server.http.cancels_after
 
 
-class Database:
-    def __init__(self) -> None:
-        self.rows: list[str] = []
+def test_the_figures_are_those_of_the_comparison() -> None:
+    numbers = json.loads((DOCS / "benchmarks.json").read_text())
+    cost = {
+        name: {row: got / rows["two"] for row, got in rows.items()} for name, rows in numbers["instructions"].items()
+    }
+    (told,) = re.findall(r"^\* A GET costs .*$", README, re.MULTILINE)
+    assert re.findall(r"(?<!CPython )\b\d\.\d\d\b", told) == [
+        f"{cost[name]['ours']:.2f}" for name in ("GET", "stream", "upload")
+    ]
+    assert f"(CPython {numbers['versions']['CPython'].rpartition('.')[0]})" in told
+    assert f"``BaseHTTPMiddleware`` costs {cost['GET']['base']:.0f} for that GET" in README
+    assert {numbers["tasks"][name]["ours"] for name in ("GET", "POST", "stream", "upload", "long")} == {0}
+    assert {numbers["tasks"]["long"][row] for row in ("info", "raise", "finish", "cancel", "hook", "grace")} == {1}
+    assert numbers["read_ahead"]["ours"] == 0
 
-    async def insert(self, row: str) -> None:
-        await anyio.sleep(0.1)
-        self.rows.append(row)
+
+def test_the_versions_are_those_that_the_tests_run() -> None:
+    pins = SETTINGS["options.extras_require"]["test"]
+    (fastapi, uvicorn) = re.findall(r"FastAPI ([\d.]+) on uvicorn ([\d.]+)", README)[0]
+    assert f"\nfastapi=={fastapi}\n" in pins and f"\nuvicorn=={uvicorn}\n" in pins
 
 
-def slow_rows() -> Iterator[int]:
-    for number in range(10):
-        time.sleep(0.02)
-        yield number
+def test_it_is_short() -> None:
+    assert len(README.split()) <= 900
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_the_handlers_do_what_their_comments_say(anyio_backend: str) -> None:
-    names: dict[str, Any] = {"model": Model(), "database": Database(), "rows": slow_rows}
-    exec(HANDLERS, names)
+def test_it_renders_without_a_warning() -> None:
+    docutils.core.publish_string(README, writer="html", settings_overrides={"halt_level": 1, "report_level": 1})
 
-    async def leave(method: str, path: str, **client: Any) -> Transcript:
-        return await visit(names["app"], HTTPClient(path, method=method, **client), servers.UVICORN_0_54_0)
 
-    answer = await leave("GET", "/answer", leaves_after_seconds=0.1)
-    assert answer.status is None and 1 < len(names["model"].given) < 9
+def test_each_address_is_a_page_of_the_site() -> None:
+    """The site's address is in setup.cfg, and stands in README.rst as it is: an index fills in nothing."""
+    (base,) = re.findall(r"Documentation = (\S+)", SETTINGS["metadata"]["project_urls"])
+    addresses = re.findall(r"https?://[^\s>`]+", README)
+    assert len(addresses) > 20
+    strangers = [address for address in addresses if not address.startswith(f"{base}/")]
+    assert strangers == [], f"replace the old address in README.rst by {base}, which setup.cfg has"
+    for address in addresses:
+        path = address.removeprefix(f"{base}/")
+        if path.startswith("_images/"):
+            assert (DOCS / path.removeprefix("_images/")).exists(), address
+        elif path:
+            assert (DOCS / path).with_suffix(".rst").exists(), address
 
-    await leave("POST", "/order", leaves_after_seconds=0.15)
-    assert names["database"].rows == ["order", "invoice"]
 
-    names["database"].rows.clear()
-    story = await leave("GET", "/story", leaves_after_messages=2)
-    assert names["database"].rows == list("0123456789")
-    assert len(story.body) < 10
-
-    report = await leave("GET", "/report", leaves_after_seconds=0.1)
-    assert report.status is None and report.ended == "returned"
+def test_its_commands_are_run() -> None:
+    """The demo's by tests/test_demo.py, the tests' by .ci/run, the one with uvicorn by tests/real/docs."""
+    assert [*CONSOLE][-1] == "the test command"
+    assert [command.split()[-1] for command in CONSOLE.values()] == ["disconnect-mw", "myapp:app", "demo", "4"]

@@ -19,7 +19,7 @@ from disconnect_mw import DisconnectMiddleware, _watcher, connection
 from disconnect_mw._backends import _asyncio
 from disconnect_mw._frames import chain
 
-from .support.messages import ACCEPT, CLOSE, DISCONNECT, REQUEST, START, http_scope
+from .support.messages import ACCEPT, CLOSE, DISCONNECT, FINAL, REQUEST, START, http_scope
 from .support.simulated_server import GUNICORN, HYPERCORN, UVICORN_0_28_0, ServerBehaviour, SimulatedServer, websocket
 
 pytestmark = pytest.mark.anyio
@@ -504,6 +504,26 @@ async def test_a_server_that_swallows_the_end_of_our_read_is_not_read_again() ->
 
 
 @on_asyncio
+async def test_a_task_of_ours_that_has_ended_in_its_first_step_is_not_held() -> None:
+    tasks: list[Any] = []
+    incoming = [DISCONNECT, REQUEST]
+
+    async def receive() -> Any:
+        tasks.append(weakref.ref(asyncio.current_task()))
+        return incoming.pop()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        assert await receive() == DISCONNECT
+        await turns()
+        gc.collect()
+        own, ours = tasks
+        assert (own(), ours()) == (asyncio.current_task(), None)
+
+    await DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer().send)
+
+
+@on_asyncio
 async def test_a_disconnect_that_comes_while_a_receive_gives_its_turn_is_answered() -> None:
     """And not what was read before: after the disconnect every answer is the disconnect."""
     server = SimulatedServer(incoming=[])
@@ -590,6 +610,75 @@ async def test_an_exception_of_the_servers_receive_reaches_whoever_receives() ->
             with pytest.raises(RuntimeError, match=text):
                 await receive()
         assert await receive() == DISCONNECT
+
+    await DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer().send)
+
+
+@on_asyncio
+async def test_of_many_tasks_that_wait_the_one_that_reads_is_woken() -> None:
+    """The others wait until the disconnect is withheld no more."""
+    server = SimulatedServer(UVICORN_0_28_0, [])
+
+    async def deaf() -> Any:
+        await anyio.sleep_forever()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            listeners = Listeners(tasks, receive, 8)
+            await turns()
+            server.has_left = True
+            await send(START)
+            await turns()
+            assert listeners.answers == [REQUEST]
+            await send(FINAL)
+        assert listeners.answers == [REQUEST, *[DISCONNECT] * 7]
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app, policy="finish")(http_scope(), deaf, server.send)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_an_app_gets_the_connect_of_a_websocket_once(reads: bool) -> None:
+    """granian 1.7.6 delivers another one, once the peer has left."""
+    incoming = [{"type": "websocket.connect"}] * 2
+
+    async def repeating() -> Any:
+        if not incoming:
+            await anyio.sleep_forever()
+        return incoming.pop()
+
+    async def lost(message: Any) -> None:
+        raise ConnectionResetError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen = [await receive()] if reads else []
+        await send(ACCEPT)
+        seen += [await receive() for _ in range(2)]
+        kinds = [message["type"].partition(".")[2] for message in seen]
+        assert kinds == (["connect", "disconnect", "disconnect"] if reads else ["connect", "disconnect"])
+
+    with anyio.fail_after(5):
+        await DisconnectMiddleware(app, websocket_policy="mute")({"type": "websocket", "path": "/"}, repeating, lost)
+
+
+async def test_a_peek_gets_the_exception_of_the_servers_receive_which_is_not_called_again() -> None:
+    reads = 0
+
+    async def receive() -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
+            return REQUEST
+        raise LookupError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        with anyio.CancelScope() as peek:
+            peek.cancel()
+            with pytest.raises(LookupError):
+                await receive()
+        await turns()
+        assert reads == 2
 
     await DisconnectMiddleware(app)(http_scope(), receive, SimulatedServer().send)
 

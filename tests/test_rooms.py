@@ -8,7 +8,7 @@ from pathlib import Path
 import disconnect_mw
 
 FLOORS = (
-    ("_errors", "_frames", "_messages", "_orphans", "_records", "_spec_version", "_state"),
+    ("_errors", "_frames", "_messages", "_orphans", "_records", "_spec_version", "_state", "_throw_away"),
     ("_backends", "_options"),
     ("_disconnected", "_timers"),
     ("_blocked_sends", "_cancellation", "_reader", "_telling", "_watcher"),

@@ -14,6 +14,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -61,6 +62,20 @@ async def test_after_the_departure_a_send_of_any_message_does_nothing_and_does_n
                 await send(message)
             assert not scope.cancelled_caught
         assert server.sent == []
+
+    await run(server, after_disconnect(server, app))
+
+
+async def test_an_app_that_gives_the_loop_its_turns_is_never_suspended_by_a_muted_send() -> None:
+    server = SimulatedServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(3):
+            for _ in range(20):
+                with pytest.raises(StopIteration):
+                    send(CHUNK).send(None)
+            for _ in range(2):
+                await anyio.lowlevel.checkpoint()
 
     await run(server, after_disconnect(server, app))
 
@@ -427,6 +442,45 @@ async def test_an_oserror_of_other_middleware_is_its_own(
             await asyncio.wait_for(task, SECONDS)
         assert raised.value is error
         assert steps == []
+
+
+@pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
+@pytest.mark.parametrize("sends_in_task", [False, True])
+async def test_an_oserror_of_middleware_is_its_own_where_the_task_is_not_the_servers(
+    sends_in_task: bool, server_of_its_own: types.ModuleType
+) -> None:
+    """P5: BaseHTTPMiddleware outside runs the app in a task of anyio's."""
+    error = ConnectionResetError(errno.ECONNRESET, "audit")
+    far = http()
+    raised: list[BaseException] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(START)
+        try:
+            await (asyncio.create_task(send(CHUNK)) if sends_in_task else send(CHUNK))
+        except OSError as caught:
+            raised.append(caught)
+        assert connection(scope).connected
+        await send(FINAL)
+
+    class Audit:
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def auditing(message: Any) -> None:
+                if message is CHUNK:
+                    raise error
+                await send(message)
+
+            await DisconnectMiddleware(app)(scope, receive, auditing)
+
+    async def passing_on(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    outermost = BaseHTTPMiddleware(Audit(), dispatch=passing_on)
+    exchange = server_of_its_own.run(outermost, far.scope(), far.receive, far.send)
+    await asyncio.wait_for(asyncio.create_task(exchange), SECONDS)
+    assert raised == [error]
+    assert b"".join(message.get("body", b"") for message in far.sent) == FINAL["body"]
 
 
 @pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)

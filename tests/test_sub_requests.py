@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from disconnect_mw import DisconnectMiddleware, connection
 
-from .support.messages import FINAL, REQUEST, START
+from .support.messages import DISCONNECT, FINAL, REQUEST, START
 from .support.records import gone
 from .support.serving import SECONDS, call, checked, turns
 from .support.simulated_server import SimulatedServer, http
@@ -126,6 +126,29 @@ async def test_with_the_very_scope_the_handler_has_its_own_view_again() -> None:
     with anyio.fail_after(SECONDS):
         await middleware(far.scope(), far.receive, far.send)
     assert seen == [False]
+
+
+async def test_with_the_very_scope_a_departure_of_the_sub_request_is_none_of_the_handlers_client() -> None:
+    far = http()
+    seen: list[Any] = []
+
+    async def quiet(message: Any) -> None: ...
+
+    async def told() -> Any:
+        return dict(DISCONNECT)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append("called")
+        if len(seen) == 2:
+            seen.append(await receive())
+            return
+        await middleware(scope, told, quiet)
+        seen.append(connection(scope).connected)
+
+    middleware = DisconnectMiddleware(app)
+    with anyio.fail_after(SECONDS):
+        await middleware(far.scope(), far.receive, far.send)
+    assert seen == ["called", "called", DISCONNECT, True]
 
 
 async def test_another_install_further_in_is_still_a_nested_one() -> None:

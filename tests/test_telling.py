@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import gc
 import itertools
 import math
+import weakref
 from typing import Any
 
 import anyio
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -354,6 +356,29 @@ async def test_a_hook_that_never_ends_harms_nobody() -> None:
         await until("ended")
 
 
+@on_asyncio
+async def test_the_task_of_an_async_hook_is_not_held_when_it_has_ended() -> None:
+    tasks: list[Any] = []
+
+    async def hook(disconnect: Disconnect) -> None:
+        await turns()
+        tasks.append(weakref.ref(asyncio.current_task()))
+
+    far = http()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        await receive()
+        while not tasks:
+            await turns()
+
+    await serve(app, far, on_disconnect=hook)
+    await turns()
+    gc.collect()
+    assert [task() for task in tasks] == [None]
+
+
 async def test_an_async_hook_is_not_cancelled_with_the_app() -> None:
     far = http()
     until = Until()
@@ -434,6 +459,23 @@ async def test_a_websocket_app_that_goes_on_for_long_is_warned_of(warned: Warned
     assert warned.texts() == [text("WEBSOCKET /chat")]
 
 
+async def test_under_finish_an_app_that_waits_for_the_disconnect_is_warned_of(warned: Warned) -> None:
+    """It never ends by itself."""
+    far = http(path="/waits")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        far.leave()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            while not any(scope is one for one in warned.looked_at):
+                await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+
+    await serve(app, far, policy="finish")
+    assert warned.texts() == [text("GET /waits")]
+
+
 async def test_apps_that_end_in_time_one_after_the_other_are_not_warned_of(
     warned: Warned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,10 +536,15 @@ def framework(kind: str, warned: Warned) -> Any:
         app = FastAPI()
         app.add_api_route("/items/{number}", endpoint)
         return app
+    if kind == "FastAPI's router":
+        router, app = APIRouter(), FastAPI()
+        router.add_api_route("/{number}", endpoint)
+        app.include_router(router, prefix="/items")
+        return app
     return Starlette(routes=[Route("/items/{number}", endpoint)])
 
 
-@pytest.mark.parametrize("kind", ["Starlette", "FastAPI"])
+@pytest.mark.parametrize("kind", ["Starlette", "FastAPI", "FastAPI's router"])
 async def test_the_route_is_named_as_the_framework_has_it(kind: str, warned: Warned) -> None:
     routed = framework(kind, warned)
 

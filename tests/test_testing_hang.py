@@ -375,3 +375,20 @@ def test_an_awaitable_that_answers_to_any_name_hides_no_hang(backend: Any) -> No
         await Waiting()
 
     assert "await Waiting()" in str(hang(app, backend=backend))
+
+
+def test_a_place_that_cannot_be_seen_is_told_as_that() -> None:
+    assert _hang.describe_place([]) == "code that cannot be seen from outside"
+
+
+def test_an_app_of_the_double_callable_is_one() -> None:
+    """It takes one argument, and nothing is wrong with it."""
+
+    def app(scope: Any) -> Any:
+        async def run(receive: Any, send: Any) -> None:
+            await send(START)
+            await send({**CHUNK, "more_body": False})
+
+        return run
+
+    assert visit_now(app, HTTPClient(), servers.SPEC_SILENT).status == START["status"]

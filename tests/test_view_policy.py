@@ -11,7 +11,7 @@ import pytest
 
 from disconnect_mw import ClientConnection, ClientDisconnected, connection
 
-from .support.messages import CHUNK, DISCONNECT, START
+from .support.messages import CHUNK, DISCONNECT, FINAL, START
 from .support.records import gone
 from .support.serving import left, serve, turns
 from .support.simulated_server import http, websocket
@@ -121,6 +121,20 @@ async def test_the_version_that_the_scope_claims_stays_true(before: Any, after: 
     assert shared == {"version": "3.0", "spec_version": "2.3"}, "other requests share it"
 
 
+async def test_a_handler_that_asks_for_mute_is_given_what_the_server_stated() -> None:
+    far = http()
+    scope = {**far.scope(), "asgi": {"version": "3.0", "spec_version": "2.1"}}
+    stated = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        stated.append(scope["asgi"]["spec_version"])
+        connection(scope).policy = "mute"
+        stated.append(scope["asgi"]["spec_version"])
+
+    await serve(app, far, scope, policy="raise")
+    assert stated == ["2.4", "2.1"]
+
+
 @pytest.mark.parametrize("policy", ["raise", "cancel"])
 async def test_after_the_departure_to_set_it_raises_and_that_ends_quietly(policy: Any) -> None:
     far = http()
@@ -157,6 +171,17 @@ async def test_after_the_end_to_set_it_does_nothing() -> None:
     for client in (connection(scope), kept[0]):
         setattr(client, "policy", "raise")  # noqa: B010  # a type checker would believe it
         assert client.policy == "mute"
+
+
+async def test_after_the_end_with_the_client_there_it_is_mute() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(FINAL)
+
+    far = http()
+    scope = far.scope()
+    await serve(app, far, scope, policy="cancel")
+    assert connection(scope).policy == "mute"
 
 
 async def test_a_thread_may_set_it() -> None:

@@ -21,7 +21,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _blocked_sends, _watcher
+from disconnect_mw import ClientDisconnected, DisconnectMiddleware, _backends, _blocked_sends, _timers, _watcher
 from disconnect_mw._backends._base import BY_HAND
 from disconnect_mw.testing import HTTPClient, HTTPServerBehaviour, HTTPSimulatedServer, servers
 
@@ -259,6 +259,29 @@ async def test_a_request_that_ends_soon_is_never_looked_at() -> None:
     assert far.reads == 0
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
+async def test_a_timer_calls_with_a_few_things_in_one_turn() -> None:
+    """Not with what is removed before its turn, and with all of the others where one call fails."""
+    called: list[tuple[int, list[str]]] = []
+    turn = 0
+
+    def callback(things: dict[str, int], backend: Any, token: Any) -> None:
+        called.append((turn, [*things]))
+        if len(called) == 1:
+            unseen.pop("e")
+            raise ValueError
+
+    timer: _timers.SharedTimer[str] = _timers.SharedTimer(0.001, callback, a_turn=2)
+    backend, token = _backends.current()
+    for name in "abcdefg":
+        unseen = timer.add(name, backend, token)
+    while sum(len(names) for _, names in called) < 6:
+        await anyio.sleep(0)
+        turn += 1
+    assert [names for _, names in called] == [["a", "b"], ["c", "d"], ["f", "g"]]
+    assert len({number for number, _ in called}) == 3
+
+
 async def test_what_others_do_in_receive_has_the_context_of_the_exchange() -> None:
     far = websocket()
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nobody's")
@@ -328,6 +351,7 @@ async def test_a_receive_that_raises_in_place_of_the_disconnect_delivers_it(read
             await checked()
         for _ in range(3):
             assert await receive() == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        assert far.reads == 2, "it is not asked again"
 
     await run(far, app)
 

@@ -219,6 +219,26 @@ async def test_a_request_without_a_body_gets_its_empty_message_first() -> None:
     assert until.happened == ["sends", "told"]
 
 
+async def test_an_app_that_was_given_an_empty_body_for_the_disconnect_was_not_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So it is cancelled at the end of its grace, and has no time to clean up."""
+    far = http()
+    far._incoming.clear()
+    end_of_grace = grace_at_hand(monkeypatch)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        far.leave()
+        assert await receive() == REQUEST
+        await end_of_grace()
+        while True:
+            await anyio.sleep(0.01)
+
+    scope = far.scope()
+    await serve(app, far, scope, policy="cancel", grace=GRACE_AT_HAND)
+    assert ended(scope) == "cancelled"
+
+
 async def test_what_was_read_ahead_is_handed_out_first() -> None:
     far = http()
     far._incoming[:] = [{**REQUEST, "read": "ahead"}]

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any
 
-from .._frames import chain, descendants, ending_scopes, is_method_of, is_of_package, owners
+from .._frames import chain, ending_scopes, family, is_method_of, is_of_package, owners
 from ._base import Backend, Call, Found, Handle, SendTimedOut, is_cancelled_error, turn
 
 # The message of a cancellation by this middleware.
@@ -97,14 +97,14 @@ class AsyncioAppScope:
     def awaited(self) -> object:
         """With whether a task of its groups is being cancelled: Quart 0.23 waits in one for its handler."""
         coroutine = self._task.get_coro()
-        return [*chain(coroutine)][-1], any(task.cancelling() for task in descendants(coroutine))
+        tasks, _ = family(coroutine)
+        return [*chain(coroutine)][-1], any(task.cancelling() for task in tasks)
 
     def is_in_module(self, name: str) -> bool:
         if name not in sys.modules:
             return False
-        coroutine = self._task.get_coro()
-        coroutines = [coroutine, *(task.get_coro() for task in descendants(coroutine))]
-        return any(is_of_package(name, awaitable) for one in coroutines for awaitable in chain(one))
+        _, awaited = family(self._task.get_coro())
+        return any(is_of_package(name, awaitable) for awaitable in awaited)
 
     def has_ended_app(self) -> bool:
         return False
@@ -330,8 +330,11 @@ class AsyncioBackend(Backend):
         return anyio is not None and anyio.current_effective_deadline() == -math.inf
 
     def split_cancellation(self, exception: BaseException) -> tuple[BaseException | None, BaseException | None]:
-        if isinstance(exception, (asyncio.CancelledError, SystemExit, KeyboardInterrupt)):
+        if isinstance(exception, (SystemExit, KeyboardInterrupt)):
             return exception, None
+        if isinstance(exception, asyncio.CancelledError):
+            task = asyncio.current_task()  # whose own it is where no one has asked for it
+            return (None, exception) if task is not None and not task.cancelling() else (exception, None)
         if isinstance(exception, BaseExceptionGroup):
             return exception.split(KeyboardInterrupt)
         return None, exception

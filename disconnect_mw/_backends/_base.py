@@ -6,7 +6,7 @@ import contextvars
 import sys
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 Call = Callable[..., Awaitable[Any]]
 """The server's `receive` or `send`."""
@@ -108,9 +108,6 @@ class Backend:
     """
 
     __slots__ = ()
-
-    repeats_cancellation: ClassVar[bool] = False
-    """Whether a cancelled task is cancelled at each await until it ends (trio), not once."""
 
     def current_task(self, token: Any, /) -> Any:
         """The task that runs on the loop of this token; None where there is none."""
@@ -243,12 +240,12 @@ class Backend:
         """A cancel scope of anyio's or trio's kind, not shielded yet; None where no such scopes are."""
         return None
 
-    def cancelled_scope(self) -> Any:
-        """For a peek on trio: a scope in which everything that would wait is cancelled. None elsewhere.
+    def peeks_itself(self) -> bool:
+        """Whether the caller is a peek on trio, whose cancelled scope lets nothing wait. False elsewhere.
 
-        Also None for a caller that is not cancelled itself: a message that is cancelled on its way would be lost.
+        A caller that is not cancelled must not read in a cancelled scope: a message would be lost on its way.
         """
-        return None
+        return False
 
 
 BY_HAND = Backend()

@@ -88,7 +88,6 @@ class WakeableCall:
 
 class TrioBackend(Backend):
     __slots__ = ()
-    repeats_cancellation = True
 
     def current_task(self, token: Any) -> Any:
         return trio.lowlevel.current_task()
@@ -228,12 +227,8 @@ class TrioBackend(Backend):
         await trio.lowlevel.cancel_shielded_checkpoint()
         return True
 
-    def cancelled_scope(self) -> Any:
-        if not self.is_in_cancelled_scope():
-            return None
-        scope = trio.CancelScope()
-        scope.cancel()
-        return scope
+    def peeks_itself(self) -> bool:
+        return self.is_in_cancelled_scope()
 
 
 TRIO = TrioBackend()

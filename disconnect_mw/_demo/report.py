@@ -1,103 +1,109 @@
-"""The report: both servers beside each other, in 80 columns."""
+"""The report: both servers beside each other, in the width of the terminal. Needs rich."""
 
 from __future__ import annotations
 
-import os
-import re
-import textwrap
 from typing import TextIO
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
 from .scenes import Evidence, Scene, count, faults, outcomes
 
-_WIDTH = 80
-_LABEL = 18
-_COLUMN = (_WIDTH - _LABEL) // 2
-_RED, _GREEN, _BOLD = "31", "32", "1"
+_BAD, _GOOD, _HEAD, _QUIET = "red", "green", "bold", "dim"
+_SIDES = ("without the middleware", "with the middleware")
+
+_NEXT = (
+    ("Install it in Starlette or FastAPI, or around any ASGI app:", "pip install disconnect-mw"),
+    ("", "app.add_middleware(DisconnectMiddleware)"),
+    ("", "app = DisconnectMiddleware(app)"),
+    ("See its line in your own log:", "DISCONNECT_MW_LOG=info uvicorn myapp:app"),
+    ("Stop an app whose client has left, or have it finish:", 'DisconnectMiddleware(app, policy="cancel")'),
+    ("", 'DisconnectMiddleware(app, policy="finish")'),
+    ("See this on the uvicorn that raises from every send:", "python -m disconnect_mw demo --uvicorn 0.28.0"),
+)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # what rich has caught: the command line ends by it
+
+
+def make_console(output: TextIO) -> Console:
+    """A console that asks the terminal, `COLUMNS`, `FORCE_COLOR` and `NO_COLOR`; 80 columns where nothing says."""
+    return _Console(file=output, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 class Report:
-    def __init__(self, output: TextIO) -> None:
-        self._output = output
-        # https://no-color.org: "when present and not an empty string"
-        self._is_coloured = output.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._faults: list[str] = []
-        self._disconnect_line = ""
 
     def begin(self, own_version: str, versions: dict[str, str]) -> None:
-        self._print_wrapped(
+        self._print(
             f"disconnect-mw {own_version} on uvicorn {versions['uvicorn']} ({versions['http']}, "
-            f"{versions['websocket']}), Starlette {versions['starlette']}, Python {versions['python']}"
+            f"{versions['websocket']}), Starlette {versions['starlette']}, Python {versions['python']}",
+            _QUIET,
         )
-        self._print_wrapped(
-            "Two clients leave each server in the middle of each exchange: one closes the connection (FIN), one resets "
-            "it (RST)."
+        self._print(
+            "The same app on two servers. In the middle of each exchange two clients leave both: one closes its "
+            "connection (FIN), one resets it (RST)."
         )
-        self._print()
-        self._print_row("", ("without the middleware", _BOLD), ("with the middleware", _BOLD))
 
     def add(self, scene: Scene, bare: Evidence, wrapped: Evidence) -> None:
         """Print what both servers did in a scene, and judge the one with the middleware."""
         self._print()
-        self._print(self._paint(scene.title, _BOLD))
-        self._print_row("  the log", _log_cell(bare), _log_cell(wrapped))
-        self._print_row("  the app's work", _work_cell(scene, bare), _work_cell(scene, wrapped))
-        self._print_row("  wasted messages", _wasted_cell(bare), _wasted_cell(wrapped))
-        for side, evidence in (("without", bare), ("with", wrapped)):
-            for number, line in enumerate(evidence.first_error):
-                self._print(_shortened(f"  {'' if number else side:7} | {line}"))
+        self._print(scene.title, _HEAD)
+        table = Table(box=None, expand=True, pad_edge=False, header_style=_QUIET)
+        table.add_column("", min_width=15, no_wrap=True)
+        for side in _SIDES:
+            table.add_column(side, ratio=1)
+        table.add_row("  log", *map(_log_cell, (bare, wrapped)))
+        table.add_row("  app", *(_work_cell(scene, evidence) for evidence in (bare, wrapped)))
+        table.add_row("  sent in vain", *map(_wasted_cell, (bare, wrapped)))
+        self._console.print(table)
+        for side, evidence in zip(_SIDES, (bare, wrapped), strict=True):
+            error = evidence.first_error
+            lines, style = (error, _BAD) if error else (evidence.disconnect_lines[:1], _GOOD)
+            if lines:
+                self._print(f"  the log {side}:", _QUIET)
+            for line in lines:
+                self._console.print(Padding(Text(line, style), (0, 0, 0, 4), expand=False))
         self._faults += [f"{scene.path[1:]}: {fault}" for fault in faults(scene, wrapped)]
-        self._disconnect_line = max([self._disconnect_line, *wrapped.disconnect_lines], key=_messages_muted)
 
     def end(self) -> bool:
-        """Print the verdict. Return whether the server with the middleware behaved as promised."""
+        """Print the verdict, and what to do next. Return whether the server with the middleware behaved as promised."""
         self._print()
-        if self._disconnect_line:
-            self._print("The middleware logs one line for each client that left, for example:")
-            self._print_wrapped(f"INFO: {self._disconnect_line}", indent="  ")
-            self._print()
-        if not self._faults:
-            self._print(self._paint("With the middleware everything was as promised.", _GREEN))
-            return True
-        self._print(self._paint("With the middleware this was not as promised:", _RED))
-        for fault in self._faults:
-            self._print_wrapped(f"- {fault}", indent="  ")
-        return False
+        if self._faults:
+            self._print("With the middleware this was not as promised:", _BAD)
+            for fault in self._faults:
+                self._print(f"- {fault}")
+            return False
+        self._print("With the middleware everything was as promised.", _GOOD)
+        self._print()
+        self._print("What to do next", _HEAD)
+        for wish, command in _NEXT:
+            if wish:
+                self._print(wish)
+            self._print(f"    {command}", _GOOD)
+        return True
 
-    def _print(self, line: str = "") -> None:
-        print(line, file=self._output, flush=True)
-
-    def _print_wrapped(self, text: str, indent: str = "") -> None:
-        self._print(textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent))
-
-    def _print_row(self, label: str, bare: tuple[str, str], wrapped: tuple[str, str]) -> None:
-        cells = [self._paint(f"{text:{_COLUMN}}", colour) for text, colour in (bare, wrapped)]
-        self._print(f"{label:{_LABEL}}{''.join(cells)}".rstrip())
-
-    def _paint(self, text: str, colour: str) -> str:
-        bare = text.rstrip()
-        return f"\033[{colour}m{bare}\033[0m{text[len(bare) :]}" if self._is_coloured else text
+    def _print(self, text: str = "", style: str = "") -> None:
+        self._console.print(Text(text, style))
 
 
-def _log_cell(evidence: Evidence) -> tuple[str, str]:
+def _log_cell(evidence: Evidence) -> Text:
     if evidence.errors or evidence.tracebacks:
-        return f"{count(evidence.errors, 'ERROR')}, {count(evidence.tracebacks, 'traceback')}", _RED
+        return Text(f"{count(evidence.errors, 'ERROR')}, {count(evidence.tracebacks, 'traceback')}", _BAD)
     lines = len(evidence.disconnect_lines)
-    return f"no ERROR, {count(lines, 'INFO line')}" if lines else "nothing", _GREEN
+    return Text(f"no ERROR, {count(lines, 'INFO line')}", _GOOD) if lines else Text("nothing")
 
 
-def _work_cell(scene: Scene, evidence: Evidence) -> tuple[str, str]:
+def _work_cell(scene: Scene, evidence: Evidence) -> Text:
     found = outcomes(scene, evidence)
-    return _shortened(" / ".join(found), _COLUMN - 1), _GREEN if found == [scene.promised] else _RED
+    return Text(" / ".join(found), _GOOD if found == [scene.promised] else _BAD)
 
 
-def _wasted_cell(evidence: Evidence) -> tuple[str, str]:
-    return (str(evidence.wasted_messages), _RED) if evidence.wasted_messages else ("none", _GREEN)
-
-
-def _messages_muted(line: str) -> int:
-    found = re.search(r"(\d+) messages? muted", line)
-    return int(found[1]) if found else -1
-
-
-def _shortened(line: str, width: int = _WIDTH) -> str:
-    return line if len(line) <= width else f"{line[: width - 3]}..."
+def _wasted_cell(evidence: Evidence) -> Text:
+    return Text(count(evidence.wasted_messages, "message") if evidence.wasted_messages else "nothing")

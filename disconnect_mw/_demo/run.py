@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .. import __version__
-from .environment import this_environment, throw_away_environment
-from .report import Report
+from .environment import require, this_environment, throw_away_environment
 from .scenes import SCENES, WAYS_TO_LEAVE, Evidence, Scene
 from .server import DemoError, Server
 
@@ -31,12 +30,16 @@ def run(uvicorn: str | None, output: TextIO) -> int:
 
     0: the server with the middleware behaved as promised. 1: it did not. Raises `DemoError` if the demo cannot run.
     """
+    require("rich")
+    from .report import Report, make_console
+
+    console = make_console(output)
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="disconnect-mw-")))
         if uvicorn is None:
             environment = this_environment()
         else:
-            environment = throw_away_environment(uvicorn, directory, output)
+            environment = throw_away_environment(uvicorn, directory, console)
         bare, wrapped = (
             stack.enter_context(
                 contextlib.closing(
@@ -47,7 +50,7 @@ def run(uvicorn: str | None, output: TextIO) -> int:
         )
         for server in (bare, wrapped):
             server.wait_started()
-        report = Report(output)
+        report = Report(console)
         report.begin(__version__, wrapped.versions)
         for scene in SCENES:
             report.add(scene, *play(scene, [bare, wrapped]))

@@ -46,22 +46,26 @@ class Scene:
 
 SCENES = (
     Scene(
-        "SSE stream: an endless generator, then a background task",
-        "/events",
-        _GET,
-        # Whether it stopped is read from the end of the exchange, not from a `finally` of the generator: when Starlette
-        # is cancelled in its own send, such a block waits for the garbage collection, with the middleware or without.
-        (Work("background task ran", "stopped, background task ran", "stopped, background task lost"),),
+        "Upload: the handler awaits the body, then stores it",
+        "/upload",
+        _CUT_UPLOAD,
+        (Work("stored", "stored a part", "stopped, nothing stored", is_promised=False),),
     ),
     Scene(
-        "Slow JSON behind a BaseHTTPMiddleware: saves, mails if is_disconnected()",
+        "WebSocket feed: the handler only sends",
+        "/feed",
+        _WEBSOCKET,
+        (Work("stopped", "stopped", "never stopped"),),
+    ),
+    Scene(
+        "Slow report: an ordinary handler, which asks nothing about its client",
         "/report",
         _GET,
-        (Work("saved", "saved", "not saved"), Work("mailed", "mailed", "not mailed")),
+        (Work("saved", "saved", "not saved"),),
         is_answered_late=True,
     ),
     Scene(
-        'Slow answer of a model, with policy="cancel" by policy_for: stops, cleans up',
+        'Answer of a model: a slow handler too, with policy="cancel" for its path',
         "/answer",
         _GET,
         (
@@ -70,16 +74,12 @@ SCENES = (
         ),
     ),
     Scene(
-        "Upload: await request.body(), then store it",
-        "/upload",
-        _CUT_UPLOAD,
-        (Work("stored", "stored a part", "stopped, nothing stored", is_promised=False),),
-    ),
-    Scene(
-        "WebSocket feed: only sends",
-        "/feed",
-        _WEBSOCKET,
-        (Work("stopped", "stopped", "never stopped"),),
+        "Server-sent events: an endless generator, then a background task",
+        "/events",
+        _GET,
+        # Whether it stopped is read from the end of the exchange, not from a `finally` of the generator: when Starlette
+        # is cancelled in its own send, such a block waits for the garbage collection, with the middleware or without.
+        (Work("background task ran", "stopped, background task ran", "stopped, background task lost"),),
     ),
 )
 
@@ -103,7 +103,7 @@ class Evidence:
     @property
     def disconnect_lines(self) -> list[str]:
         """The middleware's lines for clients that left."""
-        return re.findall(r"^INFO:\s+(disconnect_mw: client disconnected.*)", self.log, re.MULTILINE)
+        return re.findall(r"^INFO:\s+disconnect_mw: client disconnected.*", self.log, re.MULTILINE)
 
     @property
     def wasted_messages(self) -> int:
@@ -120,13 +120,14 @@ class Evidence:
 
     @property
     def first_error(self) -> list[str]:
-        """The first and the last line of the first error: `Exception in ASGI application`, and the exception."""
+        """The first error as the log has it, without the middle of its traceback."""
         error = re.search(r"^(?:ERROR|CRITICAL)\b.*\n(?:(?![A-Z]+: ).*\n)*", self.log, re.MULTILINE)
         if error is None:
             return []
         head, *lines = error[0].splitlines()
-        lines = [line.strip(" |+-") for line in lines]  # with which an exception group is drawn
-        return [head, *[line for line in lines if line][-1:]]
+        lines = [line for line in (line.strip(" |+-") for line in lines) if line]  # which draw an exception group
+        middle = [f"  ... {count(len(lines) - 2, 'line')}"] if len(lines) > 2 else []
+        return [head, *lines[:1], *middle, *lines[1:][-1:]]
 
 
 def outcomes(scene: Scene, evidence: Evidence) -> list[str]:

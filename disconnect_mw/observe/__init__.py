@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
-from .. import _observers
 from .._observers import Departure, Observer
 from .._options import check_function
+from .._telling import OBSERVERS
 
 __all__ = ["Departure", "Observer", "subscribe"]
 
@@ -25,10 +24,17 @@ def subscribe(observer: Observer) -> Callable[[], None]:
 
     As long as there is an observer, every exchange is checked for a disconnect, as it is with a hook.
 
-    Returns a function that ends this. Raises `TypeError` for what is no function of one argument.
+    Returns a function that ends this; of the departures until then it is told the ends all the same. Raises `TypeError`
+    for what is no function of one argument.
     """
     if observer is None:
         raise TypeError("observer must be a function of one argument, the Departure, not None")
     check_function("observer", "the Departure", observer, is_async=False)
-    _observers.add(observer)
-    return functools.partial(_observers.remove, observer)
+    OBSERVERS.append(observer)
+    subscribed = [observer]
+
+    def unsubscribe() -> None:
+        if subscribed:  # a second call does nothing
+            OBSERVERS.remove(subscribed.pop())
+
+    return unsubscribe

@@ -13,6 +13,7 @@ from typing import Any
 from .. import _middleware
 from .._connection import Connection
 from .._errors import remove_disconnect_errors
+from .._state import Body
 from .._telling import LOGGER
 from .._view import KEY
 
@@ -160,6 +161,7 @@ def _is_caused(exception: BaseException, gone: set[Connection]) -> bool:
     return (
         any(connection.is_ours(exception) for connection in gone)
         or _is_cut_body_of_litestar(exception)
+        or (any(connection.body is Body.PARTIAL for connection in gone) and _is_cut_packet_of_socketio(exception))
         or _is_late_message_of_blacksheep(exception)
     )
 
@@ -172,8 +174,24 @@ def _is_cut_body_of_litestar(exception: BaseException) -> bool:
     return (
         type(exception).__module__ == "litestar.exceptions.http_exceptions"
         and getattr(exception, "detail", None) == "client disconnected prematurely"
-        and _origin(exception) == "litestar.connection.request"
+        and _modules_passed(exception)[-1:] == ["litestar.connection.request"]
     )
+
+
+# What reads a packet of Socket.IO, and what is called for that.
+_READERS_OF_PACKETS = ("engineio.async_socket", "engineio.packet", "engineio.payload", "socketio.packet")
+_READERS_OF_JSON = ("engineio.json", "json", "json.decoder")
+
+
+def _is_cut_packet_of_socketio(exception: BaseException) -> bool:
+    """Whether it is Engine.IO's or Socket.IO's for a packet that it cannot read.
+
+    In a cut POST of long polling it takes what has come for all. What an app's own decoder raises passes.
+    """
+    modules = _modules_passed(exception)
+    while modules and modules[-1] in _READERS_OF_JSON:
+        modules.pop()
+    return bool(modules) and modules[-1] in _READERS_OF_PACKETS
 
 
 def _is_late_message_of_blacksheep(exception: BaseException) -> bool:
@@ -188,11 +206,11 @@ def _is_late_message_of_blacksheep(exception: BaseException) -> bool:
     ) and getattr(getattr(exception, "current_state", None), "name", None) == "DISCONNECTED"
 
 
-def _origin(exception: BaseException) -> object:
-    """The module of the code that raised it."""
-    origin = None
+def _modules_passed(exception: BaseException) -> list[object]:
+    """The modules of the code that it came through, the one that raised it last."""
+    modules = []
     traceback = exception.__traceback__
     while traceback is not None:
-        origin = traceback.tb_frame.f_globals.get("__name__")
+        modules.append(traceback.tb_frame.f_globals.get("__name__"))
         traceback = traceback.tb_next
-    return origin
+    return modules

@@ -14,8 +14,9 @@ from datetime import datetime
 from time import monotonic
 from typing import Any, Literal, get_args
 
+from .._errors import report
 from .._messages import field, payload, quoted
-from .._middleware import single_callable
+from .._middleware import DisconnectMiddleware, single_callable
 from .._telling import LOGGER, OBSERVERS
 from .._view import KEY, ClientConnection
 from . import check_every_exchange, subscribe
@@ -40,9 +41,10 @@ class AccessLog:
 
     The status is the one that was sent, 499 where the client left before that, 500 where the app failed before that,
     101 for a WebSocket that was accepted, and 403 for one that was refused. Bytes are those of the bodies, without
-    files that the server itself sends, until the client left.
+    files that the server itself sends, until the client left; none for HEAD.
 
-    Lines go to `logger`, or to logger `disconnect_mw.access`, which gets a handler for stdout unless it has one.
+    Lines go to `logger`, or to logger `disconnect_mw.access`, which gets a handler for stdout unless it has one. They
+    are at INFO; a logger without a level of its own gets that.
 
     As long as there is an access log, every exchange is checked for a disconnect, as it is with a hook. Raises
     `TypeError` for what is no application or no logger, and `ValueError` for a format that there is not.
@@ -56,6 +58,8 @@ class AccessLog:
             raise TypeError(f"logger must be a logging.Logger, or None, not {logger!r}: pass logging.getLogger(name)")
         self._write = {"common": _common, "combined": _combined, "json": _json}[format]
         self._logger = _own_logger() if logger is None else logger
+        if self._logger.level == logging.NOTSET:
+            self._logger.setLevel(logging.INFO)
         self._has_warned = False
         if check_every_exchange not in OBSERVERS:
             subscribe(check_every_exchange)
@@ -67,13 +71,17 @@ class AccessLog:
         try:
             return await self._app(scope, receive, entry.send)
         finally:
-            entry.end()
-            if KEY not in scope and not self._has_warned:
-                self._has_warned = True
-                LOGGER.warning(
-                    "the access log tells of no disconnect: there is no DisconnectMiddleware around this app"
-                )
-            self._logger.info("%s", self._write(entry))
+            try:
+                self._log(entry)
+            except Exception:  # in the place of which the app's own would be lost
+                report("writing a line of the access log failed")
+
+    def _log(self, entry: Entry) -> None:
+        entry.end()
+        if not (self._has_warned or DisconnectMiddleware.has_installs):  # else other middleware may have answered
+            self._has_warned = True
+            LOGGER.warning("the access log tells of no disconnect: there is no DisconnectMiddleware around this app")
+        self._logger.info("%s", self._write(entry))
 
 
 def _own_logger() -> logging.Logger:
@@ -82,8 +90,6 @@ def _own_logger() -> logging.Logger:
         handler.setFormatter(logging.Formatter("%(message)s"))
         ACCESS_LOGGER.addHandler(handler)
         ACCESS_LOGGER.propagate = False
-    if ACCESS_LOGGER.level == logging.NOTSET:
-        ACCESS_LOGGER.setLevel(logging.INFO)
     return ACCESS_LOGGER
 
 
@@ -92,13 +98,13 @@ class Entry:
 
     phase: str | None = None
     code: int | None = None
-    seconds = 0.0
+    seconds: float = 0.0
 
     def __init__(self, scope: Any, send: Callable[[Any], Awaitable[Any]]) -> None:
         self.scope = scope
-        self.time = datetime.now().astimezone()
+        self.time: datetime = datetime.now().astimezone()
         self.status: int | None = None
-        self.bytes = 0
+        self.bytes: int = 0
         self._send = send
         self._began = monotonic()
 
@@ -107,9 +113,11 @@ class Entry:
         # What is sent after the disconnect is for other middleware only.
         if getattr(self.scope.get(KEY), "disconnect_message", None) is None:
             kind = field(message, "type")
-            self.bytes += payload(message)
+            if self.method != "HEAD":  # whose body the server leaves out
+                self.bytes += payload(message)
             if self.status is None:
-                self.status = {"websocket.accept": 101, "websocket.close": 403}.get(kind) or field(message, "status")
+                ends = {"websocket.accept": 101, "websocket.close": 403}
+                self.status = (ends.get(kind) if isinstance(kind, str) else None) or field(message, "status")
         return result
 
     def end(self) -> None:
@@ -121,24 +129,33 @@ class Entry:
             self.status = 500 if disconnect is None else 499
 
     def header(self, name: bytes) -> str:
-        values = [value for key, value in self.scope.get("headers", ()) if key.lower() == name]
-        return b", ".join(values).decode("latin-1")
+        return ", ".join(_text(value) for key, value in self.scope.get("headers") or () if key.lower() == name)
 
     @property
     def target(self) -> str:
         """The path and the query, as in the request line."""
-        raw_path, query = self.scope.get("raw_path"), self.scope.get("query_string", b"")
-        path = quoted(self.scope.get("path", "")) if raw_path is None else raw_path.partition(b"?")[0].decode("latin-1")
-        return f"{path}?{query.decode('latin-1')}" if query else path
+        raw_path, query = self.scope.get("raw_path"), _text(self.scope.get("query_string"))
+        path = quoted(self.scope.get("path", "")) if raw_path is None else _text(raw_path).partition("?")[0]
+        return f"{path}?{query}" if query else path
 
     @property
     def method(self) -> str:
         return str(self.scope.get("method", "GET"))  # a WebSocket begins with one
 
     @property
+    def version(self) -> str:
+        return str(self.scope.get("http_version", "1.1"))
+
+    @property
     def host(self) -> str:
         client = self.scope.get("client")
-        return str(client[0] or "-") if client else "-"  # granian gives an empty one on a unix socket
+        host = client[0] if isinstance(client, (list, tuple)) and client else None
+        return str(host or "-")  # granian gives an empty one on a unix socket
+
+
+def _text(value: object) -> str:
+    """What a scope has as bytes. Not every adapter has it so."""
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value or "")
 
 
 def _escaped(text: str) -> str:
@@ -153,7 +170,7 @@ def _hex(character: str) -> str:
 def _common(entry: Entry, between: str = "") -> str:
     time = entry.time
     stamp = f"{time:%d}/{_MONTHS[time.month - 1]}/{time:%Y:%H:%M:%S %z}"
-    line = f"{_escaped(entry.method)} {_escaped(entry.target)} HTTP/{entry.scope.get('http_version', '1.1')}"
+    line = f"{_escaped(entry.method)} {_escaped(entry.target)} HTTP/{_escaped(entry.version)}"
     departure = "-" if entry.phase is None else f"disconnected={entry.phase}"
     host = _escaped(entry.host)
     return f'{host} - - [{stamp}] "{line}" {entry.status} {entry.bytes}{between} {entry.seconds:.3f} "{departure}"'
@@ -172,7 +189,7 @@ def _json(entry: Entry) -> str:
             "protocol": entry.scope["type"],
             "method": entry.method,
             "path": entry.target,
-            "http_version": entry.scope.get("http_version", "1.1"),
+            "http_version": entry.version,
             "status": entry.status,
             "bytes": entry.bytes,
             "seconds": round(entry.seconds, 6),

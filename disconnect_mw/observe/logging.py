@@ -6,11 +6,15 @@ the lines of servers and frameworks that tell of nothing but a client that has l
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import json
 import logging
 import sys
+import threading
 import time
+from logging.handlers import MemoryHandler, QueueHandler, QueueListener
 from typing import Any, Literal
 
 from .._records import Exchange
@@ -34,7 +38,9 @@ def configure(level: int | str = "INFO", format: Format = "text") -> None:
     colours), or `"json"`, an object a line.
 
     It may be called at any time; the last call counts, and there is one handler. The logger's propagation remains as it
-    was; a line that a handler of the root logger writes to the same terminal is not written twice.
+    was, and a line is written to a terminal once: where another handler of this logger or of the root logger writes
+    text to stderr or stdout, that handler writes it; with `"json"` this one does, and the other leaves it out. A
+    handler of a kind that logging and Rich do not have, as loguru's recipe has it, is not known to write there.
 
     With the logger at INFO or below every exchange is checked for a disconnect, as it is with a hook.
 
@@ -42,16 +48,27 @@ def configure(level: int | str = "INFO", format: Format = "text") -> None:
     """
     if format not in ("text", "json"):
         raise ValueError(f"format must be 'text' or 'json', not {format!r}: look for a misspelling")
-    if isinstance(level, bool) or not isinstance(level, (int, str)):
-        raise ValueError(f"level must be the name or the number of a level of logging, not {level!r}")
-    if isinstance(level, str) and level not in logging.getLevelNamesMapping():
-        names = ", ".join(name for name in logging.getLevelNamesMapping() if name != "NOTSET")
-        raise ValueError(f"level must be one of {names}, not {level!r}: look for a misspelling")
+    number = _level(level)
     for handler in [one for one in LOGGER.handlers if isinstance(one, Handler)]:
         LOGGER.removeHandler(handler)
     LOGGER.addHandler(Handler(JSONFormatter() if format == "json" else TextFormatter()))
-    LOGGER.setLevel(level)
+    LOGGER.handlers.insert(0, LOGGER.handlers.pop())  # it says to those behind it what it has written
+    LOGGER.setLevel(number)
     LOGGER.disabled = False  # logging.config disables what was there before it, unless it is told not to
+
+
+def _level(level: object) -> int:
+    names = logging.getLevelNamesMapping()
+    if isinstance(level, str):
+        number = names.get(level, names.get(level.upper(), logging.NOTSET))
+    elif isinstance(level, int) and not isinstance(level, bool):
+        number = level
+    else:
+        raise ValueError(f"level must be the name or the number of a level of logging, not {level!r}")
+    if number <= logging.NOTSET:
+        shown = ", ".join(name for name in names if name != "NOTSET")
+        raise ValueError(f"level must be one of {shown}, not {level!r}: look for a misspelling")
+    return number
 
 
 def is_configured() -> bool:
@@ -67,29 +84,61 @@ class Handler(logging.StreamHandler[Any]):
         self.setFormatter(formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        if not any(_writes(handler, record) for handler in _inherited(record.name)):
-            super().emit(record)
+        others = _others(record)
+        if isinstance(self.formatter, JSONFormatter) and record.name == LOGGER.name:
+            setattr(record, _WRITTEN, True)
+            for handler in others:
+                handler.addFilter(_is_unwritten)  # once, as addFilter has it
+        elif others:
+            return
+        self.stream: Any = sys.stderr
+        super().emit(record)
 
 
-def _inherited(name: str) -> list[logging.Handler]:
-    """The handlers that the record meets further up."""
-    logger: logging.Logger | None = logging.getLogger(name)
-    handlers: list[logging.Handler] = []
+_WRITTEN = "disconnect_mw_written"
+
+
+def _is_unwritten(record: logging.LogRecord) -> bool:
+    """A filter for the handlers that would write to the terminal what `Handler` has written there."""
+    return not getattr(record, _WRITTEN, False)
+
+
+def _others(record: logging.LogRecord) -> list[logging.Handler]:
+    """The other handlers that write the record to the terminal."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    found: list[logging.Handler] = []
     while logger is not None:
-        handlers += logger.handlers
+        for handler in logger.handlers:
+            found += [] if isinstance(handler, Handler) else _writers(handler, record)
         logger = logger.parent if logger.propagate else None
-    return handlers
+    return found
 
 
-def _writes(handler: logging.Handler, record: logging.LogRecord) -> bool:
-    """Whether another handler writes the line where this one would."""
-    return (
-        isinstance(handler, logging.StreamHandler)
-        and not isinstance(handler, Handler)
-        and handler.stream in (sys.stderr, sys.stdout)
-        and record.levelno >= handler.level
-    )
+def _writers(handler: logging.Handler, record: logging.LogRecord) -> list[logging.Handler]:
+    """`handler`, or those to which it hands on, if they write the record to the terminal."""
+    if record.levelno < handler.level or not handler.filter(copy.copy(record)):
+        return []
+    if isinstance(handler, QueueHandler):
+        return [one for behind in _behind(handler.queue) for one in _writers(behind, record)]
+    if isinstance(handler, MemoryHandler):
+        return [] if handler.target is None else _writers(handler.target, record)
+    console = getattr(handler, "console", None)  # Rich's
+    stream = getattr(handler if console is None else console, "stream" if console is None else "file", None)
+    if stream is None or stream not in (sys.stderr, sys.stdout):
+        return []
+    # Where stderr alone is a terminal, stdout goes elsewhere; where neither is, both may be collected (containers).
+    return [handler] if stream is sys.stderr or sys.stdout.isatty() == sys.stderr.isatty() else []
+
+
+def _behind(queue: object) -> list[logging.Handler]:
+    """The handlers of the listener that takes records out of `queue`: a thread runs it, and nothing else has it."""
+    listeners = [getattr(getattr(thread, "_target", None), "__self__", None) for thread in threading.enumerate()]
+    return [
+        handler
+        for listener in listeners
+        if isinstance(listener, QueueListener) and listener.queue is queue
+        for handler in listener.handlers
+    ]
 
 
 class TextFormatter(logging.Formatter):
@@ -99,17 +148,25 @@ class TextFormatter(logging.Formatter):
         for name in _SERVERS:
             for handler in logging.getLogger(name).handlers:
                 if handler.formatter is not None:
-                    return handler.formatter.format(record)
+                    with contextlib.suppress(Exception):  # it may need what only the server's own records have
+                        return handler.formatter.format(_filtered(handler, record))
         level = record.levelname
         if sys.stderr.isatty():
             level = f"\x1b[{_COLOURS.get(record.levelno, 0)}m{level}\x1b[0m"
         return f"{level}:{' ' * (9 - len(record.levelname))}{super().format(record)}"
 
 
+def _filtered(handler: logging.Handler, record: logging.LogRecord) -> logging.LogRecord:
+    """A copy of the record with the fields that the handler's filters add, be it one that they drop."""
+    copied = copy.copy(record)
+    found: object = handler.filter(copied)
+    return found if isinstance(found, logging.LogRecord) else copied  # since Python 3.12 it may be another one
+
+
 class JSONFormatter(logging.Formatter):
     """One object a line: time, level, logger, message, and the fields of the exchange."""
 
-    converter = staticmethod(time.gmtime)
+    converter: Any = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {

@@ -9,16 +9,16 @@ from weakref import WeakKeyDictionary
 
 from .. import __version__, _backends
 from .._records import Exchange
-from .._telling import LOGGER
+from .._telling import LOGGER, OBSERVERS
 from . import Departure, subscribe
 from ._routes import Routes
 
 try:
     from opentelemetry import metrics, trace
-except ImportError as error:
+except ImportError as _missing:
     raise ImportError(
         "disconnect_mw.observe.opentelemetry needs opentelemetry-api: pip install 'disconnect-mw[opentelemetry]'"
-    ) from error
+    ) from _missing
 
 EVENT = "client.disconnected"
 
@@ -45,13 +45,19 @@ def instrument(
     and `http.route`: the counter `client.disconnects`, the histogram `client.disconnect.wasted.duration` in seconds,
     the counter `client.disconnect.muted.io` in bytes; without attributes the up-down counter
     `client.disconnect.orphans`, of the apps that go on without a client now. The first `max_routes` routes have their
-    names, all others are `"other"`, which is told once by a warning.
+    names, all others are `"other"`, which is told once by a warning; a client that leaves before the framework has
+    chosen a route is counted when its app has ended, by the route that was chosen then, or `"(no route)"`.
 
     Without a provider the global one is used. Nothing is recorded while a client is there. Every exchange is checked
     for a disconnect, as it is with a hook. Returns a function that ends it. Raises `ValueError` for a number of routes
-    below zero.
+    below zero, and where these providers are told already: each departure would be told twice.
     """
     routes = Routes(max_routes, "the attribute http.route of client.disconnects")
+    providers = (tracer_provider, meter_provider)
+    if any(getattr(observer, "providers", None) == providers for observer in OBSERVERS):
+        raise ValueError(
+            "OpenTelemetry is told of departures already: call instrument() once, or what it returned before it again"
+        )
     meter = metrics.get_meter("disconnect_mw", __version__, meter_provider)
     disconnects = meter.create_counter(
         "client.disconnects", "{disconnect}", "Clients that left before the app had sent its last message."
@@ -69,14 +75,19 @@ def instrument(
     def observe(departure: Departure) -> Callable[[Exchange], None]:
         spans.attach(tracer_provider)  # an app may set the global one in its lifespan, after this
         disconnect = departure.disconnect
-        attributes = {
-            "network.protocol.name": disconnect.protocol,
-            "client.disconnect.phase": disconnect.phase,
-            "client.disconnect.policy": departure.policy,
-            "http.route": routes.bounded(departure.route),
-        }
-        disconnects.add(1, attributes)
         orphans.add(1)
+
+        def count() -> dict[str, str]:
+            attributes = {
+                "network.protocol.name": disconnect.protocol,
+                "client.disconnect.phase": disconnect.phase,
+                "client.disconnect.policy": departure.policy,
+                "http.route": routes.bounded(departure.route),
+            }
+            disconnects.add(1, attributes)
+            return attributes
+
+        counted = count() if departure.is_routed else None
         told = _Told(departure, error)
         span = spans.find(departure)
         if span is not None:
@@ -85,11 +96,13 @@ def instrument(
         def end(exchange: Exchange) -> None:
             told.exchange = exchange
             orphans.add(-1)
+            attributes = counted or count()
             wasted.record(exchange.seconds, attributes)
             muted.add(exchange.bytes_muted, attributes)
 
         return end
 
+    observe.providers = providers  # type: ignore[attr-defined]  # to know it by
     unsubscribe = subscribe(observe)
 
     def stop() -> None:

@@ -18,8 +18,10 @@ from .._view import KEY, EndedExchange
 
 try:
     import sentry_sdk  # noqa: F401  # whose callbacks these are
-except ImportError as error:
-    raise ImportError("disconnect_mw.observe.sentry needs sentry-sdk: pip install 'disconnect-mw[sentry]'") from error
+except ImportError as _missing:
+    raise ImportError(
+        "disconnect_mw.observe.sentry needs sentry-sdk: pip install 'disconnect-mw[sentry]'"
+    ) from _missing
 
 # Variables that have the scope, or an object that has it: of the ASGI specification, and of Starlette.
 _NAMES = frozenset({"scope", "request", "websocket", "self"})
@@ -28,13 +30,16 @@ _NAMES = frozenset({"scope", "request", "websocket", "self"})
 _OF_DEPARTURES = ("internal_error", "invalid_argument")
 
 # Set on an exception that was dropped: it may come again, by way of a logger, without its cause, since Sentry raises
-# what it has captured `from None`. And on those in a group that was not: from the middleware comes a smaller group.
+# what it has captured `from None`.
+_DROPPED = "_disconnect_mw_dropped"
+
+# Set on one that was not, and on each in a group: from the middleware comes a smaller group.
 _TOLD = "_disconnect_mw_told"
 
 
-def _mark(exception: BaseException) -> None:
+def _mark(exception: BaseException, mark: str) -> None:
     with contextlib.suppress(AttributeError):  # of a class that has no room for it
-        setattr(exception, _TOLD, True)
+        setattr(exception, mark, True)
 
 
 def _leaves(exception: BaseException) -> Iterator[BaseException]:
@@ -50,34 +55,39 @@ def before_send(event: Any, hint: dict[str, Any]) -> Any:
 
     That is so if the client has left *and* the middleware raised it, or a framework raised it to report the disconnect
     (`starlette.requests.ClientDisconnect`, …), or it was raised from one. A group is dropped if that is so for all of
-    it. It is the same for what the integration captures and for what a logger is told, uvicorn's among them. The
-    exchange is found by the frames of the traceback, and by those of the caller.
+    it. Where its traceback shows another exception, a bug that the app was handling, the event is sent. It is the same
+    for what the integration captures and for what a logger is told, uvicorn's among them. The exchange is found by the
+    frames of the traceback, and by those of the caller.
     """
     exception = (hint.get("exc_info") or (None, None))[1]
     if not isinstance(exception, BaseException):
         return event
-    if getattr(exception, _TOLD, False):
-        return None
     exchange = _find_departed(exception)
-    if exchange is None:
-        return event
+    rest = _left(exception, exchange)
+    if rest is None:
+        _mark(exception, _DROPPED)
+        return None
+    if exchange is not None:
+        leaves = [*_leaves(rest)]
+        if isinstance(rest, BaseExceptionGroup) and all(getattr(leaf, _TOLD, False) for leaf in leaves):
+            return None
+        for leaf in leaves:
+            _mark(leaf, _TOLD)
+    return event
+
+
+def _left(exception: BaseException, exchange: Connection | EndedExchange | None) -> BaseException | None:
+    """What is left of it without all that the departure of the exchange's client caused."""
 
     def is_ours(one: BaseException) -> bool:
         if isinstance(exchange, Connection):
             return exchange.is_ours(one) or exchange.root.is_ours(one)
         return isinstance(one, ClientDisconnected)
 
-    rest = remove_disconnect_errors(exception, is_ours)
-    if rest is None:
-        _mark(exception)
+    if getattr(exception, _DROPPED, False):
         return None
-    if isinstance(rest, BaseExceptionGroup):
-        leaves = [*_leaves(rest)]
-        if all(getattr(leaf, _TOLD, False) for leaf in leaves):
-            return None
-        for leaf in leaves:
-            _mark(leaf)
-    return event
+    is_told = exchange is None or getattr(exception, _TOLD, False)
+    return exception if is_told else remove_disconnect_errors(exception, is_ours)
 
 
 def before_send_transaction(event: Any, hint: dict[str, Any]) -> Any:
@@ -105,7 +115,7 @@ def _has_failed(exchange: Connection | EndedExchange, exception: BaseException |
     """Whether the app ended by an exception of its own."""
     if isinstance(exchange, EndedExchange):
         return exchange.exchange.ended == "raised"
-    return isinstance(exception, Exception) and before_send(True, {"exc_info": (None, exception)}) is not None
+    return isinstance(exception, Exception) and _left(exception, exchange) is not None
 
 
 def _status(exchange: Connection | EndedExchange) -> int | None:

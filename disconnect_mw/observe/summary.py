@@ -11,13 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 from .._middleware import single_callable
-from .._options import check_function
+from .._observers import label_of
+from .._options import check_function, name_of
 from .._records import Exchange
-from .._telling import route_of, short
+from .._telling import LOGGER, short
 from . import Departure, subscribe
 from ._routes import Routes
 
-_NO_ROUTE = "(no route)"
+# In the scope of what is counted already, by a `Summary` further out.
+_COUNTED = "disconnect_mw.summary"
 
 
 class Row:
@@ -27,7 +29,8 @@ class Row:
         self.route = route
         self.exchanges = 0
         self.phases: Counter[str] = Counter()
-        self.seconds = self.saved = 0.0
+        self.seconds: float = 0.0
+        self.saved: float = 0.0
         self.bytes = self.orphans = self.orphans_at_most = 0
 
     @property
@@ -51,7 +54,7 @@ class _Bill:
     """What is counted in this process."""
 
     def __init__(self, max_routes: int = 200) -> None:
-        self._routes = Routes(max_routes, "the summary of departures")
+        self._routes = Routes(max_routes, "the summary of departures", advice="")
         self._rows: dict[str, Row] = {}
         self.is_open = False
 
@@ -61,7 +64,8 @@ class _Bill:
 
     def rows(self) -> list[Row]:
         """The most expensive first."""
-        return sorted(self._rows.values(), key=lambda row: (-row.seconds, -row.departures, -row.exchanges, row.route))
+        rows = [row for row in self._rows.values() if row.exchanges or row.departures]
+        return sorted(rows, key=lambda row: (-row.seconds, -row.departures, -row.exchanges, row.route))
 
     def total(self) -> Row:
         total = Row("all routes")
@@ -77,8 +81,8 @@ class _Bill:
     orphans = orphans_at_most = 0
 
     def observe(self, departure: Departure) -> Callable[[Exchange], None]:
-        row = self.row(departure.route)
-        row.phases[departure.disconnect.phase] += 1
+        row, phase = self.row(departure.route), departure.disconnect.phase
+        row.phases[phase] += 1
         for one in (row, self):
             one.orphans += 1
             one.orphans_at_most = max(one.orphans_at_most, one.orphans)
@@ -86,10 +90,15 @@ class _Bill:
         def end(exchange: Exchange) -> None:
             row.orphans -= 1
             self.orphans -= 1
-            row.seconds += exchange.seconds
-            row.bytes += exchange.bytes_muted
+            routed = self.row(departure.route)
+            if routed is not row:  # the framework has chosen it since
+                row.phases -= Counter([phase])
+                routed.phases[phase] += 1
+                routed.orphans_at_most = max(routed.orphans_at_most, routed.orphans + 1)
+            routed.seconds += exchange.seconds
+            routed.bytes += exchange.bytes_muted
             if departure.policy != "cancel":
-                row.saved += exchange.seconds
+                routed.saved += exchange.seconds
 
         return end
 
@@ -104,14 +113,15 @@ def _to_stderr(text: str) -> None:
 class Summary:
     """Count what `app` does for clients that have left, and say it at the end of the lifespan.
 
-    To be installed around `DisconnectMiddleware`, or inside of it. What is counted is this process's: `text()`,
-    `figures()` and `app` show it at any time.
+    To be installed around `DisconnectMiddleware`, or inside of it; of several the outermost counts. What is counted is
+    this process's: `text()`, `figures()` and `app` show it at any time.
 
     `report` is called with the text once the app has shut down; by default it goes to stderr, and None is for not at
-    all. A server or an app without lifespan has no such moment.
+    all. What it raises is logged, and changes nothing. A server or an app without lifespan has no such moment.
 
-    Each route has a row: the one that the framework puts into the scope (Starlette, FastAPI), else the path. From 200
-    on they are `"other"`, which is told once by a warning. Every exchange is checked for a disconnect, as it is with a
+    Each route has a row: the one that the framework puts into the scope (Starlette 1.7, FastAPI, Litestar), `"(no
+    route)"` where it has put none there, and the path where the framework is another one. From 200 on they are
+    `"other"`, which is told once by a warning. Every exchange is checked for a disconnect, as it is with a
     hook. Raises `TypeError` for what is no application, and for a `report` that is no plain function of one argument.
     """
 
@@ -124,23 +134,27 @@ class Summary:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         kind = scope.get("type")
-        if kind == "lifespan" and self._report is not None:
-            return await self._lifespan(scope, receive, send)
-        if kind not in ("http", "websocket"):
+        is_told = kind == "lifespan" and self._report is not None
+        if not (is_told or kind in ("http", "websocket")) or _COUNTED in scope:
             return await self._app(scope, receive, send)
+        scope[_COUNTED] = True
         try:
-            return await self._app(scope, receive, send)
+            return await self._app(scope, receive, self._reporting(send) if is_told else send)
         finally:
-            is_unknown = "router" in scope and "route" not in scope  # Starlette's, which has found none
-            _bill.row(_NO_ROUTE if is_unknown else route_of(scope, str(scope.get("path")))).exchanges += 1
+            del scope[_COUNTED]
+            if not is_told:
+                _bill.row(label_of(scope, str(scope.get("path")))).exchanges += 1
 
-    async def _lifespan(self, scope: Any, receive: Any, send: Any) -> Any:
+    def _reporting(self, send: Any) -> Any:
         async def reporting_send(message: Any) -> None:
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
-                self._report(text())
+                try:
+                    self._report(text())
+                except Exception:
+                    LOGGER.exception("the report of the summary failed: %s", name_of(self._report))
             await send(message)
 
-        return await self._app(scope, receive, reporting_send)
+        return reporting_send
 
 
 # What it looks like

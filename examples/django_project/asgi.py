@@ -6,9 +6,13 @@ outside: `application = OpenTelemetryMiddleware(DisconnectMiddleware(get_asgi_ap
 
 import os
 
-from django.core.asgi import get_asgi_application
-
 from disconnect_mw import DisconnectMiddleware
+
+try:
+    import daphne  # noqa: F401  # it is among the settings' apps
+    from django.core.asgi import get_asgi_application
+except ImportError:
+    raise SystemExit("This example needs Django and Daphne: pip install django daphne") from None
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
 application = DisconnectMiddleware(get_asgi_application())

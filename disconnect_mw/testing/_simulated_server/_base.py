@@ -42,13 +42,13 @@ class SimulatedServer(abc.ABC):
         self.delivered: list[Message] = []
         """Those that reached the client."""
 
-        self.reads = 0
+        self.reads: int = 0
         """How often `receive` was called."""
 
-        self.cancelled_reads = 0
+        self.cancelled_reads: int = 0
         """How many of these calls ended before there was an answer."""
 
-        self.has_left = False
+        self.has_left: bool = False
         self.has_ended = False
         """Whether the app sent its last message while the client was there."""
 

@@ -29,7 +29,7 @@ class WebSocketSimulatedServer(SimulatedServer):
         self.behaviour: WebSocketServerBehaviour = WebSocketServerBehaviour() if behaviour is None else behaviour
         self.client: WebSocketClient = WebSocketClient() if client is None else client
         super().__init__([{"type": "websocket.connect"}] if incoming is None else incoming)
-        self.is_accepted = False
+        self.is_accepted: bool = False
         self._left_before_accept = False
         self._disconnect_was_received = False
         self._is_refused = False

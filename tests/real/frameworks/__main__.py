@@ -37,8 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in options.frameworks if name not in setups.FRAMEWORKS]
     if unknown:
         parser.error(f"there is no framework {unknown[0]!r} here: choose from {', '.join(setups.FRAMEWORKS)}")
-    if options.write and options.frameworks:
-        parser.error("--write needs a play of all frameworks")
     began = time.monotonic()
     chosen = [setups.FRAMEWORKS[name] for name in options.frameworks or setups.FRAMEWORKS]
     with tempfile.TemporaryDirectory(prefix="disconnect-mw-") as temporary, Meter() as meter:
@@ -53,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             framework, version, server, python = one
             column = Column(framework, setups.SERVERS[server])
             try:
-                ways = ("fin",) if version == setups.BEFORE.get(setups.FRAMEWORKS[framework].package) else WAYS
+                ways = ("fin",) if version == setups.BEFORE[setups.FRAMEWORKS[framework].package] else WAYS
                 play(column, python, setups.FRAMEWORKS[framework].on(server), ways=ways)
             except (Hang, Crash, AssertionError) as failure:
                 failures.append(f"{framework} {version} on {server}: {failure}")
@@ -74,8 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failures.append(f"{key[1]}: {fault}")
             else:
                 seen.append((column.framework, situation, variant))
-    if options.write:
-        records.write(Record(python.strip(), versions, columns))
+    if options.write and len(columns) < len(plays):
+        failures.append("nothing is written, since not all of them were played")
+    elif options.write:
+        record = Record(python.strip(), versions, columns)
+        if options.frameworks:
+            record = records.merged(records.read(), record)
+        records.write(record)
         docs.PAGE.write_text(docs.page(records.read()), encoding="utf-8")
     else:
         failures += records.differences(records.read(), columns)
@@ -104,10 +107,11 @@ def _plays(environments: Environments, chosen: Sequence[setups.Framework]) -> li
                 for framework in wanted
                 for server in framework.servers
             ]
-    before = [framework for framework in chosen if framework.package in setups.BEFORE]
-    if before:
-        python = environments.make("frameworks-before", setups.before())
-        plays += [(framework.name, setups.BEFORE[framework.package], "uvicorn", python) for framework in before]
+    for name, (packages, requirements) in setups.environments_before().items():
+        wanted = [framework for framework in chosen if framework.package in packages]
+        if wanted:
+            python = environments.make(f"frameworks-{name}", requirements)
+            plays += [(framework.name, setups.BEFORE[framework.package], "uvicorn", python) for framework in wanted]
     return sorted(plays, key=lambda one: -len(setups.FRAMEWORKS[one[0]].situations))
 
 

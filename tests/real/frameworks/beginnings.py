@@ -36,6 +36,27 @@ def socketio(client: WebSocketClient, path: str) -> None:
     client.text(b'42["work"]')
 
 
+def socketio_in_turn(client: Client, path: str) -> None:
+    """The same over a WebSocket; or over long polling, in a session that the client opens first, by a POST that is cut.
+
+    Each over a connection of its own.
+    """
+    if isinstance(client, WebSocketClient):
+        socketio(client, path)
+        return
+    _, _, variant, run = path.split("/")
+    query = "?EIO=4&transport=polling"
+    with Client(client.port) as opening:
+        opening.request(f"/session/{variant}/{run}{query}")
+        opening.hear(b'"sid":"')
+        opening.hear(b'","upgrades"')
+        session = opening.came.partition(b'"sid":"')[2].partition(b'"')[0].decode()
+    with Client(client.port) as opening:
+        opening.request(f"/session/{variant}/{run}{query}&sid={session}", b"40")
+        opening.hear(b" 200 ")
+    client.request(f"{path}{query}&sid={session}", b'42["work",{"a"', length=LENGTH)
+
+
 def mcp(client: Client, path: str, session: str = "") -> None:
     """Call the tool `work`, or begin to."""
     _, situation, variant, run = path.split("/")
@@ -84,7 +105,7 @@ def _post(client: Client, path: str, message: dict[str, object], session: str = 
 
 
 BEGINNINGS: Mapping[str, Callable[..., None]] = {
-    "socketio": socketio,
+    "socketio": socketio_in_turn,
     "strawberry": graphql,
     "ariadne": graphql,
     "mcp": mcp,

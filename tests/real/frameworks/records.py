@@ -67,6 +67,15 @@ def write(record: Record, path: Path = PATH) -> None:
     path.write_text(f"{text}\n", encoding="utf-8")
 
 
+def merged(kept: Record, played: Record) -> Record:
+    """The record, with the frameworks that were played anew. Raises `ValueError` if that was on something else."""
+    if (played.python, played.versions) != (kept.python, kept.versions):
+        raise ValueError(f"the record is of Python {kept.python} and {kept.versions}: play all frameworks to write")
+    anew = {framework for framework, _, _ in played.columns}
+    old = {key: column for key, column in kept.columns.items() if key[0] not in anew}
+    return dataclasses.replace(kept, columns={**old, **played.columns})
+
+
 def _fields(cell: Cell) -> dict[str, Any]:
     """What differs from the usual."""
     return {

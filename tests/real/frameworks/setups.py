@@ -66,7 +66,7 @@ _DELETED_TWICE = (
 )
 _FLASK = (*_BEFORE_AND_STREAM, *_UPLOADS)
 OTHERS = (
-    Framework("socketio", "python-socketio", "python-socketio", ("ws_both",)),
+    Framework("socketio", "python-socketio", "python-socketio", ("upload", "ws_both")),
     Framework("mcp", "MCP Python SDK without sessions", "mcp", ("before", "upload", "bug")),
     Framework("mcp_sessions", "MCP Python SDK with sessions", "mcp", ("before", "upload", "bug")),
     Framework("fastmcp", "fastmcp", "fastmcp", ("before", "upload", "bug")),
@@ -74,9 +74,9 @@ OTHERS = (
     Framework("ariadne", "ariadne", "ariadne", ("ws_both",), remark=_DELETED_TWICE),
     Framework("nicegui", "NiceGUI", "nicegui", ("before", "bug")),
     Framework("flask_a2wsgi", "Flask in a2wsgi", "flask", _FLASK),
-    Framework("flask_asgiref", "Flask in asgiref", "flask", ("before", "stream", "upload"), ("uvicorn",)),
+    # It has one thread for all clients, which each of them would wait for.
+    Framework("flask_asgiref", "Flask in asgiref", "flask", ("before", "stream", *_UPLOADS), ("uvicorn",)),
 )
-"""Of these the newest version alone is played."""
 
 FRAMEWORKS: Mapping[str, Framework] = {framework.name: framework for framework in (*FIRST, *OTHERS)}
 
@@ -96,37 +96,55 @@ OTHER_PINS: Mapping[str, str] = {
     "flask": "3.1.3",
     "mcp": "2.3.0",
     "nicegui": "3.18.0",
-    "python-socketio": "5.18.1",
     "strawberry-graphql": "0.341.2",
 }
+"""Of what the extra `test` does not have."""
 
 
 def others() -> list[str]:
     """What the environment of the others has."""
     pinned = pins()
     return [
-        *(f"{name}=={pinned[name]}" for name in (*_NEEDED, "fastapi", "starlette")),
+        *(f"{name}=={pinned[name]}" for name in (*_NEEDED, "fastapi", "python-socketio", "starlette")),
         *(f"{name}=={version}" for name, version in OTHER_PINS.items()),
     ]
 
 
 BEFORE: Mapping[str, str] = {
+    "ariadne": "1.1.0",
     "blacksheep": "2.6.3",
     "channels": "4.3.1",
     "django": "5.2.8",
     "falcon": "4.3.1",
     "fastapi": "0.164.0",
+    "fastmcp": "4.1.3",  # the last one that takes the MCP SDK before the newest
+    "flask": "3.1.2",
     "litestar": "2.24.0",
+    "mcp": "2.2.0",
+    "nicegui": "3.17.1",
+    "python-socketio": "5.18.0",
     "quart": "0.22.0",
     "sse-starlette": "3.6.0",
     "starlette": "1.9.0",
+    "strawberry-graphql": "0.338.0",
 }
 """The version before the newest of each, played on uvicorn alone."""
 
 
-def before() -> list[str]:
+def environments_before() -> dict[str, tuple[tuple[str, ...], list[str]]]:
+    """By name: the packages of frameworks that it is for, and what it has."""
     pinned = pins()
-    return [
-        *(f"{name}=={pinned[name]}" for name in _NEEDED),
-        *(f"{name}=={version}" for name, version in BEFORE.items()),
-    ]
+    needed = [f"{name}=={pinned[name]}" for name in _NEEDED]
+    first = tuple(framework.package for framework in FIRST)
+    others = tuple(dict.fromkeys(framework.package for framework in OTHERS if framework.package != "ariadne"))
+    under = [f"{name}=={pinned[name]}" for name in ("fastapi", "starlette")]
+    return {
+        "before": (first, [*needed, *_before(*first)]),
+        "others-before": (others, [*needed, *under, *_before(*others)]),
+        # With another version of GraphQL's core than that of strawberry.
+        "ariadne-before": (("ariadne",), [*needed, *under, *_before("ariadne"), "graphql-core<3.3"]),
+    }
+
+
+def _before(*names: str) -> list[str]:
+    return [f"{name}=={BEFORE[name]}" for name in names]

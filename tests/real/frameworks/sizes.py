@@ -38,3 +38,9 @@ STACK_NAMES = ("alone", "inside", "outside", "nested", "both")
 
 SAID = {"read_late": ("one", "two"), "channels": ("one",), "reads_once": ("one",)}
 """What the clients of WebSockets say before they leave, by app. Of what is unread, one message is read ahead."""
+
+POSITIONS = ("bare", "inside", "outside", "both")
+"""Where the middleware stands: nowhere, inside or outside of Sentry, tracing and metrics, on both sides of them."""
+
+TOOL_SITUATIONS = ("before", "stream", "upload")
+"""The first two under `cancel`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from . import docs, limits, records, setups
 from .cells import Cell
 
@@ -18,10 +20,9 @@ def test_the_record_has_every_framework_on_every_server_and_the_version_before()
     record = records.read()
     for framework in setups.FRAMEWORKS.values():
         played = {(version, server) for name, version, server in record.columns if name == framework.name}
-        newest = {version for version, server in played if server != "uvicorn"} or {version for version, _ in played}
+        newest = {version for version, _ in played} - {setups.BEFORE[framework.package]}
         assert {server for version, server in played if version in newest} == set(framework.servers)
-        before = setups.BEFORE.get(framework.package)
-        assert before is None or (before, "uvicorn") in played
+        assert (setups.BEFORE[framework.package], "uvicorn") in played
         for key, column in record.columns.items():
             if key[0] == framework.name:
                 situations = {situation for situation, _, _ in column.cells}
@@ -36,6 +37,15 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
         key: column.cells for key, column in record.columns.items()
     }
     assert (tmp_path / "cells.json").read_text() == records.PATH.read_text()
+
+
+def test_a_play_of_one_framework_leaves_the_others_in_the_record() -> None:
+    record = records.read()
+    ours = {key: column for key, column in record.columns.items() if key[0] == "quart"}
+    played = dataclasses.replace(record, columns=dict(list(ours.items())[:1]))
+    assert record.columns.keys() - records.merged(record, played).columns.keys() == set(list(ours)[1:])
+    with pytest.raises(ValueError, match="play all frameworks"):
+        records.merged(record, dataclasses.replace(played, python="2.7"))
 
 
 def test_what_comes_out_otherwise_than_in_the_record_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from .. import IS_FULL
+from .. import IS_FULL, free_port
 from ..servers.clients import PATIENCE, Client, WebSocketClient
 from .beginnings import call_tool, graphql, socketio
 from .playing import is_installed
@@ -79,6 +80,12 @@ class Recipe:
     def __str__(self) -> str:
         return self.command.partition(" --port")[0]
 
+    @property
+    def path(self) -> Path:
+        found = re.search(r"\w+_app|manage", self.command)
+        assert found is not None
+        return EXAMPLES / self.directory / f"{found[0]}.py"
+
 
 RECIPES = {
     "fastapi": Recipe("fastapi run fastapi_app.py --host 127.0.0.1 --port PORT", ("fastapi", "fastapi_cli")),
@@ -97,6 +104,7 @@ RECIPES = {
         "uvicorn socketio_app:app --port PORT", ("socketio",), upload="", begin=_event, protocol=WebSocketClient
     ),
     "mcp": Recipe("uvicorn mcp_app:app --port PORT", ("mcp",), upload="/mcp", begin=_tool, prints=True),
+    "fastmcp": Recipe("uvicorn fastmcp_app:app --port PORT", ("fastmcp",), upload="/mcp", begin=_tool, prints=True),
     "strawberry": Recipe(
         "uvicorn strawberry_app:app --port PORT",
         ("strawberry",),
@@ -120,7 +128,7 @@ class Running:
     def __init__(self, recipe: Recipe, home: Path) -> None:
         self._path = home / "log"
         (home / "sitecustomize.py").write_text(TELLS)
-        self.port = _free_port()
+        self.port = free_port()
         program, *arguments = recipe.command.replace("PORT", str(self.port)).split()
         with open(self._path, "wb") as log:
             self.process = subprocess.Popen(
@@ -167,13 +175,6 @@ class Running:
             self.process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
     name = request.getfixturevalue("name")
@@ -213,22 +214,31 @@ def test_a_recipe_serves_and_a_client_that_leaves_is_no_error(name: str, running
     assert not SUSPICIOUS.search(running.log), running.log
 
 
-MODULES = sorted({path for path in EXAMPLES.rglob("*.py") if "SystemExit" in path.read_text(encoding="utf-8")})
-
-
 def test_each_recipe_is_run() -> None:
-    named = " ".join(recipe.command for recipe in RECIPES.values())
-    assert all(path.stem in named for path in MODULES)
+    with_one = {path for path in EXAMPLES.rglob("*_app.py") if "from endpoints." in path.read_text(encoding="utf-8")}
+    assert with_one == {recipe.path for recipe in RECIPES.values() if recipe.directory == "."}
 
 
-@pytest.mark.parametrize("path", MODULES if IS_FULL else MODULES[:2], ids=lambda path: path.stem)
-def test_a_missing_framework_ends_the_recipe_in_one_sentence(path: Path, tmp_path: Path) -> None:
-    block = path.read_text(encoding="utf-8").partition("try:")[2]
-    found = re.search(r"(?:from|import) (\w+)", block)
-    assert found is not None
-    (tmp_path / f"{found[1]}.py").write_text("raise ImportError\n")
+INSTALLS = [recipe.path for recipe in RECIPES.values() if recipe.directory == "."]
+INSTALLS.append(EXAMPLES / "django_project" / "asgi.py")
+
+
+@pytest.mark.parametrize("path", INSTALLS, ids=lambda path: path.stem)
+def test_a_recipe_has_at_most_ten_lines(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    docstring, *rest = ast.parse(source).body
+    assert isinstance(docstring, ast.Expr)
+    assert rest
+    lines = source.splitlines()[docstring.end_lineno :]
+    assert sum(bool(line.strip()) for line in lines) <= 10
+
+
+@pytest.mark.parametrize("name", RECIPES if IS_FULL else DRAWN)
+def test_a_missing_framework_ends_the_recipe_in_one_sentence(name: str, tmp_path: Path) -> None:
+    recipe = RECIPES[name]
+    (tmp_path / f"{recipe.needs[0]}.py").write_text("raise ImportError\n")
     ended = subprocess.run(
-        [sys.executable, str(path)],
+        [sys.executable, str(recipe.path)],
         capture_output=True,
         text=True,
         timeout=SECONDS_TO_START,

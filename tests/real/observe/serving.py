@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from .. import IS_FULL
+from .. import IS_FULL, free_port
 
 PATIENCE = 120.0
 """Seconds to wait for anything: on a busy machine a worker may need many to start."""
@@ -34,7 +34,10 @@ PLAYED = [*COMMANDS] if IS_FULL else ["uvicorn", "granian"]
 
 
 class Process:
-    """A command, for as long as the context manager lives; `{port}` in it is replaced by a free one."""
+    """A command, for as long as the context manager lives; `{port}` in it is replaced by a free one.
+
+    Without that it is a line of shell, and uvicorn and gunicorn find the port in their environment.
+    """
 
     def __init__(self, command: str, home: Path, **variables: str) -> None:
         self._command = command
@@ -44,13 +47,19 @@ class Process:
         self._news = threading.Condition()
 
     def __enter__(self) -> Process:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        command = self._command.format(port=self.port).split()
+        self.port = free_port()
+        if "{port}" in self._command:
+            command = [sys.executable, "-m", *self._command.format(port=self.port).split()]
+        else:
+            command = ["bash", "-c", self._command]
+            self._variables |= {
+                "UVICORN_PORT": f"{self.port}",
+                "GUNICORN_CMD_ARGS": f"-b 127.0.0.1:{self.port} --graceful-timeout 3",
+            }
+            self._variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DISCONNECT_MW_")}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            command,
             cwd=self._home,
             env={**kept, **self._variables},
             stdout=subprocess.PIPE,

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def test_a_query_of_sqlite_is_interrupted() -> None:
 
 def test_work_in_a_thread_is_stopped() -> None:
     with serving("stop_thread") as process:
-        assert process.get("/work/1").endswith("worked")
-        process.leave(f"/work/{10**9}", "^working$")
+        assert process.get("/jobs/1").endswith("worked")
+        process.leave(f"/jobs/{10**9}", "^working$")
         process.until("^stopped after \\d+ steps$")
         process.until(TOLD)
 
@@ -130,9 +131,16 @@ SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND que
 
 
 def test_a_query_of_postgresql_is_cancelled(database: str) -> None:
-    with serving("stop_postgresql", DATABASE=database) as process, psycopg.connect(database) as other:
+    with (
+        serving("stop_postgresql", DATABASE=database) as process,
+        psycopg.connect(database, autocommit=True) as other,  # a transaction would see the same for ever
+    ):
         assert process.get("/sleep/0").endswith("slept")
-        process.leave("/sleep/3600", "^sleeping$")
+        with process.request("/sleep/3600"):
+            process.until("^sleeping$", 2)
+            deadline = time.monotonic() + PATIENCE
+            while other.execute(SLEEPING).fetchone() == (0,):  # a query that has not begun cannot be cancelled
+                assert time.monotonic() < deadline, process.output
         process.until("^cancelled$")
         process.until(TOLD)
         assert other.execute(SLEEPING).fetchone() == (0,)

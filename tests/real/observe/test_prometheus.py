@@ -16,7 +16,7 @@ from .serving import PATIENCE, Process
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
-COUNTED = 'client_disconnects_total{phase="before the response",policy="%s",protocol="http",route="/work/{name}"}'
+COUNTED = 'client_disconnects_total{phase="before the response",policy="%s",protocol="http",route="/jobs/{name}"}'
 WASTED = COUNTED.replace("disconnects_total", "disconnect_wasted_seconds_count")
 
 
@@ -40,7 +40,7 @@ def leave_each_worker(process: Process) -> tuple[int, set[int]]:
     while len(workers) < 2:
         assert len(connections) < 200, "one worker gets all connections"
         # All stay until the end: a worker that is busy accepting leaves the next one to the other.
-        connections.append(process.request("/work/x"))
+        connections.append(process.request("/jobs/x"))
         workers = {int(line.split()[-1]) for line in process.until(r"^works in \d+$", len(connections))}
     for connection in connections:
         connection.close()

@@ -44,7 +44,7 @@ def process() -> Iterator[Process]:
     """A server of which three clients have left."""
     with Process(COMMAND, EXAMPLES) as process:
         for _ in range(2):
-            process.leave("/report/0.5", "a report begins")
+            process.leave("/report/2", "a report begins")
         process.leave("/story", "a word")
         until_known(process, 3)
         yield process
@@ -53,7 +53,7 @@ def process() -> Iterator[Process]:
 def test_the_bill_is_said_at_shutdown() -> None:
     with Process(COMMAND, EXAMPLES) as process:
         assert process.get("/report/0").endswith('"reported"')
-        process.leave("/report/0.2", "a report begins")
+        process.leave("/report/2", "a report begins")
         process.leave("/story", "a word")
         until_known(process, 2)
         process.stop()
@@ -103,7 +103,7 @@ def width(page: Page, title: str, row: int) -> float:
 
 def test_bars_are_as_wide_as_the_figures_are_large(page: Page) -> None:
     assert width(page, "departures", 0) == pytest.approx(2 * width(page, "departures", 1), abs=1)
-    assert width(page, "wasted seconds", 0) > width(page, "wasted seconds", 1) > 0
+    assert width(page, "wasted seconds", 0) > width(page, "wasted seconds", 1)  # which may be less than a pixel
 
 
 def test_nothing_is_wider_than_the_window_even_of_a_telephone(page: Page) -> None:

@@ -73,7 +73,7 @@ def main() -> int:
         "--bare", action="store_true", help="play the apps without the middleware, to see the differences"
     )
     parser.add_argument("--records", action="store_true", help="prove the records, and play no scenarios")
-    parser.add_argument("--write", type=Path, help="the file in which to replace the table (README.rst)")
+    parser.add_argument("--write", type=Path, help="the file in which to replace the table (docs/conformance.rst)")
     parser.add_argument(
         "servers", nargs="*", default=PLAYED, help=f"NAME or NAME==VERSION (default: {' '.join(PLAYED)})"
     )

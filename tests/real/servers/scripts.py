@@ -187,6 +187,7 @@ class Performance:
         self._lingers = lingers
         self._waiting: list[_Call] = []
         self._has_left = False
+        self._left_at = 0.0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async with anyio.create_task_group() as tasks:
@@ -196,6 +197,7 @@ class Performance:
 
     async def _step(self, word: str, tasks: TaskGroup, scope: Any, receive: Any, send: Any) -> None:
         if word in WAYS:
+            self._left_at = anyio.current_time()
             await self._leave(word)
             self._has_left = True
         elif word == "scope":
@@ -294,11 +296,11 @@ class Performance:
         self._waiting.clear()
 
     async def _linger(self) -> None:
-        began = anyio.current_time()
         try:
             await anyio.sleep(self._lingers)
         except BaseException:
-            self._note(f"linger: cancelled{' too early' if anyio.current_time() - began < 0.7 else ''}")
+            seconds = anyio.current_time() - self._left_at
+            self._note(f"linger: cancelled{' too early' if seconds < 0.7 else ''}")
             raise
         self._note("linger: goes on")
 

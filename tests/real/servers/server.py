@@ -22,6 +22,7 @@ from typing import Any
 
 import disconnect_mw
 
+from .. import free_port
 from .clients import PATIENCE, Client, Hang
 from .setups import APP, Setup
 
@@ -130,8 +131,8 @@ class Server:
 
     def _launch(self, home: Path) -> subprocess.Popen[bytes]:
         with socket.socket() as listening:
-            listening.bind(("127.0.0.1", 0))
-            self.port = listening.getsockname()[1]
+            self.port = free_port()
+            listening.bind(("127.0.0.1", self.port))
             inherited: tuple[int, ...] = ()
             if self.setup.takes_socket:
                 listening.listen(64)

@@ -1,4 +1,4 @@
-"""The README's table: the outcome of eight scenarios on each server, without the middleware and with it."""
+"""The table of docs/conformance.rst: eight scenarios on each server, without the middleware and with it."""
 
 from __future__ import annotations
 

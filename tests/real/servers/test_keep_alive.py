@@ -17,6 +17,8 @@ from starlette.routing import Route
 
 from disconnect_mw import DisconnectMiddleware
 
+from .. import free_port
+
 SECONDS = 20
 SECONDS_TO_KEEP_ALIVE = 3600
 
@@ -53,9 +55,7 @@ async def leave(port: int, how: str, is_stream: bool) -> None:
 
 
 async def play(app: Any, how: str, is_stream: bool) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = Config()
     config.bind = [f"127.0.0.1:{port}"]
     config.errorlog = None

@@ -1,4 +1,4 @@
-"""The README's table is about every server that is played, and says of each what happened."""
+"""The table of docs/conformance.rst is about every server that is played, and says of each what happened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .server import Outcome
 from .setups import VERSIONS, Setup
 from .table import BEGIN, END, KEPT, NOT_SPOKEN, SCENARIO_OF_COLUMN, WASTED, block, table_scenarios, word, write
 
-README = Path(__file__).parents[3] / "README.rst"
+PAGE = Path(__file__).parents[3] / "docs" / "conformance.rst"
 
 EXPECTED = Outcome((DISCONNECT, DISCONNECT, *muted(BODY)))
 
@@ -62,7 +62,7 @@ def test_servers_that_are_alike_share_a_row() -> None:
 
 
 def test_only_the_text_between_the_markers_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "README.rst"
+    path = tmp_path / "page.rst"
     path.write_text(f"before\n{BEGIN}old\n{END}after\n", encoding="utf-8")
     write(path, "new\n")
     assert path.read_text(encoding="utf-8") == f"before\n{BEGIN}\nnew\n\n{END}after\n"
@@ -71,8 +71,8 @@ def test_only_the_text_between_the_markers_is_replaced(tmp_path: Path) -> None:
         write(path, "new\n")
 
 
-def test_the_readme_has_a_row_for_every_server_and_no_failure() -> None:
-    table = README.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+def test_the_page_has_a_row_for_every_server_and_no_failure() -> None:
+    table = PAGE.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
     rows = re.findall(r"^   \* - (\w+) (.*)\n((?:     - .*\n)+)", table, re.MULTILINE)
     for server, versions in VERSIONS.items():
         told = " ".join(names for name, names, _ in rows if name == server)

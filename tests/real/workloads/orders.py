@@ -29,7 +29,7 @@ SECONDS_BEFORE = 0.08
 
 SECONDS_BETWEEN = 0.01
 
-SECONDS_AFTER = 0.08
+SECONDS_AFTER = 0.5
 
 Rows = tuple[tuple[str, int, str], tuple[str, int, str]]
 Pause = Callable[[], Awaitable[None]]

@@ -9,4 +9,4 @@ from .work import app, play
 
 __all__ = ["app"]
 
-play(WsgiToAsgi(flask), "before", "stream", "upload")  # type: ignore[no-untyped-call]  # untyped
+play(WsgiToAsgi(flask), "before", "stream", "upload", "form")  # type: ignore[no-untyped-call]  # untyped

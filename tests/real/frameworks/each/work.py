@@ -145,12 +145,12 @@ def ran(what: str) -> None:
 _lifespans: list[Any] = []
 
 
-def at(app: Any, path: str, query: bytes = b"") -> Any:
-    """The app, which is called with that path whatever the client has asked for."""
+def at(app: Any, path: str, query: bytes | None = None) -> Any:
+    """The app, which is called with that path whatever the client has asked for, and with that query, or its own."""
 
     async def moved(scope: Any, receive: Any, send: Any) -> None:
-        scope = {**scope, "path": path, "raw_path": path.encode(), "query_string": query}
-        await app(scope, receive, send)
+        scope = {**scope, "path": path, "raw_path": path.encode()}
+        await app(scope if query is None else {**scope, "query_string": query}, receive, send)
 
     return moved
 

@@ -1,0 +1,1 @@
+"""What the recipes install the middleware into: an upload and an endless stream, as each framework writes them."""

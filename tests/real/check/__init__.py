@@ -1,0 +1,1 @@
+"""`disconnect-mw check` on real servers."""

@@ -1,0 +1,1 @@
+"""Apps to be checked, imported by servers from this directory."""
