@@ -41,7 +41,7 @@ class _Abandonable:
         self.coroutine = coroutine
         self.is_abandoned = False
 
-    def __await__(self) -> Any:  # no Generator
+    def __await__(self) -> Any:  # an iterator, with what asyncio and trio call of a generator
         return self
 
     def __next__(self) -> Any:

@@ -29,7 +29,10 @@ class Report:
     """How many clients have left, bare and wrapped."""
 
     servers: int
+    """On how many."""
+
     seconds: float
+    """How long that took."""
 
     def __str__(self) -> str:
         lines = [

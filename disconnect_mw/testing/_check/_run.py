@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import time
 from typing import Any
 
+from ..._check._routes import DOCUMENTS, read_document, routes_of_document
 from .._clients import Client, HTTPClient, WebSocketClient
 from .._hang import Hang
 from .._visit import Exchange
@@ -15,7 +15,6 @@ from ..servers import SPEC_SILENT
 from ._departures import departures, in_parts, never_tells
 from ._faults import Fault, title_of
 from ._lifespan import running
-from ._openapi import DOCUMENTS, requests_of
 from ._options import OR_NAME, Options
 from ._report import Report
 from ._side import Side, without_middleware
@@ -70,13 +69,17 @@ class Run:
         """Return the clients to play, with their bodies in parts."""
         clients = self._options.paths
         if clients is None:
-            clients = []
-            for found in requests_of(await self._read_document(), self._options.unsafe):
-                if isinstance(found, str):
-                    self._note(found)
-                else:
-                    clients.append(self._options.with_headers(found))
-            self._note("WebSockets are not in an OpenAPI document: name them in paths")
+            found = routes_of_document(
+                await self._read_document(), is_unsafe=self._options.unsafe, unsafe="unsafe=True", named_by="paths"
+            )
+            clients = [
+                self._options.with_headers(
+                    HTTPClient(one.path, method=one.method, headers=one.headers, body=one.body or b"")
+                )
+                for one in found.routes
+            ]
+            for sentence in (*found.left_out, "WebSockets are not in an OpenAPI document: name them by paths"):
+                self._note(sentence)
         return [in_parts(self._with_state(client)) for client in clients]
 
     def _with_state(self, client: Client) -> Client:
@@ -91,12 +94,9 @@ class Run:
             if isinstance(outcome, Hang) or outcome.status != 200:
                 continue
             try:
-                document = json.loads(outcome.body)
-                if isinstance(document["paths"], dict):
-                    return document
-            except (ValueError, TypeError, KeyError):
-                pass
-            raise ValueError(f"what the app serves at {path} is no OpenAPI document: {OR_NAME}")
+                return read_document(outcome.body)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}: {OR_NAME}") from None
         raise ValueError(f"the app serves no OpenAPI document at {', '.join(DOCUMENTS)}: {OR_NAME}")
 
     def _can_be_left(self, client: Client, first: Stay) -> bool:
