@@ -95,34 +95,33 @@ def pytest_runtest_makereport(
     testing: Any = sys.modules.get("disconnect_mw.testing")
     if testing is None or call.excinfo is None or not report.failed:
         return report
-    raised: Any = call.excinfo.value
     shown = [(f"the exchange on {one.server}", one) for one in item.stash.get(_transcripts, [])][-_TRANSCRIPTS_SHOWN:]
+    raised: Any = call.excinfo.value
     if isinstance(raised, (testing.Hang, testing.FaultsFound)) and not item.config.getoption("fulltrace"):
-        if isinstance(raised, testing.Hang):
-            shown = [] if raised.is_known else [(f"the exchange on {raised.transcript.server}", raised.transcript)]
-            reason, has_line = raised.reason, not raised.is_known
-        else:
-            shown = [(f"{one.request}: {one.kind}", one.transcript) for one in raised.report.faults]
-            shown = [(heading, transcript) for heading, transcript in shown if transcript is not None]
-            reason, has_line = str(raised), True
-        line = _line_of(item, call.excinfo) if has_line else None
-        reason += "" if line is None else f"\n\nin {item.path.name}:{line}"
-        # As if `pytest.fail` had been called.
-        failure = pytest.fail.Exception(reason, pytrace=False).with_traceback(call.excinfo.tb)
-        report.longrepr = item.repr_failure(pytest.ExceptionInfo.from_exception(failure))
-    for heading, transcript in shown[:_TRANSCRIPTS_SHOWN]:
-        report.sections.append((heading, str(transcript)))
+        report.longrepr = item.repr_failure(_as_failure(item, call.excinfo))
+        shown = _transcripts_of(raised)[:_TRANSCRIPTS_SHOWN]
+    report.sections += [(heading, str(transcript)) for heading, transcript in shown]
     return report
 
 
-def _line_of(item: pytest.Item, excinfo: pytest.ExceptionInfo[Any]) -> int | None:
-    """The line of the test's file in which it failed."""
-    line, step = None, excinfo.tb
+def _as_failure(item: pytest.Item, excinfo: pytest.ExceptionInfo[Any]) -> pytest.ExceptionInfo[Any]:
+    """What `pytest.fail(reason, pytrace=False)` would have raised."""
+    raised, line, step = excinfo.value, None, excinfo.tb
     while step is not None:
         if step.tb_frame.f_code.co_filename == str(item.path):
             line = step.tb_lineno
         step = step.tb_next
-    return line
+    at = "" if line is None or getattr(raised, "is_known", False) else f"\n\nin {item.path.name}:{line}"
+    failure = pytest.fail.Exception(getattr(raised, "reason", str(raised)) + at, pytrace=False)
+    return pytest.ExceptionInfo.from_exception(failure.with_traceback(excinfo.tb))
+
+
+def _transcripts_of(raised: Any) -> list[tuple[str, Any]]:
+    """Those of a `Hang`, or of `FaultsFound`, with their headings."""
+    if hasattr(raised, "report"):
+        faults = [fault for fault in raised.report.faults if fault.transcript is not None]
+        return [(f"{fault.request}: {fault.kind}", fault.transcript) for fault in faults]
+    return [] if raised.is_known else [(f"the exchange on {raised.transcript.server}", raised.transcript)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
