@@ -44,7 +44,7 @@ def files(pytester: pytest.Pytester) -> pytest.Pytester:
     [
         ("test_report.py", len(servers.ALL)),
         ("test_clients.py", 1),
-        ("test_servers.py", 3),
+        ("test_servers.py", 2),
         ("test_async.py", 3),
         ("test_options.py", 2),
     ],
