@@ -29,6 +29,9 @@ _TURNS_TO_REACT = 32
 _TURNS_TO_LEAVE_SEND = 32
 _SECONDS_TO_LEAVE_SEND = 0.1
 
+# Apps that are cancelled in one turn of an event loop, at most.
+_CANCELLATIONS_A_TURN = 4
+
 # Seconds that such a framework has from then on to end the handler.
 _SECONDS_TO_END_BY_ITSELF = 10.0
 
@@ -202,8 +205,18 @@ def _call(callback: Callable[[], None]) -> None:
         report("the app could not be cancelled")
 
 
-_waiting: weakref.WeakKeyDictionary[Any, collections.deque[Callable[[], None]]] = weakref.WeakKeyDictionary()
-"""By the token of the event loop, where an app is cancelled in this turn, those whose turn comes later."""
+class _Turn:
+    """One turn of an event loop: how many apps it cancels, and those whose turn comes later."""
+
+    __slots__ = ("admitted", "waiting")
+
+    def __init__(self, waiting: collections.deque[Callable[[], None]]) -> None:
+        self.admitted = 0
+        self.waiting = waiting
+
+
+_turns: weakref.WeakKeyDictionary[Any, _Turn] = weakref.WeakKeyDictionary()
+"""By the token of the event loop, where an app is cancelled in this turn."""
 
 
 def admits(backend: Backend, token: Any, cancel: Callable[[], None]) -> bool:
@@ -211,27 +224,28 @@ def admits(backend: Backend, token: Any, cancel: Callable[[], None]) -> bool:
 
     Thousands of clients may leave at once, and each app that is cancelled has its clean-up in the next turn.
     """
-    waiting = _waiting.get(token)
-    if waiting is not None:
-        waiting.append(cancel)
+    turn = _turns.get(token)
+    if turn is None:
+        turn = _begin_turn(backend, token, collections.deque())
+    if turn.admitted >= _CANCELLATIONS_A_TURN:
+        turn.waiting.append(cancel)
         return False
-    _begin_turn(backend, token, collections.deque())
+    turn.admitted += 1
     return True
 
 
-def _begin_turn(backend: Backend, token: Any, waiting: collections.deque[Callable[[], None]]) -> None:
-    _waiting[token] = waiting
+def _begin_turn(backend: Backend, token: Any, waiting: collections.deque[Callable[[], None]]) -> _Turn:
+    turn = _turns[token] = _Turn(waiting)
     backend.call_soon(functools.partial(_end_turn, backend, token))
+    return turn
 
 
 def _end_turn(backend: Backend, token: Any) -> None:
-    waiting = _waiting.pop(token)
+    waiting = _turns.pop(token).waiting
     if waiting:
-        _call(waiting.popleft())  # which asks again
-        if token in _waiting:
-            _waiting[token].extend(waiting)
-        else:
-            _begin_turn(backend, token, waiting)
+        _begin_turn(backend, token, waiting)
+        for _ in range(min(len(waiting), _CANCELLATIONS_A_TURN)):
+            _call(waiting.popleft())
 
 
 def is_left_stuck(scope: AppScope) -> bool:

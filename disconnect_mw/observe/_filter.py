@@ -6,7 +6,7 @@ import contextvars
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from types import TracebackType
 from typing import Any
 
@@ -69,7 +69,7 @@ class DisconnectFilter(logging.Filter):
         if exception is None or (record.name == "root" and not _is_logged_by_framework(record)):
             return True
         gone = {connection for connection in _connections(exception) if connection.disconnected is not None}
-        if not gone or remove_disconnect_errors(exception, lambda one: _is_caused(one, gone)) is not None:
+        if not gone or remove_disconnect_errors(exception, lambda one: is_caused(one, gone)) is not None:
             return True
         LOGGER.debug("dropped from logger %s: %s", record.name, record.msg, exc_info=exception)
         return False
@@ -157,7 +157,8 @@ def _connections_passed(traceback: TracebackType | None) -> Iterator[Connection]
 # What a departure has caused, beside all that the edge of the middleware knows
 
 
-def _is_caused(exception: BaseException, gone: set[Connection]) -> bool:
+def is_caused(exception: BaseException, gone: Set[Connection]) -> bool:
+    """Whether the departure of a client of these exchanges caused this very exception."""
     return (
         any(connection.is_ours(exception) for connection in gone)
         or _is_cut_body_of_litestar(exception)

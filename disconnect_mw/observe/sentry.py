@@ -15,6 +15,7 @@ from typing import Any
 from .._connection import Connection
 from .._errors import ClientDisconnected, remove_disconnect_errors
 from .._view import KEY, EndedExchange
+from ._filter import is_caused
 
 try:
     import sentry_sdk  # noqa: F401  # whose callbacks these are
@@ -54,10 +55,10 @@ def before_send(event: Any, hint: dict[str, Any]) -> Any:
     """None, which drops the event, if its exception is what the departure of the exchange's client caused; or `event`.
 
     That is so if the client has left *and* the middleware raised it, or a framework raised it to report the disconnect
-    (`starlette.requests.ClientDisconnect`, …), or it was raised from one. A group is dropped if that is so for all of
-    it. Where its traceback shows another exception, a bug that the app was handling, the event is sent. It is the same
-    for what the integration captures and for what a logger is told, uvicorn's among them. The exchange is found by the
-    frames of the traceback, and by those of the caller.
+    (`starlette.requests.ClientDisconnect`, Litestar's for a cut body, …), or it was raised from one. A group is dropped
+    if that is so for all of it. Where its traceback shows another exception, a bug that the app was handling, the event
+    is sent. It is the same for what the integration captures and for what a logger is told, uvicorn's among them. The
+    exchange is found by the frames of the traceback, and by those of the caller.
     """
     exception = (hint.get("exc_info") or (None, None))[1]
     if not isinstance(exception, BaseException):
@@ -81,8 +82,8 @@ def _left(exception: BaseException, exchange: Connection | EndedExchange | None)
 
     def is_ours(one: BaseException) -> bool:
         if isinstance(exchange, Connection):
-            return exchange.is_ours(one) or exchange.root.is_ours(one)
-        return isinstance(one, ClientDisconnected)
+            return is_caused(one, {exchange, exchange.root})
+        return isinstance(one, ClientDisconnected) or is_caused(one, frozenset())
 
     if getattr(exception, _DROPPED, False):
         return None
