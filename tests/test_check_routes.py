@@ -212,7 +212,9 @@ def test_what_has_no_example_is_told(schema: Any, told: str) -> None:
 
 def test_examples_need_a_library_which_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jsonschema", None)
-    with pytest.raises(ImportError, match=r"need jsonschema: pip install 'disconnect-mw\[check\]'"):
+    with pytest.raises(
+        ImportError, match=r"examples for an OpenAPI document need jsonschema: pip install 'disconnect-mw\[check\]'"
+    ):
         make({}, {"type": "integer"})
 
 

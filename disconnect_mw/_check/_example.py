@@ -61,7 +61,9 @@ def _judge_of(document: Any) -> Any:
     try:
         import jsonschema  # type: ignore[import-untyped]  # it has no types
     except ImportError as missing:
-        raise ImportError("example bodies need jsonschema: pip install 'disconnect-mw[check]'") from missing
+        raise ImportError(
+            "examples for an OpenAPI document need jsonschema: pip install 'disconnect-mw[check]'"
+        ) from missing
     is_old = str(document.get("openapi", "")).startswith("3.0")
     return jsonschema.Draft4Validator if is_old else jsonschema.Draft202012Validator
 

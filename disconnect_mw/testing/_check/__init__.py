@@ -61,8 +61,8 @@ def check(
     Returns a `Report`. Raises `FaultsFound`, an `AssertionError` with the text of the report, where there are faults
     and `raise_faults` is not False. Raises `TypeError` or `ValueError` for an argument that is wrong, for one of
     `paths` that is a 404 or fails while its client stays, and where no path is found; `RuntimeError` where the app
-    does not start, or where no event loop runs: there, `check_now(app)`; `ImportError` where an example body is to be
-    made without the extra `check`.
+    does not start, or where no event loop runs: there, `check_now(app)`; `ImportError` where an example of a
+    parameter or a body is to be made, which needs the extra `check`.
     """
     options = Options(app, paths, wrap, phases, servers, saved, headers, unsafe, lifespan, patience)
     if _backends.current()[1] is None:
