@@ -102,10 +102,13 @@ def test_a_bad_app_is_found_out_in_each_of_its_faults(tmp_path: Path) -> None:
     assert all(fault.transcript is not None for fault in report.faults)
 
 
+# A file that a thread has opened is lost where the await of the thread is cancelled: on a busy machine Starlette's.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_good_app_is_found_out_in_none(tmp_path: Path) -> None:
     report = await check(GoodApp(tmp_path), GoodApp.requests, servers=SERVERS, patience=0.8)
+    gc.collect()
     assert report.faults == ()
     assert len(report.requests) == len(GoodApp.requests)
     assert {("GET /idle", "endless"), ("POST /saves", "traceback")} <= mended(report)
