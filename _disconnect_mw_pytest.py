@@ -1,4 +1,4 @@
-"""The pytest plugin of `disconnect_mw.testing`: the fixtures `asgi_server` and `asgi_visit`, and how a `Hang` reads.
+"""The pytest plugin of `disconnect_mw.testing`: its fixtures, and how a `Hang` and `FaultsFound` read.
 
 It is outside the package, as Hypothesis's plugin is. pytest imports it in every session, and before coverage is
 measured, so it imports nothing of the package until a test uses it.
@@ -65,6 +65,17 @@ def asgi_visit(request: pytest.FixtureRequest, asgi_server: Any) -> Any:
     return visit
 
 
+@pytest.fixture
+def asgi_check() -> Any:
+    """`disconnect_mw.testing.check_now`: `asgi_check(app, ["/stream"])`. It needs no `asgi_server`: it tries them all.
+
+    In an async test: `await disconnect_mw.testing.check(app, ["/stream"])`.
+    """
+    from disconnect_mw.testing import check_now
+
+    return check_now
+
+
 def _known_hangs_of(item: Any) -> Any:
     """The hangs of this test on other servers, with the same other arguments."""
     from disconnect_mw.testing._hang import KnownHangs
@@ -79,31 +90,38 @@ def _known_hangs_of(item: Any) -> Any:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the transcripts of a test that has failed, as sections; and for a `Hang` its reason, not a traceback."""
+    """Show the transcripts of a failed test, as sections; and of a `Hang` and `FaultsFound` only what they tell."""
     report = yield
     testing: Any = sys.modules.get("disconnect_mw.testing")
     if testing is None or call.excinfo is None or not report.failed:
         return report
-    transcripts = item.stash.get(_transcripts, [])
-    hang: Any = call.excinfo.value
-    if isinstance(hang, testing.Hang) and not item.config.getoption("fulltrace"):
+    shown = [(f"the exchange on {one.server}", one) for one in item.stash.get(_transcripts, [])][-_TRANSCRIPTS_SHOWN:]
+    raised: Any = call.excinfo.value
+    if isinstance(raised, (testing.Hang, testing.FaultsFound)) and not item.config.getoption("fulltrace"):
         report.longrepr = item.repr_failure(_as_failure(item, call.excinfo))
-        transcripts = [] if hang.is_known else [hang.transcript]
-    for transcript in transcripts[-_TRANSCRIPTS_SHOWN:]:
-        report.sections.append((f"the exchange on {transcript.server}", str(transcript)))
+        shown = _transcripts_of(raised)[:_TRANSCRIPTS_SHOWN]
+    report.sections += [(heading, str(transcript)) for heading, transcript in shown]
     return report
 
 
 def _as_failure(item: pytest.Item, excinfo: pytest.ExceptionInfo[Any]) -> pytest.ExceptionInfo[Any]:
     """What `pytest.fail(reason, pytrace=False)` would have raised."""
-    hang, line, step = excinfo.value, None, excinfo.tb
+    raised, line, step = excinfo.value, None, excinfo.tb
     while step is not None:
         if step.tb_frame.f_code.co_filename == str(item.path):
             line = step.tb_lineno
         step = step.tb_next
-    at = "" if line is None or hang.is_known else f"\n\nin {item.path.name}:{line}"
-    failure = pytest.fail.Exception(hang.reason + at, pytrace=False)
+    at = "" if line is None or getattr(raised, "is_known", False) else f"\n\nin {item.path.name}:{line}"
+    failure = pytest.fail.Exception(getattr(raised, "reason", str(raised)) + at, pytrace=False)
     return pytest.ExceptionInfo.from_exception(failure.with_traceback(excinfo.tb))
+
+
+def _transcripts_of(raised: Any) -> list[tuple[str, Any]]:
+    """Those of a `Hang`, or of `FaultsFound`, with their headings."""
+    if hasattr(raised, "report"):
+        faults = [fault for fault in raised.report.faults if fault.transcript is not None]
+        return [(f"{fault.request}: {fault.kind}", fault.transcript) for fault in faults]
+    return [] if raised.is_known else [(f"the exchange on {raised.transcript.server}", raised.transcript)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -27,6 +27,7 @@ in the environment:
 in your tests (pytest):
   asgi_visit(app, HTTPClient("/report", leaves_after_messages=3))
                         on the measured behaviour of each server
+  asgi_check(app)       has clients leave each of its paths in every way
 """
 
 

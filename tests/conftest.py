@@ -33,8 +33,19 @@ def _log_as_new(monkeypatch: pytest.MonkeyPatch) -> None:
 
 TESTS = Path(__file__).parent
 
-SLOW = [TESTS / name for name in ("real", "test_benchmarks.py", "test_check.py", "test_demo.py", "test_enumerated.py")]
-"""Left out by `--quick`: real servers, subprocesses, enumerations."""
+SLOW = [
+    TESTS / name
+    for name in (
+        "real",
+        "test_benchmarks.py",
+        "test_check.py",
+        "test_demo.py",
+        "test_enumerated.py",
+        "test_testing_check.py",
+        "test_testing_docs.py",
+    )
+]
+"""Left out by `--quick`: real servers, subprocesses, enumerations, checks of whole apps."""
 
 TESTS_AT_A_TIME = 8
 """Given to a worker of pytest-xdist."""

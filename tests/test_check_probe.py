@@ -118,7 +118,18 @@ def ended() -> list[int]:
 def make(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: list[int]
 ) -> Iterator[Callable[..., Probe]]:
+    from sqlalchemy import event
+    from sqlalchemy.pool import Pool
+
     made: list[Probe] = []
+    listeners: list[tuple[Any, ...]] = []
+    listen = event.listen
+
+    def noted_listen(*listener: Any, **options: Any) -> None:
+        listeners.extend([listener] if listener[0] is Pool else [])
+        listen(*listener, **options)
+
+    monkeypatch.setattr(event, "listen", noted_listen)
 
     def make(app: Any, *, is_wrapped: bool = False, **options: Any) -> Probe:
         module = types.ModuleType("probed")
@@ -132,6 +143,8 @@ def make(
     yield make
     for probe in made:
         probe.channel.close()
+    for listener in listeners:  # which a probe never removes: its process ends
+        event.remove(*listener)
 
 
 def scope(port: int = 5, **more: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -69,8 +70,8 @@ def test_a_parameter_that_is_not_described_leaves_the_route_out() -> None:
     found = routes_of_document(document, is_unsafe=False, headers=())
     assert found.routes == []
     assert found.left_out == [
-        "GET /a/{id} is not tried: a parameter of its path is not described; name it by --path",
-        "GET /b/{id} is not tried: the document does not describe the parameter 'id'",
+        "GET /a/{id} is not tried: a parameter of its path is not described; name it by --path and --data",
+        "GET /b/{id} is not tried: the document does not describe the parameter 'id'; name it by --path and --data",
     ]
 
 
@@ -107,6 +108,14 @@ def test_bodies_of_each_content_type() -> None:
     assert form.body is not None and form.body.startswith(b"--" + boundary) and form.body.endswith(b"--\r\n")
     assert b'name="f"; filename="f.txt"\r\nContent-Type: text/plain' in form.body
     assert b'name="a"\r\n\r\n3\r\n' in form.body
+
+
+def test_a_form_that_is_no_object_leaves_the_route_out() -> None:
+    for kind in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        found = routes({"post": {"requestBody": {"content": {kind: {"schema": {"type": "string"}}}}}})
+        assert found.routes == []
+        (sentence,) = found.left_out
+        assert sentence.startswith("POST /a is not tried: its body is a form, and described as no object; name it by ")
 
 
 def test_a_body_that_cannot_be_made_up_leaves_the_route_out() -> None:
@@ -199,6 +208,14 @@ def test_the_least_that_a_schema_allows(schema: Any, example: Any) -> None:
 def test_what_has_no_example_is_told(schema: Any, told: str) -> None:
     with pytest.raises(NoExample, match=told):
         make(DOCUMENT, schema)
+
+
+def test_examples_need_a_library_which_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    with pytest.raises(
+        ImportError, match=r"examples for an OpenAPI document need jsonschema: pip install 'disconnect-mw\[check\]'"
+    ):
+        make({}, {"type": "integer"})
 
 
 def test_openapi_3_0_has_booleans_for_exclusive_bounds() -> None:

@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from disconnect_mw import DisconnectMiddleware
-from disconnect_mw.testing import Hang, HTTPClient, Server, WebSocketClient, _hang, servers, visit, visit_now
+from disconnect_mw import DisconnectMiddleware, _frames
+from disconnect_mw.testing import Hang, HTTPClient, Server, WebSocketClient, _hang, _tasks, servers, visit, visit_now
 
 from .support.messages import CHUNK, DISCONNECT, START
 
@@ -275,6 +275,20 @@ def test_code_that_has_no_source_is_named_by_its_place() -> None:
     names: dict[str, Any] = {"anyio": anyio}
     exec(compile("async def app(scope, receive, send):\n    await anyio.sleep(60)", "nowhere.py", "exec"), names)
     assert 'It hangs in\n\n  File "nowhere.py", line 2, in app\n\nby' in str(hang(names["app"]))
+
+
+def test_compiled_code_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its frames have no line (BlackSheep's)."""
+    monkeypatch.setattr(_frames, "frame_of", lambda awaitable: types.SimpleNamespace(f_lineno=None))
+    coroutine = inner()
+    assert list(_tasks.frames_of(coroutine)) == []
+    coroutine.close()
+    assert not _hang.is_in_app("blacksheep/scribe.pyx")
+
+
+def test_an_app_without_a_frame_is_named_by_none() -> None:
+    assert _hang.describe_place([[]]) == "code that cannot be seen from outside"
+    assert _hang.KnownHangs().find([[]]) is None
 
 
 def test_a_library_is_named_where_there_is_nothing_else() -> None:

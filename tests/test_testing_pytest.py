@@ -13,6 +13,8 @@ import pytest
 
 from disconnect_mw.testing import servers
 
+from .support.plugin import start
+
 pytest_plugins = ["pytester"]
 
 APP = """
@@ -27,16 +29,6 @@ async def app(scope, receive, send):
 def run(pytester: pytest.Pytester, test: str) -> pytest.RunResult:
     pytester.makepyfile(APP + test)
     return start(pytester, "-v")
-
-
-def start(pytester: pytest.Pytester, *options: str) -> pytest.RunResult:
-    """With no plugin but this one, as with the entry point, whether or not the package is installed."""
-    return pytester.runpytest_inprocess("-p", "_disconnect_mw_pytest", "-p", "no:cacheprovider", *options)
-
-
-@pytest.fixture(autouse=True)
-def _no_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
 def test_a_test_that_asks_for_a_server_runs_on_each(pytester: pytest.Pytester) -> None:
@@ -188,6 +180,9 @@ async def fails(scope, receive, send):
 def test_raises(asgi_visit, backend):
     asgi_visit(fails, HTTPClient(leaves_after_messages=0), backend=backend)
 
+def test_check(asgi_check):
+    asgi_check(app, ["/x"], servers=["spec-silent"], patience=0.3, lifespan=False)
+
 async def silent(scope, receive, send):
     await receive()
 
@@ -258,6 +253,11 @@ def test_failures_read_well(pytester: pytest.Pytester) -> None:
         assert [place.rpartition(" ")[2] for place in places] == ["test_raises", "fails"]
         assert "E   uvicorn.protocols.utils.ClientDisconnected" in lines
         assert "  send http.response.start: raises uvicorn.protocols.utils.ClientDisconnected" in lines
+
+    # A check shows its report, and an exchange for each fault.
+    text = "\n".join(shown["test_check"])
+    assert text.startswith("1 fault in 1 route (6 departures, 1 server, ")
+    assert re.search(r"\n\nin test_it.py:\d+\n-+ GET /x: endless -+\nhttp /x on spec-silent\n", text)
 
     # Of many exchanges the last are shown.
     shown_paths = [line for line in shown["test_last_three[uvicorn-0.54.0]"] if line.startswith("http /")]

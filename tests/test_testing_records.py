@@ -48,7 +48,8 @@ from disconnect_mw.testing import (
         ({"leaves_after_seconds": -0.1}, ("leaves_after_seconds", "-0.1")),
         ({"leaves_after_seconds": math.nan}, ("leaves_after_seconds", "nan")),
         ({"leaves_after_seconds": math.inf}, ("leaves_after_seconds", "inf")),
-        ({"path": "nowhere"}, ("path", "'nowhere'")),
+        ({"path": "nowhere"}, ("path", "'nowhere'", "write '/nowhere'")),
+        ({"path": "http://test/x"}, ("path", "leave scheme and host out")),
         ({"path": ""}, ("path", "''")),
     ],
 )
@@ -63,7 +64,7 @@ def test_an_http_client_that_asks_for_the_impossible_is_an_error_that_names_it(
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ({"body": "text"}, ("body", "'text'", "bytes")),
+        ({"body": "text"}, ("body", "'text'", "bytes", "encode it")),
         ({"body": ["text"]}, ("body", "bytes", "'text'")),
         ({"body": 7}, ("body", "7")),
         ({"method": 7}, ("method", "7")),

@@ -553,6 +553,32 @@ async def test_the_synchronous_visit_does_not_run_inside_an_event_loop(anyio_bac
         visit_now(streamer, HTTPClient())
 
 
+@pytest.mark.parametrize("server", [servers.HYPERCORN_0_18_0_HTTP2, servers.ANYCORN_0_20_1_HTTP2], ids=str)
+async def test_a_last_message_that_the_server_blocks_is_woken_by_the_middleware(server: Server) -> None:
+    """Which looks for it in the app's task, as under a real server."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(FINAL)
+
+    transcript = await visit(DisconnectMiddleware(app), HTTPClient(leaves_after_messages=1), server)
+    assert (transcript.ended, transcript.wasted) == ("returned", [FINAL])
+
+
+async def test_an_app_of_the_double_callable_is_visited_too() -> None:
+    def app(scope: Any) -> Any:
+        async def call(receive: Any, send: Any) -> None:
+            await send(START)
+
+        return call
+
+    def with_options(scope: Any, options: Any = None) -> Any:
+        return app(scope)
+
+    assert (await visit(app, HTTPClient())).sent == [START]
+    assert (await visit(with_options, HTTPClient())).sent == [START]
+
+
 # What is asked for
 
 

@@ -47,6 +47,17 @@ from disconnect_mw.observe.logging import configure
 from disconnect_mw.observe.sentry import before_send, before_send_transaction
 from disconnect_mw.observe.summary import Summary
 from disconnect_mw.observe.summary import app as summary_app
+from disconnect_mw.testing import (
+    Fault,
+    FaultKind,
+    HTTPClient,
+    Phase,
+    Report,
+    WebSocketClient,
+    check,
+    check_now,
+    servers,
+)
 
 version: str = __version__
 
@@ -317,3 +328,27 @@ def observing() -> None:
     sentry_sdk.init(before_send=before_send, before_send_transaction=before_send_transaction)
     stops: list[Callable[[], None]] = [prometheus.instrument(max_routes=10), opentelemetry.instrument(error=True)]
     print(stops)
+
+
+# The check of an app
+
+
+def checking() -> None:
+    report: Report = check_now(plain, ["/", HTTPClient("/x", body=b"x"), WebSocketClient("/ws")], raise_faults=False)
+    faults: tuple[Fault, ...] = report.faults + report.mended
+    for fault in faults:
+        kind: FaultKind = fault.kind
+        phases: tuple[Phase, ...] = fault.phases
+        print(kind, phases, fault.request, fault.sentence, fault.ways, fault.servers, fault.advice, fault.transcript)
+    print(report.requests, report.notes, report.departures, report.servers, report.seconds)
+    check_now(starlette, wrap=lambda app: DisconnectMiddleware(app, policy="cancel"), servers=["uvicorn-0.54.0"])
+    check_now(fastapi, wrap=None, phases=["mid-stream"], saved=number, headers={"a": "b"}, backend="trio")
+    check_now(plain, phases=["midstream"])  # type: ignore[list-item]  # misspelled
+    check_now(plain, [7])  # type: ignore[list-item]  # no path
+    check_now(plain, backend="uvloop")  # type: ignore[arg-type]  # neither
+
+
+async def checking_on_this_loop() -> None:
+    report: Report = await check(plain, ["/"], servers=[servers.UVICORN_0_54_0])
+    print(report)
+    check(plain)  # type: ignore[unused-coroutine]  # it is awaited

@@ -39,11 +39,16 @@ def resolved(document: Any, thing: Any) -> Any:
 
 
 def make(document: Any, schema: Any) -> Any:
-    """Return an example. Raises `NoExample` where none is found that the schema allows (a pattern, a recursion)."""
+    """Return an example.
+
+    Raises `NoExample` where none is found that the schema allows (a pattern, a recursion), `ImportError` without
+    jsonschema.
+    """
+    judge = _judge_of(document)
     value = _least(document, schema, 0)
     whole = {**schema, **{key: document[key] for key in ("components", "definitions", "$defs") if key in document}}
     try:
-        problem = next(_judge_of(document)(whole).iter_errors(value), None)
+        problem = next(judge(whole).iter_errors(value), None)
     except Exception as error:  # a reference that leads nowhere, a keyword with a wrong value
         raise NoExample(f"its schema is broken ({type(error).__name__})") from None
     if problem is not None:
@@ -53,8 +58,12 @@ def make(document: Any, schema: Any) -> Any:
 
 def _judge_of(document: Any) -> Any:
     """The validator for the document's version: OpenAPI 3.0 has the words of JSON Schema's draft 4."""
-    import jsonschema  # type: ignore[import-untyped]  # it has no types; and other commands do without it
-
+    try:
+        import jsonschema  # type: ignore[import-untyped]  # it has no types
+    except ImportError as missing:
+        raise ImportError(
+            "examples for an OpenAPI document need jsonschema: pip install 'disconnect-mw[check]'"
+        ) from missing
     is_old = str(document.get("openapi", "")).startswith("3.0")
     return jsonschema.Draft4Validator if is_old else jsonschema.Draft202012Validator
 

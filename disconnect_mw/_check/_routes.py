@@ -1,4 +1,7 @@
-"""What to try: the routes that are named, or those of the app's OpenAPI document, with example bodies."""
+"""What to try: the routes that are named, or those of the app's OpenAPI document, with example bodies.
+
+`disconnect_mw.testing.check` takes those of the document from here as well.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from ._example import NoExample, make, resolved
 
 WRITING_METHODS = ("POST", "PUT", "PATCH", "DELETE")
 _METHODS = ("GET", *WRITING_METHODS)
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 DOCUMENTS = ("/openapi.json", "/schema/openapi.json", "/api/openapi.json", "/docs/openapi.json")
 """Where frameworks serve their OpenAPI document: FastAPI, BlackSheep and Quart-Schema; Litestar; django-ninja."""
@@ -52,14 +56,24 @@ def read_document(text: bytes) -> Any:
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"the OpenAPI document is not JSON ({error}): name routes by --path") from None
+        raise ValueError(f"the OpenAPI document is not JSON ({error})") from None
     if not isinstance(document, dict) or not isinstance(document.get("paths"), dict):
-        raise ValueError('the OpenAPI document has no "paths": name routes by --path')
+        raise ValueError('the OpenAPI document has no "paths"')
     return document
 
 
-def routes_of_document(document: Any, *, is_unsafe: bool, headers: tuple[tuple[str, str], ...]) -> Found:
-    """Return a request for each operation of the document; of those that write only where `is_unsafe`."""
+def routes_of_document(
+    document: Any,
+    *,
+    is_unsafe: bool,
+    headers: tuple[tuple[str, str], ...] = (),
+    unsafe: str = "--unsafe",
+    named_by: str = "--path and --data",
+) -> Found:
+    """Return a request for each operation of the document; of those that write only where `is_unsafe`.
+
+    `unsafe` and `named_by` are what a user is told to write for what is left out.
+    """
     found = Found()
     writing = 0
     for template, operations in document["paths"].items():
@@ -74,10 +88,10 @@ def routes_of_document(document: Any, *, is_unsafe: bool, headers: tuple[tuple[s
             try:
                 found.routes.append(_request(document, method, template, operations, operation, headers))
             except NoExample as reason:
-                found.left_out.append(f"{method} {template} is not tried: {reason}")
+                found.left_out.append(f"{method} {template} is not tried: {reason}; name it by {named_by}")
     if writing:
         routes = "1 route that writes is" if writing == 1 else f"{writing} routes that write are"
-        found.left_out.append(f"{routes} not tried (POST, PUT, PATCH, DELETE): --unsafe tries them, and they do write")
+        found.left_out.append(f"{routes} not tried (POST, PUT, PATCH, DELETE): {unsafe} tries them, and they do write")
     return found
 
 
@@ -116,7 +130,7 @@ def _request(
         elif place == "header":
             more.append((name, _text(value)))
     if "{" in path:
-        raise NoExample("a parameter of its path is not described; name it by --path")
+        raise NoExample("a parameter of its path is not described")
     body = None
     content = resolved(document, operation.get("requestBody") or {}).get("content") or {}
     if method in WRITING_METHODS and content:
@@ -128,12 +142,13 @@ def _request(
 
 def _body(document: Any, content: dict[str, Any]) -> tuple[str, bytes]:
     """Return the content type and an example of a request body."""
-    known = ("application/json", "multipart/form-data", "application/x-www-form-urlencoded")
-    kind = next(kind for kind in (*known, *content) if kind in content)
+    kind = next(kind for kind in ("application/json", *_FORMS, *content) if kind in content)
     described = content[kind] if isinstance(content[kind], dict) else {}
     if kind == "application/octet-stream" or kind.startswith("text/"):
         return kind, b"disconnect-mw check\n" * 50
     value = _example_of(document, described, "its body")
+    if kind in _FORMS and not isinstance(value, dict):
+        raise NoExample("its body is a form, and described as no object")
     if kind == "application/x-www-form-urlencoded":
         return kind, urlencode({name: _text(one) for name, one in value.items()}).encode()
     if kind == "multipart/form-data":
@@ -185,4 +200,4 @@ def _example_of(document: Any, described: Any, what: str, *, is_text: bool = Fal
     try:
         return make(document, least)
     except NoExample as reason:
-        raise NoExample(f"of {what} there is no example, and {reason}; name it by --path and --data") from None
+        raise NoExample(f"of {what} there is no example, and {reason}") from None

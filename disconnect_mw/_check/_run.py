@@ -253,7 +253,7 @@ async def _routes(server: Server, options: Options, found: OnServer) -> list[Rou
                     routes_of_document, document, is_unsafe=options.is_unsafe, headers=options.headers
                 )
             except ValueError as error:
-                found.notes.append(f"{path}: {error}")
+                found.notes.append(f"{path}: {error}: name routes by --path")
                 continue
             break
     else:

@@ -39,7 +39,8 @@ class _Client:
     def _check(self, ways: tuple[str, ...], times: tuple[str, ...]) -> None:
         check_text("path", self.path)
         if not self.path.startswith("/"):
-            raise ValueError(f"path must begin with '/', not {self.path!r}")
+            advice = "leave scheme and host out" if "://" in self.path else f"write {'/' + self.path!r}"
+            raise ValueError(f"path must begin with '/', not {self.path!r}: {advice}")
         object.__setattr__(self, "headers", _header_pairs(self.headers))
         check_choice("leaves_by", self.leaves_by, ways)
         for name in ("leaves_after_messages", "stalls_after_messages"):
@@ -113,9 +114,11 @@ class HTTPClient(_Client):
     leaves_after_chunks: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.body, str):
+            raise TypeError(f"body must be bytes, or a sequence of them, not {self.body!r}: encode it")
         if not isinstance(self.body, bytes):
             object.__setattr__(self, "body", check_sequence("body", self.body, (bytes,)))
-        chunks = self._chunks()
+        chunks = self.chunks()
         if self.method is None:
             object.__setattr__(self, "method", "POST" if chunks else "GET")
         check_text("method", self.method)
@@ -128,7 +131,7 @@ class HTTPClient(_Client):
                 )
         self._check(("fin", "rst", "half"), ("leaves_after_messages", "leaves_after_seconds", "leaves_after_chunks"))
 
-    def _chunks(self) -> tuple[bytes, ...]:
+    def chunks(self) -> tuple[bytes, ...]:
         body: Any = self.body  # bytes, or a tuple since __post_init__
         return body if isinstance(body, tuple) else (body,) if body else ()
 
@@ -138,7 +141,7 @@ class HTTPClient(_Client):
         names = {name for name, _ in pairs}
         if names & {b"content-length", b"transfer-encoding"}:
             return []
-        if not self._chunks():
+        if not self.chunks():
             return [(b"content-length", b"0")] if self.method in _METHODS_WITH_CONTENT else []
         if isinstance(self.body, bytes):
             return [(b"content-length", str(len(self.body)).encode())]
@@ -146,7 +149,7 @@ class HTTPClient(_Client):
 
     def requests(self) -> list[dict[str, Any]]:
         """Return the `http.request` messages that come before the client leaves."""
-        chunks = self._chunks() or (b"",)
+        chunks = self.chunks() or (b"",)
         last = len(chunks) - 1
         messages = [
             {"type": "http.request", "body": chunk, "more_body": index < last} for index, chunk in enumerate(chunks)

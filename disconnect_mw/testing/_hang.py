@@ -92,6 +92,12 @@ def describe_place(chains: Chains) -> str:
     return f"{relative(code.co_filename)}:{frame[1]}, in {code.co_name}" + (f": {source}" if source else "")
 
 
+def awaits_thread(chains: Chains) -> bool:
+    """Whether the app waits for a thread: of anyio's, asyncio's or trio's `to_thread`."""
+    names = [frame[0].f_code.co_name for frame in chains[0]]
+    return any("to_thread" in name or "worker_thread" in name for name in names)
+
+
 def relative(file: str) -> str:
     """The path from the working directory, where the file is below it."""
     here = os.getcwd() + os.sep
@@ -117,8 +123,9 @@ def _innermost(chain: list[Frame]) -> Frame:
 
 
 def is_in_app(file: str) -> bool:
-    """Whether a source file is the app's own, and no library's."""
-    return _is_outside_package(file) and not file.startswith(("<", *(path + os.sep for path in _LIBRARIES)))
+    """Whether a source file is the app's own, and no library's, which may be compiled elsewhere."""
+    is_of_library = file.startswith(("<", *(path + os.sep for path in _LIBRARIES))) or file.endswith(".pyx")
+    return _is_outside_package(file) and not is_of_library
 
 
 def _is_outside_package(file: str) -> bool:

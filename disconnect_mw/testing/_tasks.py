@@ -6,7 +6,7 @@ import abc
 import contextvars
 import sys
 import types
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Literal
 
 from .. import _backends, _frames
@@ -30,26 +30,32 @@ class _Abandoned(BaseException):
 
 
 class _Abandonable:
-    """Awaits a coroutine until that ends or `is_abandoned` is set."""
+    """Awaits a coroutine until that ends or `is_abandoned` is set.
+
+    No generator: what looks into tasks, as the middleware does, finds the coroutine in it.
+    """
+
+    __slots__ = ("coroutine", "is_abandoned")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.coroutine = coroutine
         self.is_abandoned = False
 
-    def __await__(self) -> Generator[Any, Any, Any]:
-        step: Any = self.coroutine.send
-        value: Any = None
-        while True:
-            try:
-                yielded = step(value)
-            except StopIteration as stop:
-                return stop.value
-            try:
-                step, value = self.coroutine.send, (yield yielded)
-            except BaseException as exception:  # asyncio throws; trio sends a value that raises
-                step, value = self.coroutine.throw, exception
-            if self.is_abandoned:
-                raise _Abandoned
+    def __await__(self) -> Any:  # an iterator, with what asyncio and trio call of a generator
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        if self.is_abandoned:
+            raise _Abandoned
+        return self.coroutine.send(value)
+
+    def throw(self, *exception: Any) -> Any:
+        if self.is_abandoned:
+            raise _Abandoned
+        return self.coroutine.throw(*exception)
 
 
 # Keeps abandoned coroutines alive. A coroutine that ignores its cancellation ignores `close` too, of which Python would
@@ -65,6 +71,7 @@ class AppTask(abc.ABC):
         self._waiter: Waiter | None = None
         self.ended: Literal["returned", "raised", "cancelled"] | None = None
         self.raised: BaseException | None = None
+        self.was_abandoned = False
         self._ended_at = 0.0
 
     @abc.abstractmethod
@@ -106,7 +113,7 @@ class AppTask(abc.ABC):
         attempt = 0
         while self.ended is None and attempt <= _CANCELLATIONS:
             if attempt == _CANCELLATIONS:
-                self._abandonable.is_abandoned = True
+                self._abandonable.is_abandoned = self.was_abandoned = True
                 _ABANDONED.append(self._abandonable)
             self.cancel(through_shields=attempt > 0)
             await self.wait(_SECONDS_TO_END)
@@ -160,7 +167,7 @@ class AsyncioTask(AppTask):
         tasks = [task for task in tasks if getattr(task, "get_context", lambda: context)().get(_EXCHANGE) is self]
         tasks.sort(key=lambda task: task.get_name())
         coroutines = [self._abandonable.coroutine, *(task.get_coro() for task in tasks)]
-        return [list(_frames_of(coroutine)) for coroutine in coroutines]
+        return [list(frames_of(coroutine)) for coroutine in coroutines]
 
 
 class TrioTask(AppTask):
@@ -199,8 +206,8 @@ class TrioTask(AppTask):
             await waiter
 
     def await_chains(self) -> list[list[Frame]]:
-        others = self._tasks()[1:]
-        return [list(_frames_of(self._abandonable.coroutine)), *(list(task.iter_await_frames()) for task in others)]
+        others = [task.iter_await_frames() for task in self._tasks()[1:]]
+        return [list(frames_of(self._abandonable.coroutine)), *(list(filter(_has_line, frames)) for frames in others)]
 
     def _tasks(self) -> list[Any]:
         tasks = [self._task]
@@ -225,9 +232,37 @@ def new_task(coroutine: Coroutine[Any, Any, Any]) -> AppTask:
     return TrioTask(coroutine) if _backends.is_trio_running() else AsyncioTask(coroutine)
 
 
-def _frames_of(coroutine: Any) -> Iterator[Frame]:
+async def sleep(seconds: float) -> None:
+    if _backends.is_trio_running():
+        await sys.modules["trio"].sleep(seconds)
+    else:
+        await sys.modules["asyncio"].sleep(seconds)
+
+
+async def run_all(functions: Iterable[Callable[[], Coroutine[Any, Any, object]]], at_once: int) -> None:
+    """Run all of them, so many at a time, each in one of as many tasks."""
+    remaining = list(functions)[::-1]
+
+    async def work() -> None:
+        while remaining:
+            await remaining.pop()()
+
+    if _backends.is_trio_running():
+        async with sys.modules["trio"].open_nursery() as nursery:
+            for _ in range(at_once):
+                nursery.start_soon(work)
+    else:
+        async with sys.modules["asyncio"].TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(work())
+
+
+def frames_of(coroutine: Any) -> Iterator[Frame]:
     """Return the frames of a suspended coroutine and of what it awaits."""
-    for awaitable in _frames.chain(coroutine):
-        frame = _frames.frame_of(awaitable)
-        if frame is not None:
-            yield frame, frame.f_lineno
+    frames = [frame for frame in map(_frames.frame_of, _frames.chain(coroutine)) if frame is not None]
+    return filter(_has_line, [(frame, frame.f_lineno) for frame in frames])
+
+
+def _has_line(frame: tuple[types.FrameType, int | None]) -> bool:
+    """Whether it has one. Compiled code has frames without (BlackSheep's)."""
+    return frame[1] is not None

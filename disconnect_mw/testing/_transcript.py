@@ -187,6 +187,7 @@ class Recorder:
     def __init__(self, simulated_server: SimulatedServer) -> None:
         self._simulated_server = simulated_server
         self.calls = CallRecorder(simulated_server, simulated_server.receive, simulated_server.send)
+        self.is_inside = False  # of a DisconnectMiddleware
 
     def put_into(self, scope: dict[str, Any]) -> None:
         scope[_SCOPE_KEY] = self
@@ -194,6 +195,7 @@ class Recorder:
     def wrap(self, receive: Callable[[], Awaitable[Message]], send: Any) -> tuple[Any, Any]:
         """Return what the middleware gives its app instead of `receive` and `send`."""
         self.calls = CallRecorder(self._simulated_server, receive, send)
+        self.is_inside = True
         if self._simulated_server.has_left:
             self.calls.client_left(is_in_send=False)
         return self.calls.receive, self.calls.send

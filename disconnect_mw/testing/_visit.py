@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, TypeVar
@@ -11,16 +12,18 @@ from . import _tasks
 from ._behaviour import Server
 from ._clients import Client, HTTPClient, WebSocketClient
 from ._fields import check_app, check_choice, check_patience
-from ._hang import Hang, KnownHangs, describe, describe_place
+from ._hang import Chains, Hang, KnownHangs, awaits_thread, describe, describe_place
 from ._simulated_server import block_forever, create_simulated_server
 from ._transcript import Ended, Recorder, Transcript
 from .servers import SPEC_SILENT
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 
-# The app has at least so many turns of the event loop, spread over `patience`, before it counts as hung: where the
-# machine stood still for as long, the app has had no time.
+# How often within `patience` the exchange sees to the app. What the machine takes longer than planned for one of these
+# turns does not count: the app has had no time.
 _TURNS_WITHIN_PATIENCE = 4
+
+_LEAST_TURN = 0.001
 
 # The share of `patience` that an app has in a function in which it has hung before.
 _OF_PATIENCE_IN_A_KNOWN_HANG = 0.04
@@ -42,10 +45,10 @@ async def visit(
     It runs on asyncio or trio, on the event loop that runs already. `lifespan` is not run: the client's `state` stands
     in for what it would leave in the scope.
 
-    The app has `patience` seconds to end, from when its client left. While the client is there they count from the last
-    message that the app received, or that the client waited for. After that the app is cancelled and `Hang` is raised,
-    an `AssertionError` that names the await in which the app hangs. A server that cancels the app (`cancels_after`)
-    does so in real time.
+    The app has `patience` seconds to end, from when its client left, or from when the server cancelled it
+    (`cancels_after`, in real time). While the client is there they count from the last message that the app received,
+    or that the client waited for. After that the app is cancelled and `Hang` is raised, an `AssertionError` that names
+    the await in which the app hangs.
 
     An exception that leaves the app is in the transcript, and is raised here unless `raise_app_exceptions` is False.
     Raises `TypeError` or `ValueError`, before the app is called, for an argument that is wrong.
@@ -119,10 +122,20 @@ def _run_on_asyncio(play: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 class Exchange:
-    """One exchange of `client` with `app` on `server`. `known_hangs` are of earlier ones."""
+    """One exchange of `client` with `app` on `server`.
+
+    `known_hangs` are of other exchanges with the app. After `seconds_to_turn` in which the app has given the event loop
+    no turn, it is made to (unless given a quarter of `patience`).
+    """
 
     def __init__(
-        self, app: Any, client: Client, server: Server, patience: float, known_hangs: KnownHangs | None = None
+        self,
+        app: Any,
+        client: Client,
+        server: Server,
+        patience: float,
+        known_hangs: KnownHangs | None = None,
+        seconds_to_turn: float = math.inf,
     ) -> None:
         if not isinstance(client, (HTTPClient, WebSocketClient)):
             raise TypeError(
@@ -138,17 +151,25 @@ class Exchange:
         self._client = client
         self._server = server
         self._patience = patience
+        self._seconds_to_turn = seconds_to_turn
         self._simulated_server = create_simulated_server(client, server)
         self._simulated_server.on_leave = self._client_left
         self._simulated_server.on_progress = self._made_progress
         self._simulated_server.pause = self._pause
         self._recorder = Recorder(self._simulated_server)
+        self._leaves_at: float | None = None
         self._left_at: float | None = None
         self._cancels_at: float | None = None
         self._cancelled_at: float | None = None
         self._task: _tasks.AppTask
+        self._began_at = 0.0
         self._progress_at = 0.0
+        self._waited = 0.0  # seconds in which the app has got no further
+        self._turns = 0  # of the event loop in these
+        self._planned = 0.0  # seconds to the next of them
         self._known_hangs = KnownHangs() if known_hangs is None else known_hangs
+        self._was_abandoned = False
+        self.is_in_thread = False  # whether the app, which has hung, waits for a thread
         self._is_over = False
         self._last_turn = 0.0  # of the event loop; not by its clock, which a test may replace
 
@@ -158,53 +179,65 @@ class Exchange:
         task = self._task = _tasks.new_task(self._call())
         self._last_turn = time.monotonic()
         task.start()
-        self._progress_at = task.now()
-        leaves_at = None
+        self._began_at = self._progress_at = before = task.now()
         if self._client.leaves_after_seconds is not None:
-            leaves_at = task.now() + self._client.leaves_after_seconds
+            self._leaves_at = before + self._client.leaves_after_seconds
         try:
             self._simulated_server.begin()
-            since, turns = self._progress_at, 0
             while task.ended is None:
                 now = task.now()
                 self._last_turn = time.monotonic()
-                if self._simulated_server.has_left:
-                    leaves_at = None
-                elif leaves_at is not None and now >= leaves_at:
+                if not self._simulated_server.has_left and self._is_to_leave(now):
                     self._simulated_server.leave()
-                    continue
                 if self._cancels_at is not None and now >= self._cancels_at:
                     self._cancels_at, self._cancelled_at = None, now
                     task.cancel()
-                before, since = since, self._patient_since(leaves_at)
-                turns = 0 if since != before else turns + 1
-                if turns >= _TURNS_WITHIN_PATIENCE:
-                    if now >= since + self._patience:
-                        return self._make_hang()
-                    if self._is_in_known_hang(now - max(since, self._cancelled_at or 0)):
-                        return self._make_known_hang()
-                times = (leaves_at, self._cancels_at, now + self._slice())
-                await task.wait(min(moment for moment in times if moment is not None) - now)
+                self._count_seconds(before, now)
+                if self._waited >= self._patience:
+                    return self._make_hang()
+                if self._is_in_known_hang():
+                    return self._make_known_hang()
+                before, self._planned = now, self._seconds_to_next_turn(now)
+                await task.wait(self._planned)
         finally:
             self._is_over = True
             await task.abandon()
+            self._was_abandoned = task.was_abandoned
         return self._transcript(task.ended, task.raised)
 
-    def _patient_since(self, leaves_at: float | None) -> float:
-        return self._left_at if self._left_at is not None else max(self._progress_at, leaves_at or 0)
+    def _is_to_leave(self, now: float) -> bool:
+        return self._leaves_at is not None and now >= self._leaves_at
 
-    def _slice(self) -> float:
+    def _count_seconds(self, before: float, now: float) -> None:
+        """Count the seconds since `before`, as far as they are after the last progress, or the disconnect."""
+        if self._leaves_at is not None and not self._simulated_server.has_left:
+            return
+        since = self._progress_at if self._left_at is None else max(self._left_at, self._cancelled_at or 0)
+        if since > before:
+            before, self._waited, self._turns = since, 0.0, 0
+        self._waited += min(now - before, self._planned)
+        self._turns += 1
+
+    def _seconds_to_next_turn(self, now: float) -> float:
+        moments = [now + min(self._turn(), max(self._patience - self._waited, _LEAST_TURN))]
+        if self._cancels_at is not None:
+            moments.append(self._cancels_at)
+        if self._leaves_at is not None and not self._simulated_server.has_left:
+            moments.append(self._leaves_at)
+        return min(moments) - now
+
+    def _turn(self) -> float:
         """Seconds between two turns in which the exchange sees to the app."""
         share = _OF_PATIENCE_IN_A_KNOWN_HANG if self._known_hangs else 1
-        return self._patience * share / _TURNS_WITHIN_PATIENCE
+        return min(self._patience / _TURNS_WITHIN_PATIENCE * share, self._seconds_to_turn)
 
-    def _is_in_known_hang(self, seconds: float) -> bool:
+    def _is_in_known_hang(self) -> bool:
         """Whether the app waits where it has hung before, and not for a cancellation by the server that is to come."""
-        if not self._known_hangs or seconds < self._patience * _OF_PATIENCE_IN_A_KNOWN_HANG:
+        if not self._known_hangs or self._turns <= _TURNS_WITHIN_PATIENCE:
             return False
-        if self._cancels_at is not None and self._cancels_at < self._patient_since(None) + self._patience:
+        if self._waited < self._patience * _OF_PATIENCE_IN_A_KNOWN_HANG:
             return False
-        return self._known_hangs.find(self._task.await_chains()) is not None
+        return self._cancels_at is None and self._known_hangs.find(self._task.await_chains()) is not None
 
     async def _call(self) -> None:
         scope = self._simulated_server.scope()
@@ -214,8 +247,9 @@ class Exchange:
 
     def _client_left(self) -> None:
         self._left_at = self._task.now()
-        if self._simulated_server.behaviour.cancels_after is not None and not self._simulated_server.has_ended:
-            self._cancels_at = self._left_at + self._simulated_server.behaviour.cancels_after
+        seconds = self._simulated_server.behaviour.cancels_after
+        if seconds is not None and seconds <= self._patience and not self._simulated_server.has_ended:
+            self._cancels_at = self._left_at + seconds
         # A client that leaves after a message leaves inside the `send` of it, whose line is still to come.
         is_in_send = bool(self._client.leaves_after_messages)
         self._recorder.calls.client_left(is_in_send)
@@ -228,17 +262,36 @@ class Exchange:
         """What the app's calls await first: nothing, as long as it gives other tasks their turns."""
         if self._is_over:
             return block_forever()
-        if time.monotonic() - self._last_turn > self._slice():
+        if time.monotonic() - self._last_turn > self._turn():
             return _backends.current()[0].checkpoint()
         return None
 
+    @property
+    def has_middleware(self) -> bool:
+        """Whether there was a `DisconnectMiddleware` on the way."""
+        return self._recorder.is_inside
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether the server has cancelled the app, or the exchange has done so in vain, after a hang."""
+        return self._cancelled_at is not None or self._was_abandoned
+
+    def seconds(self) -> float:
+        """From the request to the end of the app, or until now."""
+        return self._task.ended_at_or_now() - self._began_at
+
     def _make_hang(self) -> Hang:
-        chains, transcript = self._task.await_chains(), self._transcript("hung", None)
+        chains, transcript = self._await_chains(), self._transcript("hung", None)
         self._known_hangs.add(chains, str(self._server))
         return Hang(describe(self._why(), chains), describe_place(chains), transcript)
 
+    def _await_chains(self) -> Chains:
+        chains = self._task.await_chains()
+        self.is_in_thread = awaits_thread(chains)
+        return chains
+
     def _make_known_hang(self) -> Hang:
-        chains, transcript = self._task.await_chains(), self._transcript("hung", None)
+        chains, transcript = self._await_chains(), self._transcript("hung", None)
         seconds = self._patience * _OF_PATIENCE_IN_A_KNOWN_HANG
         reason = f"Hangs as on {self._known_hangs.find(chains)} (given {seconds:g} s here): {describe_place(chains)}"
         return Hang(reason, describe_place(chains), transcript, is_known=True)
@@ -246,7 +299,9 @@ class Exchange:
     def _why(self) -> str:
         patience = f"{self._patience:g} s"
         simulated_server, client = self._simulated_server, self._client
-        if simulated_server.has_left:
+        if self._cancelled_at is not None:
+            why = f"The app had not ended {patience} after the server cancelled it."
+        elif simulated_server.has_left:
             sent = len(simulated_server.wasted) + len(self._recorder.calls.muted)
             sends = f" It has sent {_count(sent, 'message')} since." if sent else ""
             why = f"The app had not ended {patience} after its client left.{sends}"
