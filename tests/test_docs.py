@@ -399,6 +399,9 @@ COMMANDS = {
     "DISCONNECT_MW_APP=package.module:app DISCONNECT_MW_LOG=info uvicorn --workers 4 disconnect_mw.app:app": (
         "tests/real/observe/test_no_code.py"
     ),
+    "DISCONNECT_MW_APP=package.module:app DISCONNECT_MW_LOG=info gunicorn -k asgi -w 4 disconnect_mw.app:app": (
+        "tests/real/observe/test_no_code.py"
+    ),
     "vllm serve … --middleware disconnect_mw.CancelOnDisconnect": "tests/test_environment.py",
     "python -m tests.real.servers uvicorn==0.54.0": ".ci/run",
     "python -m tests.real.frameworks": ".ci/run",
