@@ -541,7 +541,7 @@ class Connection(abc.ABC):
         disconnected = Disconnected(self.disconnect_message, self._make_record(), self._remaining)
         self.disconnected = disconnected
         if self._remaining is BODY_REMAINING:
-            disconnected.begun = self._start
+            disconnected.length = _messages.announced_length(self._start)
         self._remaining = ()
         self._send = muted = MutedSend(
             send=self.backend.unwrap(self.server_send),

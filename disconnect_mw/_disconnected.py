@@ -35,12 +35,12 @@ class Disconnected:
         "_body",
         "_piece",
         "at_end",
-        "begun",
         "bytes_muted",
         "chunks_muted",
         "exchange",
         "is_cancelled",
         "is_guessed",
+        "length",
         "message",
         "messages_muted",
         "record",
@@ -59,7 +59,7 @@ class Disconnected:
         self.is_guessed: bool = False  # from an exception alone: the server has not delivered the disconnect
         self.is_cancelled: bool = False  # the app, by this middleware
         self.start: Message = None  # the app's own start, sent after the disconnect
-        self.begun: Message = None  # or before, if no trailers are to follow
+        self.length: int | None = None  # of the body, as a start before it has announced
         self._body: _Body = _Body.NONE
         self._piece = b""  # of the body
         self.messages_muted: int = 0
@@ -77,12 +77,12 @@ class Disconnected:
     def keep(self, kind: Any, message: Message) -> None:
         """Keep the app's own response as long as it is one piece: a client that has only half-closed gets it (P11).
 
-        So with a body whose start the server has had already: BaseHTTPMiddleware outside would end it before its
-        announced length.
+        So with a body whose start, and announced length, the server has had already: BaseHTTPMiddleware outside would
+        end it before that.
         """
         if kind in _messages.STARTS and self.start is None:
             self.start = message
-        elif kind == "http.response.body" and (self.start is not None or self.begun is not None):
+        elif kind == "http.response.body" and (self.start is not None or self.length):
             self._keep_body(message.get("body", b""), bool(_messages.field(message, "more_body")))
         elif kind is not None:
             self._body = _Body.LOST
@@ -105,12 +105,6 @@ class Disconnected:
         """Whether the app has sent all of a body in one piece after the disconnect, and not in a clean-up."""
         return self._body is _Body.WHOLE and not self.is_cancelled
 
-    def _is_all_that_was_announced(self) -> bool:
-        """Whether the piece is the whole body of the response that had begun, and no rest of it."""
-        if self.begun is None or not self._piece:
-            return False
-        return _messages.announced_length(self.begun) == len(self._piece)
-
     def for_outside(self, message: Message) -> Message:
         """A message that the app sends after the disconnect, for whoever stands outside (P11).
 
@@ -119,6 +113,9 @@ class Disconnected:
         status = _messages.field(message, "status")
         is_cut = self.record is not None and self.record.phase == "during the upload"
         return {**message, "status": 499} if is_cut and isinstance(status, int) and status >= 400 else message
+
+    def _last(self) -> Message:
+        return {"type": "http.response.body", "body": self._piece, "more_body": False}
 
     def take_remaining(self, first: Remaining, after: Callable[[Remaining, Any], Remaining]) -> list[Message]:
         """The messages that complete the response for outer middleware; only once.
@@ -129,13 +126,13 @@ class Disconnected:
         remaining, self.remaining = self.remaining, ()
         if remaining is _messages.CLOSE_REMAINING:
             return []
-        last = {"type": "http.response.body", "body": self._piece, "more_body": False}
-        if self.has_whole_response() and remaining is first:
-            return [self.for_outside(self.start), last]
+        is_whole = self.has_whole_response()
+        if is_whole and remaining is first:
+            return [self.for_outside(self.start), self._last()]
         if self.is_guessed and remaining is not first:
             return []  # should the client be there after all: better a response that is cut than one that looks whole
-        if remaining is _messages.BODY_REMAINING and self.has_whole_response() and self._is_all_that_was_announced():
-            return [last]
+        if is_whole and remaining is _messages.BODY_REMAINING and self.length == len(self._piece):
+            return [self._last()]
         if self.start is not None and remaining is first:
             start = _messages.without_length(self.for_outside(self.start))
             return [start, *_messages.copy_messages(after(remaining, start))]

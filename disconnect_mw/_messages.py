@@ -111,9 +111,12 @@ def announces_body(scope: Mapping[str, Any]) -> bool:
 
 def announced_length(headed: Mapping[str, Any]) -> int | None:
     """The length in bytes that a scope, or an `http.response.start`, announces of its body; None if it does not."""
-    for name, value in headed.get("headers") or ():
-        if name.lower() == b"content-length" and value.strip().isdigit():
-            return int(value)
+    try:
+        for name, value in headed.get("headers") or ():
+            if name.lower() == b"content-length" and value.strip().isdigit():
+                return int(value)
+    except (AttributeError, TypeError, ValueError):  # of headers that the specification does not know
+        pass
     return None
 
 

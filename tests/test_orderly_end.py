@@ -81,6 +81,23 @@ async def test_so_does_a_body_whose_start_the_server_has_had(name: str, installs
 
 
 @pytest.mark.parametrize(
+    "headers", [None, 7, [(b"content-length",)], [(memoryview(b"content-length"), b"7")], [("a", 1)]]
+)
+async def test_headers_that_are_none_are_the_server_s_to_judge(headers: Any) -> None:
+    server = SimulatedServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({**STARTS, "headers": headers})
+        server.leave()
+        assert await receive() == DISCONNECT
+        await send(body(b"payload"))
+
+    await DisconnectMiddleware(app)(http_scope(), server.receive, server.send)
+    assert server.sent == [{**STARTS, "headers": headers}, EMPTY_FINAL]
+
+
+@pytest.mark.parametrize(
     ("before", "after"),
     [([body(b"pay", True)], [body(b"load")]), ([], [body(b"pay")]), ([], [body(b"payload", True), body(b"more")])],
     ids=["the rest of one", "a part of one", "two pieces"],
