@@ -29,8 +29,9 @@ _TURNS_TO_REACT = 32
 _TURNS_TO_LEAVE_SEND = 32
 _SECONDS_TO_LEAVE_SEND = 0.1
 
-# Apps that are cancelled in one turn of an event loop, at most.
+# In one turn of an event loop, at most: apps that are cancelled at the first try, and later tries.
 _CANCELLATIONS_A_TURN = 4
+_TRIES_A_TURN = 128
 
 # Seconds that such a framework has from then on to end the handler.
 _SECONDS_TO_END_BY_ITSELF = 10.0
@@ -165,6 +166,9 @@ class Cancellation:
         self._turns -= 1
         return 0 if self._turns > 0 else None
 
+    def is_untried(self) -> bool:
+        return self._stage is _Stage.UNTRIED and self._turns_to_leave_send == _TURNS_TO_LEAVE_SEND
+
     def is_requested(self) -> bool:
         return self._stage is _Stage.REQUESTED
 
@@ -206,12 +210,12 @@ def _call(callback: Callable[[], None]) -> None:
 
 
 class _Turn:
-    """One turn of an event loop: how many apps it cancels, and those whose turn comes later."""
+    """One turn of an event loop: what it may still do, and the cancellations whose turn comes later."""
 
-    __slots__ = ("admitted", "waiting")
+    __slots__ = ("left", "waiting")
 
     def __init__(self, waiting: collections.deque[Callable[[], None]]) -> None:
-        self.admitted = 0
+        self.left = _TRIES_A_TURN
         self.waiting = waiting
 
 
@@ -219,18 +223,19 @@ _turns: weakref.WeakKeyDictionary[Any, _Turn] = weakref.WeakKeyDictionary()
 """By the token of the event loop, where an app is cancelled in this turn."""
 
 
-def admits(backend: Backend, token: Any, cancel: Callable[[], None]) -> bool:
-    """Whether `cancel`, which asks, may cancel an app in this turn of the event loop. Else it is called in a later one.
+def admits(backend: Backend, token: Any, is_first: bool, cancel: Callable[[], None]) -> bool:
+    """Whether `cancel`, which asks, may try to cancel an app in this turn of the event loop. Else it is called later.
 
-    Thousands of clients may leave at once, and each app that is cancelled has its clean-up in the next turn.
+    Thousands of clients may leave at once. A first try nearly always cancels the app, which has its clean-up in the
+    next turn; later ones mostly find that it still cleans up.
     """
     turn = _turns.get(token)
     if turn is None:
         turn = _begin_turn(backend, token, collections.deque())
-    if turn.admitted >= _CANCELLATIONS_A_TURN:
+    if turn.left <= 0:
         turn.waiting.append(cancel)
         return False
-    turn.admitted += 1
+    turn.left -= _TRIES_A_TURN // _CANCELLATIONS_A_TURN if is_first else 1
     return True
 
 
@@ -243,8 +248,9 @@ def _begin_turn(backend: Backend, token: Any, waiting: collections.deque[Callabl
 def _end_turn(backend: Backend, token: Any) -> None:
     waiting = _turns.pop(token).waiting
     if waiting:
-        _begin_turn(backend, token, waiting)
-        for _ in range(min(len(waiting), _CANCELLATIONS_A_TURN)):
+        turn = _begin_turn(backend, token, waiting)
+        while waiting and turn.left > 0:
+            turn.left -= 1  # also where the app has ended, and does not ask
             _call(waiting.popleft())
 
 

@@ -707,9 +707,9 @@ class Connection(abc.ABC):
         if self.parts.inner:
             self._for_inner(Connection.cancel_app)
             return
-        if not admits(self.backend, self.token, self.cancel_app):
-            return
         cancellation = self.require_cancellation()
+        if not admits(self.backend, self.token, cancellation.is_untried(), self.cancel_app):
+            return
         seconds = self._seconds_to_leave_send()
         if seconds is None:
             # Under `mute` and `raise` the app was told long ago, and `grace` is all the time that it has.

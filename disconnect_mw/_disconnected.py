@@ -81,7 +81,7 @@ class Disconnected:
         end it before that.
         """
         if kind in _messages.STARTS and self.start is None:
-            self.start = message
+            self.start, self.length = message, None
         elif kind == "http.response.body" and (self.start is not None or self.length):
             self._keep_body(message.get("body", b""), bool(_messages.field(message, "more_body")))
         elif kind is not None:

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import sys
 import types
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Container, Iterable, Iterator, Set
 from typing import Any
 
 # What a suspended awaitable awaits, and its frame, by its kind.
@@ -42,7 +42,7 @@ def family(coroutine: Any) -> tuple[list[Any], list[Any]]:
         variables = _referents(of_one)
         shared = [thing for thing in variables if type(thing) is types.CellType]  # with a function inside
         for thing in (*variables, *_referents(shared)):
-            if type(thing).__name__ in _MEMBERS:
+            if _base_named(_MEMBERS, thing) is not None:
                 found = {id(task): task for task in _members(thing) if id(task) not in tasks}
                 tasks |= found
                 coroutines += [task.get_coro() for task in found.values()]
@@ -68,10 +68,18 @@ _MEMBERS = {"TaskGroup": "_tasks", "_GatheringFuture": "_children"}
 
 
 def _members(thing: Any) -> list[Any]:
-    kind = type(thing)
-    if _package_of_type(kind) not in ("asyncio", "anyio"):
+    kind = _base_named(_MEMBERS, thing)
+    if kind is None or _package_of_type(kind) not in ("asyncio", "anyio"):
         return []
     return [task for task in getattr(thing, _MEMBERS[kind.__name__], ()) if hasattr(task, "get_coro")]
+
+
+def _base_named(names: Container[str], thing: Any) -> type | None:
+    """The class of `thing`, or one that it inherits from, with one of these names."""
+    for kind in type(thing).__mro__:
+        if kind.__name__ in names:
+            return kind
+    return None
 
 
 def _package_of_type(kind: type) -> str:
@@ -91,7 +99,7 @@ def ending_scopes(task: Any) -> list[Any]:
         seen |= held.keys()
         things = []
         for key, thing in held.items():
-            if type(thing) in _HOLDERS:
+            if _holds(thing):
                 things.append(thing)
             elif _is_ending(thing, task):
                 found[key] = thing
@@ -99,7 +107,7 @@ def ending_scopes(task: Any) -> list[Any]:
 
 
 # What has the scopes of a `with` block inside: a generator that is suspended in one, and what contextlib makes of it.
-_STACKS = (contextlib.ExitStack, contextlib.AsyncExitStack)
+_STACKS = frozenset({contextlib.ExitStack, contextlib.AsyncExitStack})
 _HOLDERS = frozenset(
     {
         types.CellType,
@@ -107,9 +115,12 @@ _HOLDERS = frozenset(
         types.AsyncGeneratorType,
         contextlib._GeneratorContextManager,
         contextlib._AsyncGeneratorContextManager,
-        *_STACKS,
     }
 )
+
+
+def _holds(thing: Any) -> bool:
+    return type(thing) in _HOLDERS or not _STACKS.isdisjoint(type(thing).__mro__)
 
 
 _SCOPES = frozenset({"Timeout", "TaskGroup", "CancelScope"})
@@ -118,13 +129,14 @@ _SCOPES = frozenset({"Timeout", "TaskGroup", "CancelScope"})
 
 def _held_by(things: list[Any]) -> Iterator[Any]:
     """The scopes, and their holders, that these refer to, a scope's method for the scope."""
-    callbacks = [getattr(stack, "_exit_callbacks", ()) for stack in things if type(stack) in _STACKS]
+    callbacks = [
+        getattr(thing, "_exit_callbacks", ()) for thing in things if not _STACKS.isdisjoint(type(thing).__mro__)
+    ]
     for held in (*_referents(things), *(callback for added in callbacks for _, callback in added)):
         scope = held.__self__ if type(held) is types.MethodType else held
-        kind = type(scope)
-        if kind in _HOLDERS:
+        if _holds(scope):
             yield scope
-        elif kind.__name__ in _SCOPES:
+        elif (kind := _base_named(_SCOPES, scope)) is not None:
             yield getattr(scope, "cancel_scope", scope) if _package_of_type(kind) == "anyio" else scope
 
 
@@ -133,8 +145,8 @@ def _is_ending(scope: Any, task: Any) -> bool:
 
     All that is private to these, but for one half of anyio's.
     """
-    kind = type(scope)
-    match _package_of_type(kind), kind.__name__:
+    kind = _base_named(_SCOPES, scope)
+    match kind and (_package_of_type(kind), kind.__name__):
         case "asyncio", "Timeout":
             is_ending = getattr(getattr(scope, "_state", None), "name", "") == "EXPIRING"
             return is_ending and getattr(scope, "_task", task) is task

@@ -29,6 +29,11 @@ _TURNS_TO_BEGIN = 32
 # Servers that keep a connection open for their keep-alive once its response is complete, lost as it is: two tasks, 5 s.
 _KEEP_LOST_CONNECTIONS = ("anycorn", "hypercorn")
 
+_OURS = f"{__package__}."
+
+# Modules whose responses listen for the disconnect where `send` does not raise, and so take the request body.
+_TAKE_BODY = ("starlette.responses",)
+
 # Seconds that a task has which received nothing but the disconnect.
 _SECONDS_OF_LISTENER = 1.0
 
@@ -208,13 +213,16 @@ class HTTPConnection(Connection):
         has_received = self.body is Body.PARTIAL or (self.body is Body.COMPLETE and not holds_input)
         return has_received and self.parts.version is not None and states_raising(self.parts.version.stated)
 
-    def _look(self) -> bool:
-        """Somebody looks whether `send` raises. Note what he will rely on, until the response begins."""
+    def _look(self, looker: str) -> bool:
+        """A module looks whether `send` raises. Note what it will rely on, until the response begins."""
         raises = self.states_raising()
+        if looker.startswith(_OURS):  # an install further in
+            return raises
         asked, disconnected = self.parts.version, self.disconnected
         remaining = self._remaining if disconnected is None else disconnected.unsent
         if asked is not None and remaining is RESPONSE_REMAINING:
             asked.is_relied_on = raises
+            asked.takes_body = raises and looker in _TAKE_BODY
             if raises:
                 self.backend.call_in(self.token, functools.partial(self._relied_on, contextvars.copy_context()))
         return raises
@@ -227,15 +235,10 @@ class HTTPConnection(Connection):
     def _read_away(self, context: contextvars.Context, turns: int) -> None:
         """Read the body that the app leaves unread while it answers, as the framework's listener would have.
 
-        A client may send all of it before it reads the answer.
+        A client may send all of it before it reads the answer. An app that has no such listener may read it later.
         """
         asked = self.parts.version
-        if (
-            asked is None
-            or not asked.is_relied_on
-            or states_raising(asked.stated)
-            or self.disconnect_message is not None
-        ):
+        if asked is None or not asked.takes_body or states_raising(asked.stated) or self.disconnect_message is not None:
             return
         if self._reads_further():
             if self._awaits_body():

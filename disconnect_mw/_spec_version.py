@@ -7,7 +7,9 @@ request body to whoever reads it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, ItemsView, Iterator, ValuesView
+from types import FrameType
 from typing import Any
 
 _KEY = "spec_version"
@@ -69,6 +71,14 @@ def replace_version(scope: Any, version: str, asgi: dict[str, Any] | None = None
     scope["asgi"] = asgi
 
 
+def _looker() -> str:
+    """The module whose code looks at a version."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return "" if frame is None else str(frame.f_globals.get("__name__"))
+
+
 class AskedVersion(dict[str, Any]):
     """The scope's `asgi`, whose `spec_version` is asked for at each look, and in each copy at the time of copying.
 
@@ -76,22 +86,26 @@ class AskedVersion(dict[str, Any]):
     stays.
     """
 
-    __slots__ = ("_ask", "is_relied_on", "stated")
+    __slots__ = ("_ask", "is_relied_on", "stated", "takes_body")
 
     stated: object  # by the server
     is_relied_on: bool  # at the last look before the response began, `send` was said to raise
-    _ask: Callable[[], bool] | None
+    takes_body: bool  # and who looked then would have taken the request body, had it been said that it does not
+    _ask: Callable[[str], bool] | None
 
-    def ask(self, scope: Any, ask: Callable[[], bool], raises: bool) -> None:
-        """Be the `asgi` of `scope`, and call `ask` at each look: whether `send` raises. By now it does if `raises`."""
-        self.is_relied_on = False
+    def ask(self, scope: Any, ask: Callable[[str], bool], raises: bool) -> None:
+        """Be the `asgi` of `scope`, and call `ask` at each look: whether `send` raises. By now it does if `raises`.
+
+        It is called with the name of the module that looks.
+        """
+        self.is_relied_on = self.takes_body = False
         self._ask = ask
         replace_version(scope, right_version(self.stated, raises), self)
 
-    def ask_about_body(self, ask: Callable[[], bool]) -> None:
+    def ask_about_body(self, ask: Callable[[str], bool]) -> None:
         """The same for a copy of the usual server's `asgi`, while a request body is unread."""
         self.stated = _MUTED
-        self.is_relied_on = False
+        self.is_relied_on = self.takes_body = False
         self._ask = ask
         super().__setitem__(_KEY, _RAISING)
 
@@ -101,7 +115,7 @@ class AskedVersion(dict[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         if key == _KEY and self._ask is not None:
-            return right_version(self.stated, self._ask())
+            return right_version(self.stated, self._ask(_looker()))
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:

@@ -339,13 +339,13 @@ async def test_an_app_that_cannot_be_cancelled_holds_no_other_up() -> None:
         raise ValueError
 
     def asks() -> None:
-        if _cancellation.admits(backend, token, asks):
+        if _cancellation.admits(backend, token, True, asks):
             called.append("cancelled")
 
     for _ in range(4):
         asks()
     for cancel in (fails, asks):
-        assert not _cancellation.admits(backend, token, cancel)
+        assert not _cancellation.admits(backend, token, True, cancel)
     await turns()
     assert called == [*["cancelled"] * 4, "fails", "cancelled"]
     assert token not in _cancellation._turns

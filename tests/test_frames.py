@@ -27,6 +27,14 @@ def test_a_compiled_generator_has_no_frame_and_belongs_to_no_package() -> None:
     assert not is_of_package("a2wsgi", generator)
 
 
+class Group(asyncio.TaskGroup):
+    """An app's own."""
+
+
+class Stack(contextlib.AsyncExitStack):
+    """An app's own."""
+
+
 class CleansUp:
     """Enters a scope, which ends at once, and cleans up in it until it may go."""
 
@@ -46,14 +54,27 @@ class CleansUp:
             async with asyncio.timeout(0) as self.scope:
                 await self._clean_up()
 
-    async def group(self) -> None:
+    async def group(self, kind: type[asyncio.TaskGroup] = asyncio.TaskGroup) -> None:
+        with contextlib.suppress(BaseExceptionGroup):
+            async with kind() as self.scope:
+                self._fill()
+
+    async def group_of_its_own(self) -> None:
+        await self.group(Group)
+
+    async def stack_of_its_own(self) -> None:
+        with contextlib.suppress(BaseExceptionGroup):
+            async with Stack() as stack:
+                self.scope = await stack.enter_async_context(Group())
+                self._fill()
+                await self._clean_up()
+
+    def _fill(self) -> None:
         async def fail() -> None:
             raise LookupError
 
-        with contextlib.suppress(BaseExceptionGroup):
-            async with asyncio.TaskGroup() as self.scope:
-                self.scope.create_task(self._clean_up())
-                self.scope.create_task(fail())
+        self.scope.create_task(self._clean_up())
+        self.scope.create_task(fail())
 
     async def cancel_scope(self) -> None:
         with anyio.CancelScope() as self.scope:
@@ -63,7 +84,16 @@ class CleansUp:
 
 @pytest.mark.anyio
 @on_asyncio
-@pytest.mark.parametrize("enters", [CleansUp.timeout, CleansUp.group, CleansUp.cancel_scope])
+@pytest.mark.parametrize(
+    "enters",
+    [
+        CleansUp.timeout,
+        CleansUp.group,
+        CleansUp.group_of_its_own,
+        CleansUp.stack_of_its_own,
+        CleansUp.cancel_scope,
+    ],
+)
 async def test_a_scope_that_ends_is_of_the_task_that_has_entered_it(enters: Callable[[CleansUp], Any]) -> None:
     async def holds(scope: Any) -> None:
         await cleans_up.may_go.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from disconnect_mw import DisconnectMiddleware, _watcher, connection
 from disconnect_mw.testing import HTTPClient, HTTPSimulatedServer, servers
 
 from .support.apps import behind
-from .support.messages import CHUNK, START
+from .support.messages import CHUNK, FINAL, START
 from .support.records import ended
 from .support.serving import GRACE, SECONDS, call, look_soon, on_asyncio, serve, turns
 from .support.simulated_server import http
@@ -248,11 +249,53 @@ async def test_what_has_been_read_so_far_is_not_lost_to_an_app_that_asks_later(p
     assert b"".join(bodies) == b"".join(bytes([number]) * 100 for number in range(8))
 
 
+STARLETTE: dict[str, Any] = {"__name__": "starlette.responses"}
+exec("def looks(scope): return scope['asgi']['spec_version']", STARLETTE)
+looks_as_starlette = STARLETTE["looks"]
+
+
+@pytest.mark.parametrize("policies", [["mute"], ["mute", "mute"], ["cancel", "mute"], ["mute", "cancel"]], ids="-".join)
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda scope: None,
+        lambda scope: scope["asgi"].get("spec_version"),
+        lambda scope: dict(scope["asgi"]),
+        lambda scope: json.dumps(scope["asgi"]),
+        lambda scope: repr(scope),
+    ],
+)
+async def test_a_body_that_is_read_late_is_whole_whoever_looks_at_the_version(policies: Any, look: Any) -> None:
+    """P0: what has no listener may answer first. More than 64 messages, and more than a mebibyte."""
+    far = uploading(100, 1 << 16)
+    received = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal received
+        look(scope)
+        await send(START)
+        await send(CHUNK)
+        await turns(150)
+        while (message := await receive())["type"] == "http.request":
+            received += len(message["body"])
+            if not message["more_body"]:
+                break
+        await send(FINAL)
+
+    wrapped: Any = app
+    for policy in reversed(policies):
+        wrapped = DisconnectMiddleware(wrapped, policy=policy)
+    with anyio.fail_after(SECONDS):
+        await wrapped(posting(far), far.receive, far.send)
+    assert received == 100 << 16
+    assert far.sent == [START, CHUNK, FINAL]
+
+
 async def test_a_response_that_begins_long_after_the_look_has_its_body_read_away_by_the_next_check() -> None:
     far = uploading(100, 1 << 16)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        assert scope["asgi"]["spec_version"] == "2.4"
+        assert looks_as_starlette(scope) == "2.4"
         await turns(40)
         assert far.reads == 0
         await send(START)
@@ -318,7 +361,7 @@ async def test_what_was_discarded_is_told_to_an_app_that_asks_too_late(caplog: p
     received: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        assert scope["asgi"]["spec_version"] == "2.4"
+        assert looks_as_starlette(scope) == "2.4"
         await send(START)
         await turns(110)
         for _ in range(2):  # it is told once, the first time
@@ -332,13 +375,15 @@ async def test_what_was_discarded_is_told_to_an_app_that_asks_too_late(caplog: p
     assert received == [], "a part of it would do harm"
 
 
-@pytest.mark.parametrize("case", ["nobody looks", "the server states 2.4", "the app has asked"])
+@pytest.mark.parametrize("case", ["nobody looks", "other code looks", "the server states 2.4", "the app has asked"])
 async def test_nothing_is_read_away_where_no_listener_would(case: str) -> None:
     far = uploading(100, 1 << 16)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        if case != "nobody looks":
-            assert scope["asgi"]["spec_version"] >= "2.4"
+        if case == "other code looks":
+            assert scope["asgi"]["spec_version"] == "2.4"
+        elif case != "nobody looks":
+            assert looks_as_starlette(scope) >= "2.4"
         if case == "the app has asked":
             await receive()
         await send(START)

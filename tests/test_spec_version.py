@@ -24,7 +24,7 @@ def asked(*answers: bool) -> tuple[dict[str, Any], AskedVersion]:
     scope: dict[str, Any] = {"asgi": {"version": "3.0", "spec_version": "2.3"}}
     version, remaining = AskedVersion(), iter(answers)
     version.stated = "2.3"
-    version.ask(scope, lambda: next(remaining), False)
+    version.ask(scope, lambda looker: next(remaining), False)
     return scope, version
 
 
