@@ -123,6 +123,27 @@ def test_nothing_that_misbehaves_is_status_0(capsys: pytest.CaptureFixture[str],
     assert (departure["sends"], bare["sends"]) == (0, 2)
 
 
+def test_an_app_that_asks_the_middleware_for_its_client_is_judged_with_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = check(capsys, tmp_path, "--quick", "--path", "/client", app="check_wrapped:app")
+    assert found.status == 0, found.printed
+    result = found.results["/client"]
+    assert (result["skipped"], result["bare"]["departures"]) == (None, [])
+    assert result["wrapped"]["departures"][0]["how"] == "returned"
+    assert "without the middleware it cannot answer" in result["same_how"]
+
+
+def test_an_upload_is_cut_though_no_body_is_known(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Some bytes are sent, unless that changes the answer."""
+    arguments = ("--path", "/body", "--method", "POST", "--path", "/no-body", "--method", "POST")
+    found = check(capsys, tmp_path, "--quick", *arguments)
+    phases = {path: {one["phase"] for one in found.results[path]["bare"]["departures"]} for path in found.results}
+    assert phases == {"/body": {"upload", "before response"}, "/no-body": {"before response"}}
+    assert found.codes("/body", "bare") == {"bug"}
+    assert found.results["/no-body"]["bare"]["stays"][0]["status"] == 200
+
+
 @pytest.mark.parametrize("app", ["check_mcp:app", "check_mcp:without_sessions"])
 def test_events_and_mcp_are_recognised(app: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """An MCP server by its answer: each client has a session of its own, and only tools that read are called."""

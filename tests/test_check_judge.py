@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from disconnect_mw._check._evidence import Departure, Logged, Memory, OnServer, Result, Side, Stay
+from disconnect_mw._check._evidence import Departure, Logged, Memory, OnServer, Report, Result, Side, Stay
 from disconnect_mw._check._judge import compare, find, judge
 from disconnect_mw._check._routes import Route
 
@@ -186,6 +186,33 @@ def test_work_that_goes_on_is_worth_a_word_and_no_fault() -> None:
     (advice,) = result.advice
     assert advice.happens == "The handler works on for 2.0 s for a client that has left."
     assert "finish" in advice.why and "cancel" in advice.why
+
+
+def test_a_handler_that_goes_on_for_longer_than_anyone_waits_is_worth_one_too() -> None:
+    still = left(seconds=None, how=None, in_thread=True)
+    (advice,) = judged(still, still).advice
+    assert advice.happens == "The handler works on for long for a client that has left."
+
+
+def test_a_policy_that_is_in_force_is_not_advised() -> None:
+    result = Result(ROUTE, Side([STREAM], [left(seconds=2.0)]), Side([STREAM], [left(seconds=2.0)]))
+    judge(result, OnServer("uvicorn", ""), "cancel")
+    (advice,) = result.advice
+    assert (
+        advice.happens == "The handler works on for 2.0 s for a client that has left, although it is to be cancelled."
+    )
+    assert advice.line is not None and "on_disconnect" in advice.line and '"cancel"' not in advice.line
+
+
+def test_an_app_that_needs_the_middleware_is_not_compared() -> None:
+    result = Result(ROUTE, Side([Stay(500)]), Side([STREAM], [left()]), needs_middleware=True)
+    judge(result, OnServer("uvicorn", ""))
+    assert result.is_same is None and result.same.startswith("without the middleware it cannot answer")
+
+
+def test_what_is_skipped_does_not_misbehave() -> None:
+    server = OnServer("uvicorn", "", results=[Result(ROUTE, is_skipped="it redirects", is_same=False)])
+    assert not Report("0.1.0", "shop:app", {}, [server]).misbehaves
 
 
 def test_long_words_are_cut() -> None:

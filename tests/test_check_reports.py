@@ -121,7 +121,7 @@ def test_the_terminal_has_one_table_for_each_server_and_says_what_to_do() -> Non
         "The app has the middleware already",
         "not tried: daphne ended with status 1",
         "ImportError",
-        "and 3 more: The handler works on for 3.0 s",
+        "and 3 more: The handler works on for long",
         "at shop.py:3, in a",
         "With the middleware something misbehaves",
     ):

@@ -146,6 +146,7 @@ class Result:
     bare: Side = dataclasses.field(default_factory=Side)
     wrapped: Side = dataclasses.field(default_factory=Side)
     is_skipped: str | None = None  # why no client left it
+    needs_middleware: bool = False  # it asks the middleware for its client, and fails without
     bare_findings: list[Finding] = dataclasses.field(default_factory=list)
     findings: list[Finding] = dataclasses.field(default_factory=list)  # with the middleware
     is_same: bool | None = None  # whether the answer to a client that stays is; None cannot be told
@@ -191,7 +192,7 @@ class Report:
     @property
     def misbehaves(self) -> bool:
         """Whether anything does, with the middleware."""
-        return any(result.findings or result.is_same is False for result in self.results)
+        return any(result.findings or result.is_same is False for result in self.results if not result.is_skipped)
 
     @property
     def has_run(self) -> bool:

@@ -21,12 +21,18 @@ _OF_TIME = ("date", "time", "timing", "duration", "elapsed")
 """Parts of names of headers that are another at each moment."""
 
 
-def judge(result: Result, server: OnServer) -> None:
-    """Set the findings of both sides, whether the answers are the same, and the advice."""
+def judge(result: Result, server: OnServer, policy: object = None) -> None:
+    """Set the findings of both sides, whether the answers are the same, and the advice.
+
+    `policy` is the one that the check was told to wrap with.
+    """
     result.bare_findings = find(result.route, result.bare)
     result.findings = find(result.route, result.wrapped)
-    result.is_same, result.same = compare(result.bare.stays, result.wrapped.stays)
-    result.advice = [*_advise(result, server)]
+    if result.needs_middleware:
+        result.same = "without the middleware it cannot answer: it asks that for its client"
+    else:
+        result.is_same, result.same = compare(result.bare.stays, result.wrapped.stays)
+    result.advice = [*_advise(result, server, policy)]
 
 
 # What misbehaves
@@ -189,7 +195,7 @@ def _is_alike(one: Stay, other: Stay) -> bool:
 # What to do
 
 
-def _advise(result: Result, server: OnServer) -> Iterator[Advice]:
+def _advise(result: Result, server: OnServer, policy: object) -> Iterator[Advice]:
     gone = [one for one in result.bare_findings if one.code not in {other.code for other in result.findings}]
     if gone and not server.has_own:
         yield Advice(
@@ -206,12 +212,25 @@ def _advise(result: Result, server: OnServer) -> Iterator[Advice]:
         yield Advice(happens, why, line, _place_in(finding.sentence))
     if result.findings:
         return
-    seconds = max((one.seconds or 0.0 for one in result.wrapped.departures if not one.not_played), default=0.0)
-    if seconds > _LONG:
+    played = [one for one in result.wrapped.departures if not one.not_played]
+    seconds = max((one.seconds or 0.0 for one in played), default=0.0)
+    if seconds <= _LONG and all(one.seconds is not None for one in played):
+        return
+    is_open = any(one.seconds is None for one in played)
+    happens = f"The handler works on {'for long' if is_open else f'for {seconds:.1f} s'} for a client that has left"
+    if policy == "cancel":
         yield Advice(
-            f"The handler works on for {seconds:.1f} s for a client that has left.",
+            f"{happens}, although it is to be cancelled.",
+            "It waits for a thread, or lets the event loop come to no turn: neither can be cancelled. What runs in a "
+            "thread can ask client.connected, or be stopped by a callback.",
+            "with client.on_disconnect(…):  # what ends the thread's work",
+        )
+    else:
+        yield Advice(
+            f"{happens}.",
             'That is right where the work is to be done all the same ("finish" has it run to its end under every '
-            'framework). Where it only serves that client, "cancel" ends it.',
+            'framework). Where it only serves that client, "cancel" ends it; but not what runs in a thread, which can '
+            "ask client.connected, or be stopped by client.on_disconnect.",
             _line(server, result.route, "cancel"),
         )
 

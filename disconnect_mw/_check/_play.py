@@ -363,6 +363,9 @@ class Player:
         if any(len(one.tasks) > side.stays[0].tasks for one in played):
             side.no_memory = "the tasks that are left keep theirs"
             return
+        if self.server.name == "gunicorn":
+            side.no_memory = "gunicorn keeps what belongs to a client for some seconds"
+            return
         phase = played[-1].phase
         self._show(f"{route.title}: memory, {_DEPARTURES} departures {phase}")
         try:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ._clients import HTTPClient, Refused
 from ._environments import Environment, installed_servers, this_environment, throw_away_environment
-from ._evidence import OnServer, Report, Result, Side
+from ._evidence import OnServer, Report, Result, Side, Stay
 from ._judge import judge
 from ._mcp import NoSession, is_endpoint, routes_of
 from ._options import CheckError, Options
@@ -24,6 +24,7 @@ from ._server import Server
 _SECONDS_FOR_DOCUMENT = 20.0
 _SECONDS_FOR_WARNINGS = 0.2
 _ROUTES_AT_ONCE = 4
+_SOME_BYTES = b"disconnect-mw check\n" * 50
 _HOST = ("host", "localhost:8000")  # the same on both sides, whose answers are compared
 
 
@@ -122,7 +123,7 @@ async def _check_on(environment: Environment, found: OnServer, options: Options,
             await player.stop()
         found.results = [result for result in found.results if result.bare.stays]
         for result in found.results:
-            judge(result, found)
+            judge(result, found, options.middleware.get("policy"))
         found.bare_log, found.log = bare.log, wrapped.log
 
 
@@ -167,14 +168,14 @@ async def _try_now(result: Result, players: list[Player], found: OnServer, optio
             await _stay(result, players)
     elif result.bare.stays[0].kind == "text/event-stream":
         result.route = _as_event_source(result.route)
-    route = result.route
+    await _offer_a_body(result, players)
     found.has_own = players[1].has_own
-    result.is_skipped = _why_skipped(route, result.bare)
+    result.needs_middleware = _asks_for_client(result.bare.stays[0]) and not _asks_for_client(result.wrapped.stays[0])
+    result.is_skipped = _why_skipped(result.route, result.wrapped if result.needs_middleware else result.bare)
     if result.is_skipped is not None:
         return others
-    await asyncio.gather(
-        *(_leave(player, side, route, options, found.name) for player, side in zip(players, sides, strict=True))
-    )
+    played = list(zip(players, sides, strict=True))[int(result.needs_middleware) :]
+    await asyncio.gather(*(_leave(player, side, result.route, options, found.name) for player, side in played))
     if options.is_quick:
         for side in sides:
             side.no_memory = "--quick does not measure it"
@@ -185,6 +186,24 @@ async def _stay(result: Result, players: list[Player]) -> None:
     stays = await asyncio.gather(*(player.stay(result.route) for player in players))
     for side, stay in zip(result.sides, stays, strict=True):
         side.stays[:] = [stay]
+
+
+async def _offer_a_body(result: Result, players: list[Player]) -> None:
+    """Send some bytes where no body is known, so that an upload can be cut; unless the answer is another one then."""
+    before, stays = result.route, [[*side.stays] for side in result.sides]
+    status = result.bare.stays[0].status
+    if before.method not in ("POST", "PUT", "PATCH") or before.body is not None or status is None or status >= 300:
+        return
+    headers = (*before.headers, ("content-type", "application/octet-stream"))
+    result.route = dataclasses.replace(before, headers=headers, body=_SOME_BYTES)
+    await _stay(result, players)
+    if result.bare.stays[0].status != status:
+        result.route, result.bare.stays[:], result.wrapped.stays[:] = before, *stays
+
+
+def _asks_for_client(stay: Stay) -> bool:
+    """Whether the app has failed because no middleware stands around it."""
+    return any("no DisconnectMiddleware stands around this app" in (line.exception or "") for line in stay.log)
 
 
 def _as_event_source(route: Route) -> Route:

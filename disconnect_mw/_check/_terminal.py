@@ -173,8 +173,10 @@ class Terminal:
             self._console.print()
 
     def _print_verdict(self, report: Report) -> None:
-        count = sum(not result.is_skipped for result in report.results)
-        routes = f"{count} route{'' if count == 1 else 's'} in {report.seconds:.0f} s"
+        played = [[result for result in server.results if not result.is_skipped] for server in report.servers]
+        servers, count = sum(map(bool, played)), max(map(len, played), default=0)
+        on = f" on {servers} servers" if servers > 1 else ""
+        routes = f"{count} route{'' if count == 1 else 's'}{on} in {report.seconds:.0f} s"
         if report.is_interrupted:
             self._line(f"Interrupted: this is what was found so far ({routes}).", "yellow")
         elif report.misbehaves:

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import disconnect_mw
+
 logger = logging.getLogger("shop")
 hoard: list[bytes] = []
 tasks: list[Any] = []
@@ -63,6 +65,24 @@ async def on_quick(scope: Any, receive: Any, send: Any) -> None:
 async def on_slow(scope: Any, receive: Any, send: Any) -> None:
     await asyncio.sleep(0.6)
     await answer(send)
+
+
+async def on_client(scope: Any, receive: Any, send: Any) -> None:
+    disconnect_mw.connection(scope).policy = "cancel"
+    await asyncio.sleep(0.6)
+    await answer(send)
+
+
+async def on_body(scope: Any, receive: Any, send: Any) -> None:
+    while (message := await receive()).get("more_body"):
+        pass
+    if message["type"] == "http.disconnect":
+        raise ConnectionError("the body was cut")
+    await answer(send)
+
+
+async def on_no_body(scope: Any, receive: Any, send: Any) -> None:
+    await answer(send, 200 if (await receive())["body"] == b"" else 400)
 
 
 async def on_random(scope: Any, receive: Any, send: Any) -> None:
