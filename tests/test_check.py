@@ -140,7 +140,7 @@ def test_an_upload_is_cut_though_no_body_is_known(capsys: pytest.CaptureFixture[
     found = check(capsys, tmp_path, "--quick", *arguments)
     phases = {path: {one["phase"] for one in found.results[path]["bare"]["departures"]} for path in found.results}
     assert phases == {"/body": {"upload", "before response"}, "/no-body": {"before response"}}
-    assert found.codes("/body", "bare") == {"bug"}
+    assert found.codes("/body", "bare") == {"traceback"}
     assert found.results["/no-body"]["bare"]["stays"][0]["status"] == 200
 
 
