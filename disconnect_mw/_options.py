@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import functools
 import inspect
 import math
@@ -86,7 +87,7 @@ def check_policy(option: str, policy: object) -> Policy:
     for choice in get_args(Policy):
         if policy == choice:
             return choice  # type: ignore[no-any-return]  # one of the literal's own strings
-    advice = 'it is called "mute" now' if policy == "ignore" else "look for a misspelling"
+    advice = 'it is called "mute" here' if policy == "ignore" else "look for a misspelling"
     raise ValueError(f"{option} must be {CHOICES}, not {policy!r}: {advice}")
 
 
@@ -113,7 +114,7 @@ def check_max_orphans(max_orphans: object) -> int | None:
         raise TypeError(f"max_orphans must be a whole number of apps, or None, not {max_orphans!r}: pass an int")
     if max_orphans < 1:
         raise ValueError(
-            f'max_orphans must be 1 or more apps, or None, not {max_orphans!r}: policy="cancel" is for none at all'
+            f'max_orphans must be 1 or more apps, or None, not {max_orphans!r}: to let none go on, use policy="cancel"'
         )
     return max_orphans
 
@@ -131,9 +132,12 @@ class PathPolicies:
     def __init__(self, policies: Mapping[Any, Any]) -> None:
         for pattern, policy in policies.items():
             if not isinstance(pattern, str):
-                raise TypeError(f'policy_for must have patterns of paths as its keys, not {pattern!r}: "/v1/*"')
+                raise TypeError(f'policy_for must have patterns of paths as its keys, not {pattern!r}: such as "/v1/*"')
             if pattern[:1] not in ("/", "*", "?", "["):
                 raise ValueError(f"policy_for has a pattern that matches no path, {pattern!r}: begin it with a slash")
+            if "{" in pattern:
+                wanted = re.sub(r"\{[^}]*\}?", "*", pattern)
+                raise ValueError(f"policy_for matches paths, and no templates of a router: {wanted!r}, not {pattern!r}")
             check_policy(f"policy_for[{pattern!r}]", policy)
         self._policies = dict(policies)
 
