@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -87,7 +87,7 @@ def check_policy(option: str, policy: object) -> Policy:
     for choice in get_args(Policy):
         if policy == choice:
             return choice  # type: ignore[no-any-return]  # one of the literal's own strings
-    advice = 'it is called "mute" here' if policy == "ignore" else "look for a misspelling"
+    advice = 'it is called "mute" now' if policy == "ignore" else "look for a misspelling"
     raise ValueError(f"{option} must be {CHOICES}, not {policy!r}: {advice}")
 
 

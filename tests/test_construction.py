@@ -191,9 +191,9 @@ def test_a_limit_where_nothing_can_go_on_is_refused() -> None:
         ({7: "cancel"}, TypeError, "policy_for must have patterns of paths as its keys, not 7"),
         ({"v1/*": "cancel"}, ValueError, "policy_for has a pattern that matches no path, 'v1/*'"),
         (
-            {"/items/{id}/parts/{part}": "cancel"},
+            {"/items/{id}/{part}": "cancel"},
             ValueError,
-            "policy_for matches paths, and no templates of a router: '/items/*/parts/*', not '/items/{id}/parts/{part}'",
+            "policy_for matches paths, and no templates of a router: '/items/*/*', not '/items/{id}/{part}'",
         ),
     ],
 )
