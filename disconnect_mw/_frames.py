@@ -203,9 +203,10 @@ def package_of(frame: types.FrameType | None) -> str:
     return "" if frame is None else str(frame.f_globals.get("__name__")).partition(".")[0]
 
 
-def is_of_package(name: str, awaitable: Any) -> bool:
-    """Whether the code of a suspended awaitable is of the package with this name."""
-    return package_of(frame_of(awaitable)) == name
+def is_of_module(name: str, awaitable: Any) -> bool:
+    """Whether the code of a suspended awaitable is of the module, or of the package, with this name."""
+    frame = frame_of(awaitable)
+    return frame is not None and f"{frame.f_globals.get('__name__')}.".startswith(f"{name}.")
 
 
 def is_method_of(owner: object, codes: Iterable[types.CodeType], awaitable: Any) -> bool:

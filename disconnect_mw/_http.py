@@ -31,8 +31,8 @@ _KEEP_LOST_CONNECTIONS = ("anycorn", "hypercorn")
 
 _OURS = f"{__package__}."
 
-# Modules whose responses listen for the disconnect where `send` does not raise, and so take the request body.
-_TAKE_BODY = ("starlette.responses",)
+# Whose responses listen for the disconnect where `send` does not raise, and so take the request body.
+_TAKES_BODY = "starlette.responses"
 
 # Seconds that a task has which received nothing but the disconnect.
 _SECONDS_OF_LISTENER = 1.0
@@ -222,7 +222,6 @@ class HTTPConnection(Connection):
         remaining = self._remaining if disconnected is None else disconnected.unsent
         if asked is not None and remaining is RESPONSE_REMAINING:
             asked.is_relied_on = raises
-            asked.takes_body = raises and looker in _TAKE_BODY
             if raises:
                 self.backend.call_in(self.token, functools.partial(self._relied_on, contextvars.copy_context()))
         return raises
@@ -235,16 +234,25 @@ class HTTPConnection(Connection):
     def _read_away(self, context: contextvars.Context, turns: int) -> None:
         """Read the body that the app leaves unread while it answers, as the framework's listener would have.
 
-        A client may send all of it before it reads the answer. An app that has no such listener may read it later.
+        A client may send all of it before it reads the answer. An app that answers by itself may read it later.
         """
         asked = self.parts.version
-        if asked is None or not asked.takes_body or states_raising(asked.stated) or self.disconnect_message is not None:
+        if (
+            asked is None
+            or not asked.is_relied_on
+            or states_raising(asked.stated)
+            or self.disconnect_message is not None
+            or not self._awaits_body()
+        ):
             return
-        if self._reads_further():
-            if self._awaits_body():
-                self.require_reader().read_away(context)
+        if self._reads_further() and self._is_answered_by(_TAKES_BODY):
+            self.require_reader().read_away(context)
         elif turns:
             self.backend.call_soon(functools.partial(self._read_away, context, turns - 1))
+
+    def _is_answered_by(self, module: str) -> bool:
+        scope = self.backend.app_scope(self.task)
+        return scope is not None and scope.is_in_module(module)
 
     def check(self, context: contextvars.Context) -> None:
         super().check(context)

@@ -86,11 +86,10 @@ class AskedVersion(dict[str, Any]):
     stays.
     """
 
-    __slots__ = ("_ask", "is_relied_on", "stated", "takes_body")
+    __slots__ = ("_ask", "is_relied_on", "stated")
 
     stated: object  # by the server
     is_relied_on: bool  # at the last look before the response began, `send` was said to raise
-    takes_body: bool  # and who looked then would have taken the request body, had it been said that it does not
     _ask: Callable[[str], bool] | None
 
     def ask(self, scope: Any, ask: Callable[[str], bool], raises: bool) -> None:
@@ -98,14 +97,14 @@ class AskedVersion(dict[str, Any]):
 
         It is called with the name of the module that looks.
         """
-        self.is_relied_on = self.takes_body = False
+        self.is_relied_on = False
         self._ask = ask
         replace_version(scope, right_version(self.stated, raises), self)
 
     def ask_about_body(self, ask: Callable[[str], bool]) -> None:
         """The same for a copy of the usual server's `asgi`, while a request body is unread."""
         self.stated = _MUTED
-        self.is_relied_on = self.takes_body = False
+        self.is_relied_on = False
         self._ask = ask
         super().__setitem__(_KEY, _RAISING)
 

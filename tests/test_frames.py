@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from disconnect_mw._frames import chain, ending_scopes, frame_of, is_of_package
+from disconnect_mw._frames import chain, ending_scopes, frame_of, is_of_module
 
 from .support.serving import SECONDS, on_asyncio, turns
 
@@ -24,7 +24,7 @@ def test_a_compiled_generator_has_no_frame_and_belongs_to_no_package() -> None:
     generator = CompiledGenerator()
     assert [*chain(generator)] == [generator]
     assert frame_of(generator) is None
-    assert not is_of_package("a2wsgi", generator)
+    assert not is_of_module("a2wsgi", generator)
 
 
 class Group(asyncio.TaskGroup):

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any
 
-from .._frames import chain, ending_scopes, family, is_method_of, is_of_package, owners
+from .._frames import chain, ending_scopes, family, is_method_of, is_of_module, owners
 from ._base import Backend, Call, Found, Handle, SendTimedOut, is_cancelled_error, turn
 
 # The message of a cancellation by this middleware.
@@ -104,7 +104,7 @@ class AsyncioAppScope:
         if name not in sys.modules:
             return False
         _, awaited = family(self._task.get_coro())
-        return any(is_of_package(name, awaitable) for awaitable in awaited)
+        return any(is_of_module(name, awaitable) for awaitable in awaited)
 
     def has_ended_app(self) -> bool:
         return False

@@ -70,7 +70,7 @@ class AppScope(Protocol):
         ...
 
     def is_in_module(self, name: str) -> bool:
-        """Whether the app's task, or one of a group that it has open, is suspended in code of this package."""
+        """Whether the app's task, or one of a group of its own, is suspended in code of this module or package."""
         ...
 
     def has_ended_app(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 import math
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 import trio
 
-from .._frames import chain, is_method_of, is_of_package
+from .._frames import chain, is_method_of, is_of_module
 from ._base import Backend, Call, Handle, SendTimedOut, Woken
 
 
@@ -59,7 +58,10 @@ class TrioAppScope:
         return None if self.task is None else [*chain(self.task.coro)][-1]
 
     def is_in_module(self, name: str) -> bool:
-        return self.task is not None and any(map(functools.partial(is_of_package, name), chain(self.task.coro)))
+        tasks = [] if self.task is None else [self.task]
+        for task in tasks:  # to which more are added meanwhile
+            tasks += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+        return any(is_of_module(name, awaitable) for task in tasks for awaitable in chain(task.coro))
 
     def has_ended_app(self) -> bool:
         return bool(self._scope.cancelled_caught)
