@@ -31,8 +31,8 @@ def until_known(process: Process, departures: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while True:
         found = figures(process)
-        # The report goes on after its client has left; the story ends at once, in less than is shown.
-        has_ended = any(row["wasted_seconds"] for row in found["routes"] if row["departures"])
+        # Each report goes on for two seconds after its client has left; the story ends at once.
+        has_ended = any(row["wasted_seconds"] > row["departures"] for row in found["routes"] if "report" in row["route"])
         if found["total"]["departures"] == departures and has_ended:
             return
         assert time.monotonic() < deadline, found
