@@ -132,7 +132,8 @@ def play(setup: Setup) -> Streams:
         with ThreadPoolExecutor(len(cells)) as threads:
             streams = dict(zip(cells, threads.map(leave_early, cells), strict=True))
         server.mark("over")
-    events = server.events()
+        # Not what comes at the shutdown, where granian closes a generator that the garbage collector is closing.
+        events = server.events()
     return Streams(
         streams,
         sum(event.get("logger") == "disconnect_mw" and event["log"] == "INFO" for event in events),
