@@ -27,7 +27,7 @@ def test_the_sdks_mcp_server_is_recognised(app: str, tmp_path: Path) -> None:
         label: {one["phase"] for one in route["wrapped"]["departures"] if not one["not_played"]}
         for label, route in results.items()
     }
-    assert played["listen"] == {"before response", "first bytes"}
+    assert "first bytes" in played["listen"]
     assert {"upload", "first bytes"} <= played["tools/call search"]  # the SDK begins its answer before the tool is done
     # The SDK logs a cut upload before the middleware can act: `observe.logging.install()` is the advice.
     assert {finding["code"] for route in results.values() for finding in route["wrapped"]["findings"]} <= {"traceback"}
