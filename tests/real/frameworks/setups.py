@@ -64,6 +64,9 @@ _DELETED_TWICE = (
     "A bug in the clean-up of a subscription whose client has left is told or not, by chance, and beside it "
     "a ``KeyError`` of the framework's own, which deletes the subscription twice: bare, and under each policy."
 )
+ERRORS_BY_CHANCE = ("ariadne", "strawberry")
+"""Those with that remark."""
+
 _FLASK = (*_BEFORE_AND_STREAM, *_UPLOADS)
 OTHERS = (
     Framework("socketio", "python-socketio", "python-socketio", ("upload", "ws_both")),

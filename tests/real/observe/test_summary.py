@@ -32,7 +32,9 @@ def until_known(process: Process, departures: int) -> None:
     while True:
         found = figures(process)
         # Each report goes on for two seconds after its client has left; the story ends at once.
-        has_ended = any(row["wasted_seconds"] > row["departures"] for row in found["routes"] if "report" in row["route"])
+        has_ended = any(
+            row["wasted_seconds"] > row["departures"] for row in found["routes"] if "report" in row["route"]
+        )
         if found["total"]["departures"] == departures and has_ended:
             return
         assert time.monotonic() < deadline, found
