@@ -137,7 +137,8 @@ def play_servers(environments: Environments, findings: Findings, meter: Meter, w
 
 def run_fast_tests(environments: Environments, findings: Findings, package: str) -> None:
     try:
-        python = environments.make("tests-newest", [package, *pins()])
+        # greenlet is of the extra of SQLAlchemy that the tests need.
+        python = environments.make("tests-newest", [package, *pins(), "greenlet"])
         findings.newer[THE_FAST_TESTS] = newer_than_pinned(installed_versions(python, list(pins())))
     except OSError as failure:
         findings.missing[THE_FAST_TESTS] = str(failure)
