@@ -9,7 +9,8 @@ import copy
 import gc
 import logging
 import os
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ from disconnect_mw.testing._check._watch import Seen
 from .support.leaving import BODY, BadApp, GoodApp
 from .support.messages import CHUNK, FINAL, START
 
+# A connection that leaks has a thread of aiosqlite's, which fails once it is given back: its event loop is closed.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
 IS_FULL = bool(os.environ.get("TESTS_FULL"))
 
 FEW = (
@@ -61,6 +65,17 @@ FEW = (
 
 SERVERS = servers.ALL if IS_FULL else FEW
 ONE = (servers.UVICORN_0_54_0,)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_fails_later() -> Iterator[None]:
+    """Each such thread fails here, and not in a test of another module."""
+    yield
+    threads = [thread for thread in threading.enumerate() if "_connection_worker_thread" in thread.name]
+    if threads:
+        gc.collect()
+        for thread in threads:
+            thread.join(1)
 
 
 def kinds(report: Report) -> set[tuple[str, str]]:
