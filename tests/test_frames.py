@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from disconnect_mw._frames import chain, ending_scopes, frame_of, is_of_module
+from disconnect_mw._frames import chain, ending_scopes, family, frame_of, is_of_module
 
 from .support.serving import SECONDS, on_asyncio, turns
 
@@ -25,6 +25,27 @@ def test_a_compiled_generator_has_no_frame_and_belongs_to_no_package() -> None:
     assert [*chain(generator)] == [generator]
     assert frame_of(generator) is None
     assert not is_of_module("a2wsgi", generator)
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_a_class_of_another_s_with_such_a_name_is_no_scope() -> None:
+    class TaskGroup:
+        _tasks = _aborting = True
+
+    class Timeout:
+        _state = None
+
+    async def app() -> None:
+        held = TaskGroup(), Timeout()
+        first, second = held
+        await asyncio.sleep(3600)
+        del first, second
+
+    task = asyncio.ensure_future(app())
+    await turns()
+    assert (ending_scopes(task), family(task.get_coro())[0]) == ([], [])
+    task.cancel()
 
 
 class Group(asyncio.TaskGroup):
