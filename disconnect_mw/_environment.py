@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 from collections.abc import Callable
 from typing import Any, get_args
 
-from ._options import CHOICES, NOT_GIVEN, Policy, check_grace, check_max_orphans, check_send_timeout
+from ._options import CHOICES, NOT_GIVEN, Policy, check_grace, check_max_orphans, check_send_timeout, takes
 from ._telling import LOGGER
 
 # Characters of a value that are shown where it is wrong.
@@ -82,7 +81,7 @@ def complete(**options: Any) -> dict[str, Any]:
 
 
 def _read(option: str) -> Any:
-    default, convert, takes = _OPTIONS[option]
+    default, convert, wanted = _OPTIONS[option]
     variable = VARIABLES[option]
     text = _text(variable)
     if not text:
@@ -90,7 +89,7 @@ def _read(option: str) -> Any:
     try:
         return convert(text)
     except ValueError:
-        raise _error(f"{variable} must be {takes}, not {_shown(text)}") from None
+        raise _error(f"{variable} must be {wanted}, not {_shown(text)}") from None
 
 
 def _text(variable: str) -> str:
@@ -110,8 +109,8 @@ def _configure_logging(text: str) -> None:
     try:
         logging.configure(level, format.lower() or "text")  # type: ignore[arg-type]  # it is checked there
     except ValueError:
-        takes = "a level, 'info', or a level and a format, 'info,json'"
-        raise _error(f"{LOG} must be {takes}, not {_shown(text)}") from None
+        wanted = "a level, 'info', or a level and a format, 'info,json'"
+        raise _error(f"{LOG} must be {wanted}, not {_shown(text)}") from None
 
 
 def _error(sentence: str) -> ValueError:
@@ -142,7 +141,7 @@ def load_app() -> Any:
             found = getattr(found, attribute)
         except AttributeError:
             raise _error(f"{APP} is {path!r}, but there is no {attribute!r} in {module_name!r}") from None
-    if is_factory and not _takes(found, 0):
+    if is_factory and not takes(found, 0):
         raise _error(f"{APP} is {path!r}, which is no factory but {found!r}: a factory takes no arguments")
     if is_factory or takes_nothing(found):
         found = found()
@@ -153,12 +152,4 @@ def load_app() -> Any:
 
 def takes_nothing(found: Any) -> bool:
     """Whether it is a factory, which no application is: that takes one argument (ASGI 2) or three."""
-    return _takes(found, 0) and not _takes(found, 3)
-
-
-def _takes(found: Any, count: int) -> bool:
-    try:
-        inspect.signature(found).bind(*[None] * count)
-    except (TypeError, ValueError):
-        return False
-    return True
+    return takes(found, 0) and not takes(found, 3)

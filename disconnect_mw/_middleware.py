@@ -15,7 +15,7 @@ from ._connection import NO_PARTS, Connection
 from ._errors import remove_disconnect_errors
 from ._http import CountingHTTPConnection, HTTPConnection, ToldHTTPConnection, WatchedHTTPConnection
 from ._messages import announces_body
-from ._options import Hook, Options, Policy, PolicyFor
+from ._options import Hook, Options, Policy, PolicyFor, takes
 from ._orphans import Orphans
 from ._telling import LOGGER, OBSERVERS, log_exchange
 from ._view import KEY, ended
@@ -399,14 +399,3 @@ def single_callable(app: Any) -> ASGIApp:
 
         return guarantee_single_callable(app)  # type: ignore[no-any-return,no-untyped-call]  # untyped
     return app  # type: ignore[no-any-return]  # as far as can be told
-
-
-def takes(function: Any, count: int) -> bool:
-    """Whether it can be called with so many arguments, as far as its signature tells (a builtin may have none)."""
-    try:
-        inspect.signature(function).bind(*[None] * count)
-    except TypeError:
-        return False
-    except ValueError:
-        pass
-    return True

@@ -159,6 +159,17 @@ def _check_seconds(option: str, how_many: str, seconds: object) -> float | None:
         raise ValueError(f"{option} must be {how_many} seconds, or None: no float holds a number that large") from None
 
 
+def takes(function: Any, count: int) -> bool:
+    """Whether it can be called with so many arguments, as far as its signature tells (a builtin may have none)."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True
+
+
 def check_function(option: str, argument: str, function: object, is_async: bool) -> Any:
     """`function`, or an error if it cannot be called with one argument."""
     if function is None:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from .._middleware import ASGIApp, single_callable, takes
+from .._middleware import ASGIApp, single_callable
+from .._options import takes
 
 
 def check_app(app: Any) -> ASGIApp:
