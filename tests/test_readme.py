@@ -12,12 +12,13 @@ import docutils.core  # type: ignore[import-untyped]  # it has no types
 import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 import disconnect_mw
 from disconnect_mw._options import Options, Policy
 from disconnect_mw.testing import HTTPClient, servers, visit
 
+from .real.observe.test_no_code import LOOKS
 from .support.messages import DISCONNECT
 from .support.pages import DOCS, TOP, blocks
 
@@ -74,6 +75,39 @@ async def test_the_policy_of_a_path_is_as_shown() -> None:
         await visit(app, HTTPClient(f"/{path}", leaves_after_seconds=0.1), servers.UVICORN_0_54_0)
     assert ended == {"v1/chat": "stopped", "agents/run": "finished", "page": "finished"}
     assert len(PYTHON) == 2
+
+
+@pytest.mark.anyio
+async def test_a_handler_sets_its_policy_as_shown() -> None:
+    (line,) = re.findall(r"set by the handler \(``(.+?)``\)", README)
+    ended: list[str] = []
+    app = FastAPI()
+    app.add_middleware(disconnect_mw.DisconnectMiddleware)
+
+    @app.get("/")
+    async def work(request: Request) -> None:
+        exec(line, {"disconnect_mw": disconnect_mw, "request": request})
+        try:
+            await anyio.sleep(0.3)
+        finally:
+            ended.append(disconnect_mw.connection(request).policy)
+        ended.append("finished")
+
+    await visit(app, HTTPClient("/", leaves_after_seconds=0.1), servers.UVICORN_0_54_0)
+    assert ended == ["cancel"]
+
+
+def test_each_extra_that_is_shown_is_there() -> None:
+    extras = re.findall(r'"disconnect-mw\[(\w+)\]"|-e "\.\[(\w+)\]"', README)
+    assert {one or other for one, other in extras} == {"check", "demo", "test"}
+    assert {"check", "demo", "test"} <= SETTINGS["options.extras_require"].keys()
+
+
+def test_the_servers_whose_look_the_line_has_are_played() -> None:
+    (told,) = re.findall(r"under ([\w, ]+) and (\w+):", README)
+    assert {name.lower() for name in (*told[0].split(", "), told[1])} == LOOKS.keys() - {
+        "gunicorn with uvicorn's worker"
+    }
 
 
 def test_the_table_of_policies_names_every_policy() -> None:

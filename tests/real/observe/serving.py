@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "hypercorn": "hypercorn -b 127.0.0.1:{port} -w {workers} {app}",
     "granian": "granian --interface asgi --host 127.0.0.1 --port {port} --workers {workers} {app}",
+    "daphne": "daphne -b 127.0.0.1 -p {port} {app}",  # one process
 }
 
 PLAYED = [*COMMANDS] if IS_FULL else ["uvicorn", "granian"]

@@ -43,6 +43,7 @@ COMMANDS = {
     "gunicorn with uvicorn's worker": "gunicorn -b 127.0.0.1:{port} -k uvicorn_worker.UvicornWorker served:app",
     "hypercorn": "hypercorn -b 127.0.0.1:{port} served:app",
     "granian": "granian --interface asgi --host 127.0.0.1 --port {port} served:app",
+    "daphne": "daphne -v 0 -b 127.0.0.1 -p {port} served:app",
 }
 
 

@@ -45,6 +45,7 @@ LOOKS = {
     "gunicorn with uvicorn's worker": r"^\[\d{4}-.*\] \[\d+\] \[INFO\] ",
     "hypercorn": r"^\[\d{4}-.*\] \[\d+\] \[INFO\] ",
     "granian": r"^\[INFO\] ",
+    "daphne": r"^\d{4}-\d\d-\d\d [\d:,]+ INFO +",
 }
 """How each server's own lines begin."""
 
