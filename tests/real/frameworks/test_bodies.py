@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from itertools import product
 
 import pytest
 
-from ..servers.clients import Client, Hang
+from ..servers.clients import PATIENCE, Client, Hang
 from ..servers.server import Server
 from ..servers.setups import INSTALLED, Setup
 from ..servers.test_servers import why_not
@@ -28,7 +29,15 @@ WAYS = [f"{policy}-{stack}{claim}" for policy, stack, claim in product(POLICIES,
 REPLAYED = [way for way in WAYS if way.endswith("claimed") or not way.startswith("mute")]
 """Where a version below 2.4 is claimed, Starlette's listener spins on a body that is replayed, as bare."""
 
+LATE_WAYS = ["bare", *WAYS]
+
+BEGUN = [*product(("mute", "mute-behind", "finish", "finish-behind"), ("fin", "rst", "half"))]
+"""With BaseHTTPMiddleware outside, and without."""
+
 LARGE = 200_000
+
+LATE = 2_000_000
+"""More than is read ahead."""
 
 HUGE = 12_000_000
 """More than the buffers of a connection take: the client cannot send all of it unless somebody reads."""
@@ -66,8 +75,36 @@ def replayed(server: Server, way: str) -> int:
         return client.came.count(b"chunk ")
 
 
+def read_late(server: Server, way: str) -> bytes:
+    """What a client gets from an app that answers first, and reads the body later."""
+    visit = server.visit("late", way)
+    with Client(server.port) as client:
+        client.request(visit.path, LATE * b"x")
+        try:
+            client.hear(b"\r\n0\r\n\r\n")
+        except Hang:
+            return b"<hangs>"
+        return client.came.partition(b"\r\n\r\n")[2]
+
+
+def begun(server: Server, variant: str, how: str) -> bytes:
+    """What a client gets that leaves between the start of an answer and its only piece."""
+    visit = server.visit("begun", variant)
+    with Client(server.port) as client:
+        client.request(visit.path)
+        visit.until("working")
+        client.leave(how)
+        visit.until("answered")
+        limit = time.monotonic() + PATIENCE
+        while how == "half" and time.monotonic() < limit and client.listen(PATIENCE):
+            pass
+        return client.came.partition(b"\r\n\r\n")[2]
+
+
 @dataclass(frozen=True)
 class Played:
+    late: dict[str, bytes]
+    begun: dict[tuple[str, str], bytes]
     echoed: dict[str, bytes]
     replayed: dict[str, int]
     unread: dict[int, Cells]  # by the bytes of the body
@@ -79,6 +116,9 @@ class Played:
 def play(setup: Setup) -> Played:
     ways = ["-".join(way) for way in product(POLICIES, STACKS)]
     with serving(setup, "bodies") as server:
+        with ThreadPoolExecutor(4) as threads:
+            lates = dict(zip(LATE_WAYS, threads.map(lambda way: read_late(server, way), LATE_WAYS), strict=True))
+            begins = dict(zip(BEGUN, threads.map(lambda cell: begun(server, *cell), BEGUN), strict=True))
         with ThreadPoolExecutor(len(WAYS)) as threads:
             echoes = dict(zip(WAYS, threads.map(lambda way: echoed(server, way), WAYS), strict=True))
             replays = dict(zip(REPLAYED, threads.map(lambda way: replayed(server, way), REPLAYED), strict=True))
@@ -89,7 +129,7 @@ def play(setup: Setup) -> Played:
         }
         cut = upload_each(server, product(["raw_upload", "upload"], ways), 3, 9_000)
         after = upload_each(server, product(["after_upload"], ways), 2_000, 2_000)
-    return Played(echoes, replays, unread, cut, after, errors_of(server.events()))
+    return Played(lates, begins, echoes, replays, unread, cut, after, errors_of(server.events()))
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +154,21 @@ def test_a_body_that_is_streamed_back_while_it_comes_is_whole(played: Played) ->
     """No listener takes what the stream is about to read, whatever the server claims, in whatever stack."""
     answers = {way: (b"Hello, " in body, b"world!" in body) for way, body in played.echoed.items()}
     assert answers == dict.fromkeys(WAYS, (True, True))
+
+
+@on_each
+def test_a_body_that_is_read_late_is_whole(played: Played) -> None:
+    """P0: nothing of it is read away for an app that answers by itself, whoever looks at the version."""
+    answers = {way: b"read %d" % LATE in body for way, body in played.late.items()}
+    assert answers == dict.fromkeys(LATE_WAYS, True)
+
+
+@on_each
+def test_a_body_goes_out_whose_start_the_server_has_had(played: Played, body_setup: Setup) -> None:
+    """P11: Hypercorn delivers it to a client that has only half-closed, and h11 does not complain of its length."""
+    got = {variant: body for (variant, how), body in played.begun.items() if how == "half"}
+    if body_setup.server == "hypercorn":
+        assert got == dict.fromkeys(got, b"payload")
 
 
 @on_each

@@ -10,9 +10,9 @@ from servers import serve  # type: ignore[import-not-found]  # a package of its 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from disconnect_mw import DisconnectMiddleware
+from disconnect_mw import DisconnectMiddleware, connection
 
-from .stacks import Wrap, behind_two, routed
+from .stacks import Wrap, behind, behind_two, routed
 from .work import POLICIES, app, clean_up, hook, steps, word_for
 
 __all__ = ["app"]
@@ -158,6 +158,32 @@ async def after_upload(request: Request) -> Response:
     return Response()
 
 
+async def late(scope: Any, receive: Any, send: Any) -> None:
+    """Answer first, and read the body later: what has no listener may."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun ", "more_body": True})
+    await asyncio.sleep(0.3)
+    size, message = 0, {"more_body": True}
+    while message.get("more_body"):
+        message = await receive()
+        size += len(message.get("body", b""))
+    await send({"type": "http.response.body", "body": b"read %d" % size})
+
+
+async def begun(scope: Any, receive: Any, send: Any) -> None:
+    """Begin an answer, and give its only piece when the client has left."""
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"7")]})
+    scope["tests.play"].ready("working")
+    await connection(scope).wait_disconnected()
+    await send({"type": "http.response.body", "body": b"payload"})
+    scope["tests.play"].ready("answered")
+
+
+_install("late", late)
+for _policy in ("mute", "finish"):
+    serve.APPS["begun", _policy] = _installing(_policy)(begun)
+    serve.APPS["begun", f"{_policy}-behind"] = behind(_installing(_policy)(begun))
 _install("echo", routed(echo, methods=["POST"]))
 _install("replayed", Replaying(routed(after_body, methods=["POST"])))
 _install("alive", routed(alive))
