@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal
 
@@ -97,7 +98,4 @@ def check_now(
     Raises `RuntimeError` where an event loop runs already: there, `await check(app)`.
     """
     options = Options(app, paths, wrap, phases, servers, saved, headers, unsafe, lifespan, patience)
-    report = run_now(Run(options).report, "check", backend)
-    if raise_faults and report.faults:
-        raise FaultsFound(report)
-    return report
+    return run_now(functools.partial(_check, options, raise_faults), "check", backend)

@@ -16,7 +16,7 @@ async def search(query: str) -> str:
 
 @server.tool()  # type: ignore[untyped-decorator]
 async def delete(name: str) -> str:
-    raise NotImplementedError
+    raise AssertionError("it may write, so it is not called")
 
 
 app = server.streamable_http_app()
